@@ -1,0 +1,1 @@
+"""Standpipe's server: the context sidecar for LLM inference pods."""
