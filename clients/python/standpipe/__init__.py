@@ -1,0 +1,1 @@
+"""Standpipe's Python client."""
