@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StoredTurn(_message.Message):
-    __slots__ = ("turn", "tokenizers", "analyses")
+    __slots__ = ("turn", "tokenizers", "analyses", "received_at_us")
     TURN_FIELD_NUMBER: _ClassVar[int]
     TOKENIZERS_FIELD_NUMBER: _ClassVar[int]
     ANALYSES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_AT_US_FIELD_NUMBER: _ClassVar[int]
     turn: _turn_pb2.Turn
     tokenizers: _containers.RepeatedScalarFieldContainer[str]
     analyses: _containers.RepeatedCompositeFieldContainer[EntryAnalysis]
-    def __init__(self, turn: _Optional[_Union[_turn_pb2.Turn, _Mapping]] = ..., tokenizers: _Optional[_Iterable[str]] = ..., analyses: _Optional[_Iterable[_Union[EntryAnalysis, _Mapping]]] = ...) -> None: ...
+    received_at_us: int
+    def __init__(self, turn: _Optional[_Union[_turn_pb2.Turn, _Mapping]] = ..., tokenizers: _Optional[_Iterable[str]] = ..., analyses: _Optional[_Iterable[_Union[EntryAnalysis, _Mapping]]] = ..., received_at_us: _Optional[int] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "end")
@@ -65,14 +67,16 @@ class Extract(_message.Message):
     def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ...) -> None: ...
 
 class OpenCall(_message.Message):
-    __slots__ = ("version", "entry", "call")
+    __slots__ = ("version", "entry", "call", "tokens")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     version: int
     entry: int
     call: _turn_pb2.ToolCall
-    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., call: _Optional[_Union[_turn_pb2.ToolCall, _Mapping]] = ...) -> None: ...
+    tokens: int
+    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., call: _Optional[_Union[_turn_pb2.ToolCall, _Mapping]] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class FoldState(_message.Message):
     __slots__ = ("units", "offsets", "pool", "open_calls")
