@@ -75,7 +75,7 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
                     speaker=name,
                     spoken_at_us=spoken_at_us,
                     text=part,
-                    terms=recall.pack_terms(recall.terms(recall.indexed_text(part, name, spoken_at_us))),
+                    terms=recall.pack_terms(recall.item_terms(part, speaker=name, at_us=spoken_at_us)),
                     tokens={
                         tokenizer: analysis.counts[at].chunks[chunk] for at, tokenizer in enumerate(stored.tokenizers)
                     },
