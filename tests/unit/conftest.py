@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.embed import Embedder
+from sidecar.model import Model
 from sidecar.tokens import Tokenizers
 
 DIRECTORY = Path(os.environ.get("STANDPIPE_MODELS_DIR") or Path(__file__).parents[2] / ".cache" / "models")
@@ -30,6 +32,24 @@ def models_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
+def model(models_directory: Path) -> Model:
+    """all-MiniLM-L6-v2."""
+    return Model.open(models_directory / "all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="session")
 def tokenizers(models_directory: Path) -> Tokenizers:
     """Both encodings, each loaded at its first use."""
     return Tokenizers(models_directory / "tokenizers")
+
+
+@pytest.fixture(scope="session")
+def embedder(model: Model) -> Embedder:
+    """The default precision, on one thread."""
+    return Embedder(model)
+
+
+@pytest.fixture(scope="session")
+def exact_embedder(model: Model) -> Embedder:
+    """In float32."""
+    return Embedder(model, precision="fp32")
