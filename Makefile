@@ -1,0 +1,110 @@
+# Everything a developer or CI does, by name. `make` alone explains.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+MODELS := .cache/models
+TOOLS := .cache/tools
+export STANDPIPE_MODELS_DIR ?= $(MODELS)
+# The oldest protoc whose stubs every supported protobuf runtime (4.25 to 7) imports.
+PROTOC_TOOLS := grpcio-tools==1.62.3
+
+.PHONY: help setup demo test test-long verify proto lint types layers eval bench lock clean
+
+help:  ## Say what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready $(MODELS)/ready  ## Make the virtual environment, the model and the tokenizer ranks
+
+$(VENV)/ready: requirements/dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; try: make PYTHON=python3 (3.11 or newer)"; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(MODELS)/ready: $(VENV)/ready
+	$(BIN)/standpipe model fetch --to $(MODELS)
+	$(BIN)/standpipe model ranks --to $(MODELS)
+	@touch $@
+
+demo: setup  ## Replay a conversation through the gRPC API and show the bundle
+	$(BIN)/standpipe demo --models-dir $(MODELS)
+
+test: setup  ## Run the tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-long: setup  ## Run the race and the kill -9 rounds 200 times each
+	STANDPIPE_ROUNDS=200 $(BIN)/python -m pytest -q tests/faults --timeout 3600
+
+verify: setup lint types layers proto-check  ## Run what CI runs besides the tests
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+layers: $(VENV)/ready
+	$(BIN)/lint-imports
+
+# --- protos --------------------------------------------------------------------------------------------------
+
+$(TOOLS)/protoc/ready: Makefile
+	$(PYTHON) -m venv $(TOOLS)/protoc
+	$(TOOLS)/protoc/bin/python -m pip install --quiet --disable-pip-version-check '$(PROTOC_TOOLS)' 'setuptools<80'
+	@touch $@
+
+$(TOOLS)/buf/ready: tools/package.json tools/package-lock.json
+	mkdir -p $(TOOLS)/buf && cp tools/package.json tools/package-lock.json $(TOOLS)/buf/
+	cd $(TOOLS)/buf && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+proto: $(TOOLS)/protoc/ready  ## Write the stubs from protos/
+	$(call generate,clients/python,.)
+
+# $(1): where standpipe.v1 goes, $(2): where sidecar.log.v1 goes.
+define generate
+	$(TOOLS)/protoc/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) \
+	    --grpc_python_out=$(1) $(sort $(wildcard protos/standpipe/v1/*.proto))
+	$(TOOLS)/protoc/bin/python -m grpc_tools.protoc -I protos --python_out=$(2) --pyi_out=$(2) \
+	    $(sort $(wildcard protos/sidecar/log/v1/*.proto))
+	rm -f $(1)/standpipe/v1/error_pb2_grpc.py $(1)/standpipe/v1/turn_pb2_grpc.py $(1)/standpipe/v1/bundle_pb2_grpc.py
+endef
+
+.PHONY: proto-check
+proto-check: $(TOOLS)/protoc/ready  ## Check that the stubs are what the protos give, and what buf says of them
+	rm -rf build/proto && mkdir -p build/proto
+	$(call generate,build/proto,build/proto)
+	@for stub in $$(cd build/proto && find . -name '*.py*'); do \
+	    case $$stub in ./sidecar/*) there=$$stub;; *) there=clients/python/$$stub;; esac; \
+	    cmp -s build/proto/$$stub $$there || { echo "$$there is not what protos/ gives: run make proto"; exit 1; }; \
+	done; echo "stubs are what the protos give"
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory buf; \
+	elif [ -n "$$CI" ]; then echo "npm is expected in CI, for buf"; exit 1; \
+	else echo "skipped buf: no npm"; fi
+
+.PHONY: buf
+buf: $(TOOLS)/buf/ready
+	cd protos && ../$(TOOLS)/buf/node_modules/.bin/buf lint
+	@base=$$(git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD | tail -n 1); \
+	if git cat-file -e $$base:protos/buf.yaml 2>/dev/null; then \
+	    cd protos && ../$(TOOLS)/buf/node_modules/.bin/buf breaking --against "../.git#ref=$$base,subdir=protos"; \
+	else echo "no release to break: buf breaking has nothing to compare with"; fi
+
+# --- measuring -----------------------------------------------------------------------------------------------
+
+eval: setup  ## Measure recall, prefix reuse and determinism on conversations: make eval DATA=DIR
+	@test -n "$(DATA)" || { echo "say which conversations: make eval DATA=DIR"; exit 2; }
+	$(BIN)/standpipe eval $(DATA) --out build --models-dir $(MODELS)
+
+bench: setup  ## Measure speed, memory and start-up as ratios; draw them
+	$(BIN)/python -m tests.bench --out build
+
+lock: $(VENV)/ready  ## Write requirements/dev.lock from pyproject.toml
+	$(BIN)/python tools/lock.py
+
+clean:  ## Remove what was built; the model stays
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
