@@ -16,11 +16,11 @@ help:  ## Say what there is
 
 setup: $(VENV)/ready $(MODELS)/ready  ## Make the virtual environment, the model and the tokenizer ranks
 
-$(VENV)/ready: requirements/dev.lock pyproject.toml
+$(VENV)/ready: .ci/dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; try: make PYTHON=python3 (3.11 or newer)"; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -57,8 +57,8 @@ $(TOOLS)/protoc/ready: Makefile
 	$(TOOLS)/protoc/bin/python -m pip install --quiet --disable-pip-version-check '$(PROTOC_TOOLS)' 'setuptools<80'
 	@touch $@
 
-$(TOOLS)/buf/ready: tools/package.json tools/package-lock.json
-	mkdir -p $(TOOLS)/buf && cp tools/package.json tools/package-lock.json $(TOOLS)/buf/
+$(TOOLS)/buf/ready: .ci/package.json .ci/package-lock.json
+	mkdir -p $(TOOLS)/buf && cp .ci/package.json .ci/package-lock.json $(TOOLS)/buf/
 	cd $(TOOLS)/buf && npm ci --silent --no-audit --no-fund
 	@touch $@
 
@@ -103,8 +103,8 @@ eval: setup  ## Measure recall, prefix reuse and determinism on conversations: m
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
 
-lock: $(VENV)/ready  ## Write requirements/dev.lock from pyproject.toml
-	$(BIN)/python tools/lock.py
+lock: $(VENV)/ready  ## Write .ci/dev.lock from pyproject.toml
+	$(BIN)/python .ci/lock.py
 
 clean:  ## Remove what was built; the model stays
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Write requirements/dev.lock: everything that pyproject.toml asks for, pinned with hashes, naming no index.
+"""Write .ci/dev.lock: everything that pyproject.toml asks for, pinned with hashes, naming no index.
 
 pip-tools resolves; it is not in the lock itself: ``pip install pip-tools`` first.
 """
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LOCK = ROOT / "requirements" / "dev.lock"
+LOCK = ROOT / ".ci" / "dev.lock"
 HEAD = """\
 # What `make setup` installs, with hashes; `make lock` writes it from pyproject.toml. Linux and macOS, Python 3.11.
 """
