@@ -6,6 +6,7 @@ positions from the log alone (P9).
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 
 from sidecar import limits, recall, segment, summary
@@ -13,6 +14,9 @@ from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import NewItem
 from standpipe.v1 import turn_pb2
+
+
+_EPOCH = datetime.datetime(1970, 1, 1)
 
 
 def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_us: int) -> log_pb2.StoredTurn:
@@ -65,6 +69,7 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
         spoken_at_us = stored.received_at_us
         if entry.WhichOneof("entry") == "message" and entry.message.HasField("spoken_at"):
             spoken_at_us = entry.message.spoken_at.ToMicroseconds()
+        day = _EPOCH + datetime.timedelta(microseconds=spoken_at_us)
         for chunk, span in enumerate(analysis.chunks):
             part = text[span.start : span.end]
             found.append(
@@ -75,7 +80,7 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
                     speaker=name,
                     spoken_at_us=spoken_at_us,
                     text=part,
-                    terms=recall.pack_terms(recall.item_terms(part, speaker=name, at_us=spoken_at_us)),
+                    terms=recall.pack_terms(recall.item_terms(part, speaker=name, year=day.year, month=day.month, day=day.day)),
                     tokens={
                         tokenizer: analysis.counts[at].chunks[chunk] for at, tokenizer in enumerate(stored.tokenizers)
                     },

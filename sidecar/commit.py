@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sidecar import analysis, canonical, validate
@@ -39,7 +39,7 @@ class Committer:
     signer: Signer
     telemetry: Telemetry
     wake_projection: asyncio.Event
-    _at_work: set[asyncio.Task[Any]]
+    _at_work: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def commit(
         self, tenant: str, request: context_pb2.CommitTurnRequest, *, deadline: Deadline | None

@@ -18,7 +18,7 @@ from functools import partial
 from typing import cast
 
 from sidecar import bundle, limits, policy, recall, validate, view
-from sidecar.embed import EmbedQueue
+from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import (
     DeadlineExceeded,
     InvalidField,
@@ -272,13 +272,11 @@ class Hydrator:
             exactly=token if kind == "at_exact_snapshot" else None,
         )
 
-    def _start_embedding(self, plan: _Plan, deadline: Deadline) -> asyncio.Task[recall.Vector] | None:
+    def _start_embedding(self, plan: _Plan, deadline: Deadline) -> asyncio.Task[Vector] | None:
         """Start the query's embedding beside everything else."""
         if self._embedder is None or not plan.query.strip() or not _included(plan.include, RECALL):
             return None
-        left_s = max(0.0, deadline - time.monotonic())
-        work = self._embedder.embed_query(plan.query, deadline_s=time.monotonic() + left_s)
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
         task.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
         return task
 
@@ -291,7 +289,7 @@ class Hydrator:
         position the last item that this hydrate may see.
         """
         rules = self._policies.nearest(plan.tenant, plan.route)
-        tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.names[0])
+        tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
         since = time.perf_counter_ns()
         held = await self._sessions.held(plan.tenant, plan.session, tokenizer)
         clock.add("hot", since)
@@ -360,7 +358,7 @@ class Hydrator:
         self,
         plan: _Plan,
         rules: Policy,
-        embedding: asyncio.Task[recall.Vector] | None,
+        embedding: asyncio.Task[Vector] | None,
         deadline: Deadline,
         clock: _Clock,
         degraded: _Degraded,

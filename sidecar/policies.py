@@ -58,7 +58,7 @@ class Policies:
 
     def built_in(self) -> str:
         """Return the document of the built-in policy: it counts with the first tokenizer of the configuration."""
-        return policy.BUILT_IN.format(tokenizer=self.tokenizers.names[0])
+        return policy.BUILT_IN.format(tokenizer=self.tokenizers.written[0])
 
     async def publish(self, tenant: str, document: str) -> tuple[StoredPolicy, bool]:
         """Check and store a document; the flag says whether it became a new version."""

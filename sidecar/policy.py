@@ -220,7 +220,7 @@ def _tokenizer(top: Mapping[str, Any], tokenizers: Tokenizers) -> str:
     try:
         if "model" in top:
             return tokenizers.for_model(top["model"])
-        return tokenizers.get(top.get("tokenizer", tokenizers.names[0])).name
+        return tokenizers.get(top.get("tokenizer", tokenizers.written[0])).name
     except TokenizerUnknown as error:
         raise PolicyInvalid(error.message, field="model" if "model" in top else "tokenizer") from None
 
@@ -237,6 +237,8 @@ def _prompts(raw: Any) -> tuple[Prompt, ...]:
             raise PolicyInvalid("must be at most 128 characters of A-Z a-z 0-9 . _ -", field=f"{path}.name")
         if not isinstance(text, str) or not text.strip():
             raise PolicyInvalid("must be text that is not blank", field=f"{path}.text")
+        if text.lstrip().startswith("/"):  # would join the line before it into one token; see `sidecar.tokens`
+            raise PolicyInvalid("must not begin with a slash", field=f"{path}.text")
         prompts.append(Prompt(name, text))
     return tuple(prompts)
 

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from sidecar import limits, recall
-from sidecar.embed import EmbedQueue
+from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import Internal, Overloaded, StandpipeError
 from sidecar.stores.record import LagRead, Record, Scope, ScopeRead, ScopeState
 from sidecar.telemetry import Telemetry
@@ -96,7 +96,7 @@ class EmbeddingProjection:
             vectors = [await self._embed_or_zero(text) for text in texts]
         return [recall.pack_vector(*recall.quantise(vector)) for vector in vectors]
 
-    async def _embed_or_zero(self, text: str) -> recall.Vector:
+    async def _embed_or_zero(self, text: str) -> Vector:
         try:
             return (await self._embedder.embed_items([text]))[0]
         except Internal:

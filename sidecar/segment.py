@@ -55,8 +55,9 @@ def label(role: int, name: str) -> str:
 
 
 def header(role: int, name: str) -> str:
-    """Return the header of an utterance."""
-    return f"{label(role, name)}: "
+    """Return the header of an utterance. A name that begins with a slash is put in quotes: see `sidecar.tokens`."""
+    shown = label(role, name)
+    return f'"{shown}": ' if shown.startswith("/") else f"{shown}: "
 
 
 def body(text: str) -> str:

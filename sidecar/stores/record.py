@@ -17,7 +17,7 @@ R5  Versions of a session run from 1 without gaps; each event's hash is `event_h
 R6  Positions of a subject's items run from 1 without gaps, in commit order over all its sessions: whoever
     reads up to position p has missed nothing at or below p, ever after.
 R7  A session belongs to the subject of its first event: an append that names another raises SubjectMismatch.
-    A first append must name one (InvalidField).
+    A first append must name one (InvalidField); one that `must_exist` raises SessionNotFound.
 R8  After an event of kind END every append raises SessionEnded.
 R9  A tool result needs its call: in the same append before it, or in the session without a result yet. Otherwise
     ToolResultWithoutCall. A call id that the session has had raises InvalidField.
@@ -92,6 +92,8 @@ class NewEvent:
     digest: bytes
     """32 bytes: SHA-256 of the canonical request, to tell a retry from a reuse (R4)."""
     expected_version: int | None
+    must_exist: bool = False
+    """Whether the session must be there already, whatever version is expected."""
     kind: EventKind
     body: bytes
     """The stored body: a serialised `standpipe.v1.Turn` or `SessionEnd`."""

@@ -43,6 +43,7 @@ from sidecar.errors import (
     PolicyNotFound,
     RequestIdReused,
     SessionEnded,
+    SessionNotFound,
     StandpipeError,
     StoreCorrupt,
     StoreFull,
@@ -440,7 +441,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     _keep_tool_calls(db, event, version)
     for number, (session, cited) in enumerate(event.citations):
         if _one(db, "weight_at", event.tenant, session, cited) is None:
-            raise InvalidField(f"citation {number} names no event of this tenant", field="citations")
+            raise InvalidField(f"citation {number} names no event of this tenant", field="turn.entries")
     subject = head.subject if head else event.subject
     # A clock that is set back must not let a session's time run backwards.
     committed_at_us = max(_now_us(), head.updated_at_us) if head else _now_us()
@@ -480,6 +481,8 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
 
 def _check_head(db: sqlite3.Connection, event: NewEvent, head: Head | None) -> None:
     """Hold an append against where its session stands: version, end, subject, in this order."""
+    if head is None and event.must_exist:
+        raise SessionNotFound("the tenant has no such session", field="session_id")
     current, expected = (head.version if head else 0), event.expected_version
     if expected is not None and expected > current:
         raise VersionInFuture("the expected version is ahead of the session", current_version=current)
@@ -492,7 +495,7 @@ def _check_head(db: sqlite3.Connection, event: NewEvent, head: Head | None) -> N
         )
     if head is None:
         if not event.subject:
-            raise InvalidField("the first append of a session must name its subject", field="subject")
+            raise InvalidField("the first append of a session must name its subject", field="subject_id")
     elif head.ended:
         raise SessionEnded("the session was ended and takes no more turns")
     elif event.subject and event.subject != head.subject:
@@ -503,10 +506,10 @@ def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> N
     key = (event.tenant, event.session)
     for number, call_id in enumerate(event.opened_calls):
         if db.execute(SQL["open_tool_call"], (*key, call_id, version)).rowcount == 0:
-            raise InvalidField(f"tool call {number} has an id that the session has had", field="tool_calls")
+            raise InvalidField(f"tool call {number} has an id that the session has had", field="turn.entries")
     for number, call_id in enumerate(event.answered_calls):
         if db.execute(SQL["answer_tool_call"], (version, *key, call_id)).rowcount == 0:
-            raise ToolResultWithoutCall(f"tool result {number} answers no open call", field="tool_results")
+            raise ToolResultWithoutCall(f"tool result {number} answers no open call", field="turn.entries")
 
 
 def _append_items(
