@@ -80,9 +80,12 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
                     speaker=name,
                     spoken_at_us=spoken_at_us,
                     text=part,
-                    terms=recall.pack_terms(recall.item_terms(part, speaker=name, year=day.year, month=day.month, day=day.day)),
+                    terms=recall.pack_terms(
+                        recall.item_terms(part, speaker=name, year=day.year, month=day.month, day=day.day)
+                    ),
                     tokens={
-                        tokenizer: analysis.counts[at].chunks[chunk] for at, tokenizer in enumerate(stored.tokenizers)
+                        tokenizer: analysis.counts[at].chunks[chunk]
+                        for at, tokenizer in enumerate(stored.tokenizers)
                     },
                 )
             )
@@ -106,5 +109,3 @@ def _speaker(entry: turn_pb2.TurnEntry, tool_names: Mapping[str, str]) -> tuple[
     if kind == "tool_call":
         return turn_pb2.ROLE_ASSISTANT, entry.tool_call.name
     return turn_pb2.ROLE_TOOL, tool_names.get(entry.tool_result.call_id, "")
-
-

@@ -86,5 +86,14 @@ def event_hash(
 ) -> bytes:
     """Return the hash of one event: the chain that makes a changed, lost or reordered event visible (R5)."""
     return sha256(
-        (previous_hash, tenant, session, version, int(kind), request_id, committed_at_us, hashlib.sha256(body).digest())
+        (
+            previous_hash,
+            tenant,
+            session,
+            version,
+            int(kind),
+            request_id,
+            committed_at_us,
+            hashlib.sha256(body).digest(),
+        )
     )

@@ -52,7 +52,10 @@ class Committer:
             raise InvalidField("names no mode", field="mode")
         append_mode = request.mode == context_pb2.COMMIT_MODE_APPEND
         if not append_mode and not request.HasField("expected_version"):
-            raise InvalidField("is required in mode FAIL: the version that the turn follows, 0 for the first", field="expected_version")
+            raise InvalidField(
+                "is required in mode FAIL: the version that the turn follows, 0 for the first",
+                field="expected_version",
+            )
         validate.between(request.expected_version, "expected_version", 0, (1 << 62) - 1)
         validate.turn(request.turn)
         self._check_receipt(tenant, request)
@@ -81,7 +84,9 @@ class Committer:
             session=request.session_id,
             subject="",
             request_id=request.request_id,
-            digest=canonical.sha256(("end", request.session_id, -1 if expected is None else expected, request.cause)),
+            digest=canonical.sha256(
+                ("end", request.session_id, -1 if expected is None else expected, request.cause)
+            ),
             expected_version=expected,
             kind=EventKind.END,
             body=body.SerializeToString(deterministic=True),
@@ -120,7 +125,9 @@ class Committer:
             items=analysis.items(stored),
             opened_calls=[entry.tool_call.id for entry in entries if entry.HasField("tool_call")],
             answered_calls=[entry.tool_result.call_id for entry in entries if entry.HasField("tool_result")],
-            citations=sorted({(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}),
+            citations=sorted(
+                {(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}
+            ),
         )
 
     async def _append(self, event: NewEvent, deadline: Deadline | None) -> Appended:

@@ -34,17 +34,23 @@ def _setting(default: Any, doc: str) -> Any:
 class Config:
     """Every setting, with its default and its meaning."""
 
-    tenant: str = _setting("default", "The tenant that every call belongs to; a call that names another is refused.")
+    tenant: str = _setting(
+        "default", "The tenant that every call belongs to; a call that names another is refused."
+    )
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:7460",), "Where gRPC is served: host:port, or unix:/path; several are served at once."
     )
-    http: str = _setting("127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere.")
+    http: str = _setting(
+        "127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere."
+    )
     record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH.")
     hot: str = _setting("memory", "The hot store: memory.")
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
     precision: str = _setting("int8", "The embedding model's weights: int8 or fp32.")
-    embed_threads: int = _setting(1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query.")
+    embed_threads: int = _setting(
+        1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query."
+    )
     tokenizers: tuple[str, ...] = _setting(
         ("o200k_base",), "The tokenizers whose counts are stored at write; the first is the built-in policy's."
     )
@@ -55,13 +61,29 @@ class Config:
     block_cache_bytes: int = _setting(limits.block_cache_bytes, "Memory for recall blocks, from 1 MiB.")
 
     def __post_init__(self) -> None:
-        _check(bool(re.fullmatch(r"[A-Za-z0-9._:@/+-]{1,128}", self.tenant)), "tenant", "1 to 128 characters of A-Z a-z 0-9 . _ : - @ / +")
-        _check(bool(self.listen) and all(_is_address(one) for one in self.listen), "listen", "host:port or unix:/path, at least one")
-        _check(not self.http or (_is_address(self.http) and not self.http.startswith("unix:")), "http", "host:port, or empty")
+        _check(
+            bool(re.fullmatch(r"[A-Za-z0-9._:@/+-]{1,128}", self.tenant)),
+            "tenant",
+            "1 to 128 characters of A-Z a-z 0-9 . _ : - @ / +",
+        )
+        _check(
+            bool(self.listen) and all(_is_address(one) for one in self.listen),
+            "listen",
+            "host:port or unix:/path, at least one",
+        )
+        _check(
+            not self.http or (_is_address(self.http) and not self.http.startswith("unix:")),
+            "http",
+            "host:port, or empty",
+        )
         _check(self.record.startswith("sqlite:") and len(self.record) > 7, "record", "sqlite:PATH")
         _check(self.hot == "memory", "hot", "memory")
         _check(bool(self.models_dir), "models_dir", "a directory")
-        _check(bool(self.embedder) and "/" not in self.embedder, "embedder", "the name of a directory in models_dir, or none")
+        _check(
+            bool(self.embedder) and "/" not in self.embedder,
+            "embedder",
+            "the name of a directory in models_dir, or none",
+        )
         _check(self.precision in ("int8", "fp32"), "precision", "int8 or fp32")
         _check(1 <= self.embed_threads <= 64, "embed_threads", "1 to 64")
         _check(bool(self.tokenizers), "tokenizers", "at least one tokenizer's name")
@@ -127,7 +149,11 @@ def _typed(name: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
         return int(value)
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
-        _check(isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts), name, "a list of texts")
+        _check(
+            isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts),
+            name,
+            "a list of texts",
+        )
         return tuple(part.strip() for part in parts if part.strip())
     _check(isinstance(value, str), name, "text")
     return value

@@ -200,9 +200,7 @@ class Hydrator:
         except PolicyNotFound:
             raise ReplayUnavailable("the policy version is gone", missing="policy") from None
         self._tokenizers.get(receipt.tokenizer)
-        read = self._sessions.read(
-            receipt.tenant, receipt.session, receipt.tokenizer, None, at=receipt.version
-        )
+        read = self._sessions.read(receipt.tenant, receipt.session, receipt.tokenizer, None, at=receipt.version)
         state = (await self._record.fetch([read]))[0] if receipt.version else None
         if receipt.version and state is None:
             raise ReplayUnavailable("the session is gone", missing="session")
@@ -332,7 +330,9 @@ class Hydrator:
         if plan.exactly is not None:
             position = plan.exactly.position
             if memory.base != base_of(position):
-                memory = await self._scopes.at(plan.tenant, session.subject, position=position, model=self._model_id)
+                memory = await self._scopes.at(
+                    plan.tenant, session.subject, position=position, model=self._model_id
+                )
         if memory.base and RECALL in rules.sources:
             degraded.add(RECALL, "items_max")
         return rules, session, memory, position
@@ -503,7 +503,6 @@ class Hydrator:
 
     def _wants_recall(self, plan: _Plan, subject: str) -> bool:
         return bool(subject and plan.query.strip()) and _included(plan.include, RECALL)
-
 
 
 def _included(include: frozenset[bundle_pb2.Source], source: bundle_pb2.Source) -> bool:

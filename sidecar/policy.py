@@ -174,7 +174,9 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise PolicyInvalid(f"the document is not YAML{where}", field="document_yaml") from None
     top = _mapping(
-        raw, "", {"name", "tokenizer", "model", "budget_tokens", "prompts", "sources", "recall", "deadlines", "ttl"}
+        raw,
+        "",
+        {"name", "tokenizer", "model", "budget_tokens", "prompts", "sources", "recall", "deadlines", "ttl"},
     )
     name = top.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):

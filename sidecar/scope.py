@@ -95,17 +95,19 @@ class ScopeMemory:
         """
         fresh = [item for item in state.items if item.position > self.position]
         self._block.append(
-            recall.Item(
-                position=item.position,
-                message=(item.session, item.version, item.entry),
-                session=item.session,
-                speaker=item.speaker,
-                terms=recall.unpack_terms(item.terms),
-                tokens=next(iter(item.tokens.values())),
-                role=item.role,
-                at=item.spoken_at_us,
-            )
-            for item in fresh
+            [
+                recall.Item(
+                    position=item.position,
+                    message=(item.session, item.version, item.entry),
+                    session=item.session,
+                    speaker=item.speaker,
+                    terms=recall.unpack_terms(item.terms),
+                    tokens=next(iter(item.tokens.values())),
+                    role=item.role,
+                    at=item.spoken_at_us,
+                )
+                for item in fresh
+            ]
         )
         for item in fresh:
             kept = replace(item, terms=b"", session=self._name(item.session), speaker=self._name(item.speaker))
@@ -116,7 +118,9 @@ class ScopeMemory:
             if self.vector_position < position <= self.position:
                 self._block.put_vector(position, *recall.unpack_vector(packed))
                 self.vector_position = position
-        return self.position >= state.position and self.vector_position >= min(state.vector_position, self.position)
+        return self.position >= state.position and self.vector_position >= min(
+            state.vector_position, self.position
+        )
 
     def rank(
         self,
@@ -134,7 +138,9 @@ class ScopeMemory:
         ranking = recall.rank(
             self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
         )
-        return Candidates(self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session)
+        return Candidates(
+            self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session
+        )
 
     def candidate(self, index: int, *, score_micros: int, tokenizer: str, count: Count) -> Candidate:
         """Return one item. Its tokens are the stored ones, or are counted once for another tokenizer."""
@@ -206,7 +212,9 @@ class Candidates:
 class Scopes:
     """The cache of blocks: least recently used out first, each loaded by one task however many wait for it."""
 
-    def __init__(self, record: Record, *, model: str, dimensions: int, bytes_max: int = limits.block_cache_bytes) -> None:
+    def __init__(
+        self, record: Record, *, model: str, dimensions: int, bytes_max: int = limits.block_cache_bytes
+    ) -> None:
         self._record = record
         self._model = model
         self._dimensions = dimensions
@@ -227,7 +235,9 @@ class Scopes:
         task = self._loads.get(key)
         if task is None:
             task = self._loads[key] = asyncio.create_task(self._load(tenant, subject))
-            task.add_done_callback(lambda done: self._loads.pop(key, None) and done.cancelled() or done.exception())
+            task.add_done_callback(
+                lambda done: self._loads.pop(key, None) and done.cancelled() or done.exception()
+            )
         return await asyncio.shield(task)
 
     async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:
@@ -276,9 +286,7 @@ class Scopes:
                 return
 
     def _empty(self, tenant: str, subject: str, base: int, model: str) -> ScopeMemory:
-        return ScopeMemory(
-            tenant=tenant, subject=subject, model=model, dimensions=self._dimensions, base=base
-        )
+        return ScopeMemory(tenant=tenant, subject=subject, model=model, dimensions=self._dimensions, base=base)
 
     def _keep(self, memory: ScopeMemory) -> None:
         key = (memory.tenant, memory.subject)
@@ -286,5 +294,3 @@ class Scopes:
         self._blocks.move_to_end(key)
         while len(self._blocks) > 1 and self.nbytes > self._bytes_max:
             self._blocks.popitem(last=False)
-
-

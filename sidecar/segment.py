@@ -142,7 +142,9 @@ def result_piece(
 
 def frame_piece(text: str, count: Count) -> Piece:
     """Make a line that Standpipe writes around quoted content."""
-    return _sealed(bundle_pb2.Segment(kind=bundle_pb2.SEGMENT_KIND_FRAME, role=turn_pb2.ROLE_SYSTEM, body=body(text)), count)
+    return _sealed(
+        bundle_pb2.Segment(kind=bundle_pb2.SEGMENT_KIND_FRAME, role=turn_pb2.ROLE_SYSTEM, body=body(text)), count
+    )
 
 
 def prompt_piece(name: str, text: str, count: Count) -> Piece:

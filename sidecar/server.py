@@ -187,7 +187,9 @@ class Server:
         session_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionServicer(boundary, self.record, committer, signer), server
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, policies), server)
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(
+            PolicyServicer(boundary, self.record, policies), server
+        )
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):

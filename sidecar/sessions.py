@@ -50,7 +50,9 @@ class Sessions:
         (self.telemetry.hot_hits if found else self.telemetry.hot_misses).inc()
         return found
 
-    def read(self, tenant: str, session: str, tokenizer: str, known: View | None, *, at: int | None = None) -> SessionRead:
+    def read(
+        self, tenant: str, session: str, tokenizer: str, known: View | None, *, at: int | None = None
+    ) -> SessionRead:
         """Return the read that brings `known` up to the head, or that loads the session at a version."""
         return SessionRead(
             tenant=tenant,
@@ -67,16 +69,23 @@ class Sessions:
         """Return the view that an answer of the record store gives, and keep it hot if it is the head's."""
         if state is None:
             if read.at_version:
-                raise VersionInFuture(f"the session is not there yet; asked for version {read.at_version}", current_version=0)
+                raise VersionInFuture(
+                    f"the session is not there yet; asked for version {read.at_version}", current_version=0
+                )
             return view.empty(session=read.session, subject=subject, tokenizer=read.tokenizer)
         head = state.head
         if read.at_version is not None and read.at_version > head.version:
             raise VersionInFuture(
-                f"the session is at version {head.version}; asked for {read.at_version}", current_version=head.version
+                f"the session is at version {head.version}; asked for {read.at_version}",
+                current_version=head.version,
             )
         if read.at_version is None and known is not None and known.version == head.version:
             return known
-        base = known if known is not None and read.at_version is None and state.after_version == known.version else None
+        base = (
+            known
+            if known is not None and read.at_version is None and state.after_version == known.version
+            else None
+        )
         if base is None:
             if state.checkpoint is not None:
                 base = view.from_checkpoint(state.checkpoint, subject=head.subject)

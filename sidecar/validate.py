@@ -33,7 +33,9 @@ def identifier(value: str, field: str, *, optional: bool = False) -> str:
 def request_id(value: str) -> str:
     """Check a request id."""
     if not _REQUEST_ID.fullmatch(value):
-        raise InvalidField(f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : -", field="request_id")
+        raise InvalidField(
+            f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : -", field="request_id"
+        )
     return value
 
 
@@ -55,7 +57,11 @@ def size(actual: int, field: str, *, limit: str, maximum: int) -> None:
     """Check a size against a named limit."""
     if actual > maximum:
         raise LimitExceeded(
-            f"{actual} is over the limit {limit} of {maximum}", field=field, limit=limit, maximum=maximum, actual=actual
+            f"{actual} is over the limit {limit} of {maximum}",
+            field=field,
+            limit=limit,
+            maximum=maximum,
+            actual=actual,
         )
 
 
@@ -225,5 +231,3 @@ def _timestamp(message: turn_pb2.Message, path: str) -> None:
         message.spoken_at.ToDatetime()
     except (ValueError, OverflowError):
         raise InvalidField("must be a time between the years 1 and 9999", field=path) from None
-
-

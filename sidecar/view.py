@@ -234,9 +234,12 @@ def _entries(
                 continue
             call_ref = turn_pb2.EventRef(session_id=view.session, version=held.version, entry=held.entry)
             yield (
-                segment.call_piece(held.call, call_ref, held.tokens),
-                segment.result_piece(entry.tool_result, held.call.name, ref, tokens),
-            ), None
+                (
+                    segment.call_piece(held.call, call_ref, held.tokens),
+                    segment.result_piece(entry.tool_result, held.call.name, ref, tokens),
+                ),
+                None,
+            )
         else:
             extract = None
             if analysis.salience:

@@ -63,9 +63,11 @@ class Boundary:
             status, reason = Internal.status, Internal.reason
             # The type and the place, never the message: a library may have put content into it.
             self.telemetry.log.error(
-                "defect", method=method, correlation_id=correlation, type=type(error).__name__, at=_place(error)
+                "defect", method=method, correlation_id=correlation, type=type(error).__name__, place=_place(error)
             )
-            await _abort(context, Internal("a defect in the server; its log has this id", correlation_id=correlation))
+            await _abort(
+                context, Internal("a defect in the server; its log has this id", correlation_id=correlation)
+            )
         else:
             return answer
         finally:

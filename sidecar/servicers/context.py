@@ -64,4 +64,6 @@ class ContextServicer(context_pb2_grpc.ContextServiceServicer):
         self, request: context_pb2.GetServerInfoRequest, context: grpc.aio.ServicerContext
     ) -> context_pb2.GetServerInfoResponse:
         """Tell what this server is."""
-        return await self._boundary.call("GetServerInfo", request, context, lambda tenant, deadline: self._server_info())
+        return await self._boundary.call(
+            "GetServerInfo", request, context, lambda tenant, deadline: self._server_info()
+        )

@@ -13,7 +13,16 @@ from sidecar.log.v1 import log_pb2
 from sidecar.rebuild import check_chain
 from sidecar.receipt import Signer
 from sidecar.servicers.boundary import Boundary
-from sidecar.stores.record import Deadline, EventKind, EventsRead, Head, HeadRead, Record, SessionsRead, StoredEvent
+from sidecar.stores.record import (
+    Deadline,
+    EventKind,
+    EventsRead,
+    Head,
+    HeadRead,
+    Record,
+    SessionsRead,
+    StoredEvent,
+)
 from standpipe.v1 import session_pb2, session_pb2_grpc, turn_pb2
 
 
@@ -33,7 +42,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
         async def work(tenant: str, deadline: Deadline) -> session_pb2.GetSessionResponse:
             validate.identifier(request.session_id, "session_id")
-            (head,) = await self._record.fetch([HeadRead(tenant=tenant, session=request.session_id)], deadline=deadline)
+            (head,) = await self._record.fetch(
+                [HeadRead(tenant=tenant, session=request.session_id)], deadline=deadline
+            )
             found = _exists(cast("Head | None", head))
             token = self._signer.token(
                 tenant=tenant, session=found.session, version=found.version, position=found.position_end

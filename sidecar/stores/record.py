@@ -414,7 +414,9 @@ class Record(ABC):
         """Store a fold (R19)."""
 
     @abstractmethod
-    async def publish_policy(self, tenant: str, *, name: str, document: str, digest: bytes) -> tuple[StoredPolicy, bool]:
+    async def publish_policy(
+        self, tenant: str, *, name: str, document: str, digest: bytes
+    ) -> tuple[StoredPolicy, bool]:
         """Store a policy version; the flag says whether it is new (R16)."""
 
     @abstractmethod
