@@ -35,11 +35,11 @@ SERVICE_CONFIG: Final[Mapping[str, Any]] = {
             # All methods: reads change nothing, and a commit is counted once per request id (P3).
             "name": [{}],
             "retryPolicy": {
-                # gRPC allows no more. The pauses add up to about 1.5 s: a sidecar's restart.
+                # gRPC allows no more. The pauses are 0.1, 0.3, 0.9 and 2 s: enough for a sidecar to restart.
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
-                "backoffMultiplier": 2,
-                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "maxBackoff": "2s",
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }

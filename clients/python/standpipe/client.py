@@ -358,6 +358,9 @@ class Session:
         answer, `attempts` times in all, with growing random pauses of at most 2 s; then it raises Conflict. So
         `answer` must do nothing that may not be done twice. `speaker` names the user; the rest is as in `hydrate`,
         and `deadline_ms` is for each call. What `answer` raises comes out as it is, and nothing is committed.
+
+        If the commit itself ends in Unavailable or DeadlineExceeded, it may have happened: commit
+        `[user(query), ...]` again with the same `bundle` and `request_id=error.request_id`.
         """
         if attempts < 1:
             raise ValueError("attempts must be at least 1")

@@ -17,6 +17,7 @@ from client_double import Double, Fault
 from standpipe import assistant, errors, tool_call, tool_result, user
 from standpipe import channel as wire
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, session_pb2, turn_pb2
+from standpipe.v1.context_pb2_grpc import add_ContextServiceServicer_to_server
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.timeout(30)]
 
@@ -259,6 +260,28 @@ async def test_a_server_that_is_down_is_unavailable(connect: Any, directory: Pat
     error = caught.value
     assert (error.reason, error.metadata, error.retry_after_ms) == ("", {}, None)
     assert error.request_id
+
+
+@pytest.mark.asyncio
+async def test_a_call_outlives_a_restart(connect: Any, double: Double, directory: Path) -> None:
+    """A call that comes while the sidecar restarts is answered by the new one, through the same client."""
+
+    async def serve() -> grpc.aio.Server:
+        server = grpc.aio.server()
+        add_ContextServiceServicer_to_server(double, server)
+        server.add_insecure_port(f"unix:{directory}/s.sock")
+        await server.start()
+        return server
+
+    client = connect(f"unix:{directory}/s.sock")
+    first = await serve()
+    await client.server_info()
+    await first.stop(None)
+    call = asyncio.ensure_future(client.server_info())
+    await asyncio.sleep(0.3)
+    second = await serve()
+    assert (await call).record_engine == "double"
+    await second.stop(None)
 
 
 @pytest.mark.asyncio

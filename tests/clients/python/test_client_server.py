@@ -1,0 +1,173 @@
+"""Both clients against the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import standpipe
+from standpipe import assistant, errors, tool_call, tool_result, user
+
+server = pytest.importorskip("sidecar.server", reason="the server's packages are not installed here")
+config = pytest.importorskip("sidecar.config")
+
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.timeout(60)]
+
+MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR") or Path(__file__).parents[3] / ".cache" / "models")
+POLICY = """
+name: kind
+tokenizer: cl100k_base
+budget_tokens: 2000
+prompts:
+  - {name: persona, text: You are kind.}
+sources:
+  summary: {cap: 10%}
+  history: {cap: 65%}
+  recall: {cap: 100%}
+recall: {floor: false}
+"""
+
+
+@pytest_asyncio.fixture
+async def real(directory: Path, connect: Any) -> AsyncIterator[Any]:
+    """Return a client of a real server with an empty store and no embedder."""
+    if not (MODELS / "tokenizers" / "cl100k_base.tiktoken").exists():
+        pytest.fail(f"no tokenizer ranks in {MODELS}; set STANDPIPE_MODELS_DIR", pytrace=False)
+    address = f"unix:{directory}/s.sock"
+    settings = config.Config(
+        tenant="acme",
+        listen=(address,),
+        http="",
+        record=f"sqlite:{directory}/s.db",
+        models_dir=str(MODELS),
+        embedder="none",
+        tokenizers=("cl100k_base",),
+        log_level="error",
+    )
+    async with server.Server(settings):
+        client = connect(address, tenant="acme")
+        yield client
+        await client.close()
+
+
+async def reply(bundle: Any) -> str:
+    """Answer like a model that knows only the version."""
+    return f"I saw version {bundle.version}."
+
+
+@pytest.mark.asyncio
+async def test_a_conversation(real: Any) -> None:
+    """P1, P3, P7: turns, tools, recall and replay, from an empty store to the end of the session."""
+    await real.policies.publish(POLICY)
+    await real.policies.set_route("default", "kind", 1)
+    session = real.session("s", subject="anna")
+    with pytest.raises(errors.NotFound):
+        await session.get()
+    bundle = await session.hydrate("Hello, my cat is called Tom.")
+    assert (bundle.version, bundle.policy) == (0, "kind@1")
+    assert bundle.to_openai() == [
+        {"role": "system", "content": "You are kind."},
+        {"role": "user", "content": "Hello, my cat is called Tom."},
+    ]
+    said = [user(bundle.query, speaker="Anna"), assistant("What a fine name for a cat.")]
+    first = await session.commit(said, bundle=bundle, request_id="one")
+    again = await session.commit(said, bundle=bundle, request_id="one")
+    assert (first.version, first.replayed, again.replayed, again.event_hash) == (1, False, True, first.event_hash)
+
+    async def adds(_: Any) -> Any:
+        return [tool_call("call-1", "add", {"a": 1, "b": 1}), tool_result("call-1", "2"), assistant("Two.")]
+
+    second = await session.turn("What is one and one?", adds)
+    assert (second.commit.version, second.bundle.version) == (2, 1)
+
+    bundle = await session.hydrate("What is my cat called?")
+    openai = bundle.to_openai()
+    assert [message["role"] for message in openai[:-1]] == [
+        "system", "user", "assistant", "user", "assistant", "tool", "assistant",
+    ]  # fmt: skip
+    assert openai[1] == {"role": "user", "content": "Hello, my cat is called Tom.", "name": "Anna"}
+    assert json.loads(openai[4]["tool_calls"][0]["function"]["arguments"]) == {"a": 1, "b": 1}
+    assert (openai[5]["tool_call_id"], openai[5]["content"]) == ("call-1", "2")
+    assert openai[-1]["content"].endswith("What is my cat called?")
+    anthropic = bundle.to_anthropic()
+    assert [message["role"] for message in anthropic["messages"]] == ["user", "assistant"] * 3 + ["user"]
+    assert anthropic["system"][0]["cache_control"] == {"type": "ephemeral"}
+
+    other = await real.session("t", subject="anna").hydrate("What is my cat called?")
+    assert "Tom" in other.text
+    assert "Tom" in other.to_openai()[-1]["content"]
+    assert "Tom" not in other.to_openai()[0]["content"]
+
+    replay = await real.replay(bundle.receipt)
+    assert (replay.bundle.text, replay.bundle.fingerprint) == (bundle.text, bundle.fingerprint)
+    assert (replay.session_id, replay.subject_id) == ("s", "anna")
+    assert [event.version async for event in session.events(page_size=1)] == [1, 2]
+    assert [info.session_id async for info in real.sessions("anna")] == ["s"]
+    assert (await session.end("done")).version == 3
+    with pytest.raises(errors.SessionEnded) as caught:
+        await session.commit(user("More"), expected_version=3)
+    assert caught.value.reason == "SESSION_ENDED"
+
+
+@pytest.mark.asyncio
+async def test_a_lost_race(real: Any) -> None:
+    """P2, P4: the conflict names the winner, and a turn finds its way past it with a fresh bundle."""
+    rival = real.session("s", subject="anna")
+    session = real.session("s", subject="anna")
+    stale = await session.hydrate()
+    won = await rival.commit(user("I was first."), expected_version=0)
+    with pytest.raises(errors.Conflict) as caught:
+        await session.commit(user("So was I."), bundle=stale)
+    assert (caught.value.current_version, caught.value.winner_request_id) == (1, won.request_id)
+    seen: list[int] = []
+
+    async def answer(bundle: Any) -> str:
+        seen.append(bundle.version)
+        return "Sorted."
+
+    done = await session.turn("Now?", answer)
+    assert (seen, done.commit.version, session.token) == ([1], 2, done.commit.token)
+    appended = await rival.commit(user("And me."), mode="append")
+    assert appended.version == 3
+
+
+@pytest.mark.asyncio
+async def test_refusals(real: Any, connect: Any, directory: Path) -> None:
+    """Every refusal has its class, and names its field, reason and metadata, and no user's text."""
+    session = real.session("s", subject="anna")
+    with pytest.raises(errors.InvalidArgument) as caught:
+        await session.commit(user("secret words"))
+    assert caught.value.field == "expected_version"
+    with pytest.raises(errors.InvalidArgument) as caught:
+        await session.commit([tool_result("nobody", "secret words")], expected_version=0)
+    assert caught.value.reason == "TOOL_RESULT_WITHOUT_CALL"
+    assert "secret" not in str(caught.value)
+    with pytest.raises(errors.InvalidArgument) as caught:
+        await session.hydrate(tokenizer="abacus")
+    assert caught.value.reason == "TOKENIZER_UNKNOWN"
+    with pytest.raises(errors.NotFound) as missing:
+        await session.hydrate(route="nowhere")
+    assert missing.value.reason == "ROUTE_NOT_FOUND"
+    await session.commit(user("Hi"), expected_version=0, request_id="one")
+    with pytest.raises(errors.AlreadyExists):
+        await session.commit(user("Other"), expected_version=0, request_id="one")
+    with pytest.raises(errors.OutOfRange):
+        await session.commit(user("Hi"), expected_version=9)
+    with pytest.raises(errors.FailedPrecondition) as mismatch:
+        await real.session("s", subject="bert").hydrate()
+    assert mismatch.value.reason == "SUBJECT_MISMATCH"
+    with pytest.raises(errors.PermissionDenied):
+        await connect(f"unix:{directory}/s.sock", tenant="other").session("s").hydrate()
+    with pytest.raises(errors.InvalidArgument) as caught:
+        await real.replay(b"forged")
+    assert caught.value.reason == "RECEIPT_INVALID"
+    with pytest.raises(errors.InvalidArgument) as caught:
+        await real.session("s", token="forged").hydrate()
+    assert caught.value.reason == "TOKEN_INVALID"
+    info = await real.server_info()
+    assert {limit.name: limit.value for limit in info.limits}["wire_bytes"] == standpipe.channel.WIRE_BYTES
