@@ -89,10 +89,11 @@ proto-check: $(TOOLS)/protoc/ready  ## Check that the stubs are what the protos 
 .PHONY: buf
 buf: $(TOOLS)/buf/ready
 	cd protos && ../$(TOOLS)/buf/node_modules/.bin/buf lint
-	@base=$$(git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD | tail -n 1); \
-	if git cat-file -e $$base:protos/buf.yaml 2>/dev/null; then \
-	    cd protos && ../$(TOOLS)/buf/node_modules/.bin/buf breaking --against "../.git#ref=$$base,subdir=protos"; \
-	else echo "no release to break: buf breaking has nothing to compare with"; fi
+	cd protos && ../$(TOOLS)/buf/node_modules/.bin/buf breaking --against released.binpb
+
+.PHONY: release-api
+release-api: $(TOOLS)/buf/ready  ## Make today's protos the ones that must not be broken; done at a release
+	cd protos && ../$(TOOLS)/buf/node_modules/.bin/buf build -o released.binpb
 
 # --- measuring -----------------------------------------------------------------------------------------------
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 
+from standpipe.v1 import turn_pb2
+
 from sidecar import limits, recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import NewItem
-from standpipe.v1 import turn_pb2
 
-
-_EPOCH = datetime.datetime(1970, 1, 1)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_us: int) -> log_pb2.StoredTurn:

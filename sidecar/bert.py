@@ -193,7 +193,7 @@ class _Graph:
         return self._linear(values, self._weights[name + ".weight"].T, self._weights[name + ".bias"])
 
     def _linear(self, values: str, weight: Array, bias: Array) -> str:
-        """values @ weight + bias; weight is [in, out]."""
+        """Values @ weight + bias; weight is [in, out]."""
         if not self._int8:
             return self._node("Add", self._node("MatMul", values, self._constant(weight)), self._constant(bias))
         quantised, scales = _quantise(weight, axis=0, levels=LINEAR_LEVELS)

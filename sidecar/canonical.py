@@ -1,7 +1,7 @@
 """Canonical bytes: what is hashed, signed or compared is written here, once.
 
-A value is a sequence of fields, each a tag, a length and the bytes; integers are 8 bytes, big-endian, signed. Neither
-protobuf nor JSON output is canonical over releases and languages; this form is, and it is cheap.
+A value is a sequence of fields, each a tag, a length and the bytes; integers are 8 bytes, big-endian, signed.
+Neither protobuf nor JSON output is canonical over releases and languages; this form is, and it is cheap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INT = struct.Struct(">q")
 
 
 def pack(fields: Iterable[Field]) -> bytes:
-    """Return the canonical bytes of `fields`: the kind of each (1 bytes, 2 text, 3 integer), its length, itself."""
+    """Return the canonical bytes: of each field its kind (1 bytes, 2 text, 3 integer), its length, itself."""
     out = bytearray()
     for value in fields:
         if isinstance(value, bytes):

@@ -1,8 +1,8 @@
 """CommitTurn: validate, analyse, append, publish. The append is one transaction in the record store.
 
-What makes it exactly once is in the record contract (R1 to R4): compare-and-swap on the version, and the receipt of
-the request id in the same transaction. What makes it safe to cancel is here: from the append on, the work is a
-task of its own, and a caller that leaves only stops waiting for it.
+What makes it exactly once is in the record contract (R1 to R4): compare-and-swap on the version, and the receipt
+of the request id in the same transaction. What makes it safe to cancel is here: from the append on, the work is
+a task of its own, and a caller that leaves only stops waiting for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from standpipe.v1 import context_pb2, session_pb2, turn_pb2
+
 from sidecar import analysis, canonical, validate
 from sidecar.errors import InvalidField, ReceiptInvalid, VersionConflict
 from sidecar.receipt import Signer
@@ -20,7 +22,6 @@ from sidecar.segment import Count
 from sidecar.sessions import Sessions
 from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent, Record
 from sidecar.telemetry import Telemetry
-from standpipe.v1 import context_pb2, session_pb2, turn_pb2
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ class Committer:
         )
 
     async def _append(self, event: NewEvent, deadline: Deadline | None) -> Appended:
-        """Append, then bring the hot view up to date: before the caller is answered, so that it reads its write."""
+        """Append, then bring the hot view up to date before the caller is answered: it reads its write."""
         try:
             done = await self.record.append(event, deadline=deadline)
         except VersionConflict:

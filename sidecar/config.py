@@ -1,7 +1,8 @@
-"""Configuration: defaults, then one YAML file, then STANDPIPE_* variables, then flags. Checked whole before anything starts.
+"""Configuration: defaults, then one YAML file, then STANDPIPE_* variables, then flags; checked whole at start.
 
-A setting `name` is ``name`` in the file, ``STANDPIPE_NAME`` in the environment and ``--name`` on the command line; lists are
-comma-separated outside the file. An unknown name is refused, so a typing error never passes for a default.
+A setting `name` is ``name`` in the file, ``STANDPIPE_NAME`` in the environment and ``--name`` on the command
+line; lists are comma-separated outside the file. An unknown name is refused, so a typing error never passes for
+a default.
 """
 
 from __future__ import annotations

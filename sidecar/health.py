@@ -1,7 +1,7 @@
 """The HTTP port: /startupz, /readyz, /livez and /metrics, for kubelets and Prometheus.
 
-It runs in threads of its own, so that it can tell when the event loop is stuck. Readiness does not ask the stores: a store
-that is down must not take every pod down with it.
+It runs in threads of its own, so that it can tell when the event loop is stuck. Readiness does not ask the
+stores: a store that is down must not take every pod down with it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class HealthServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 """Say nothing: probes come every second."""
 
         try:

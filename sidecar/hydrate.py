@@ -1,11 +1,12 @@
 """HydrateContext: plan, look up, rank, fit, render; and ReplayContext, which does the same from a receipt.
 
-The query's embedding starts first and runs beside the lookups. Each store is asked once: the hot store for the session's
-view, the record store, in one batch, for the route, for what the session has that the view does not, and for what the
-subject's memory has that the cached block does not. A session or subject that is not cached yet costs a load.
+The query's embedding starts first and runs beside the lookups. Each store is asked once: the hot store for the
+session's view, the record store, in one batch, for the route, for what the session has that the view does not,
+and for what the subject's memory has that the cached block does not. A session or subject that is not cached yet
+costs a load.
 
-Everything behind the lookups is `bundle.assemble`, a pure function. A receipt names its inputs, so replaying is looking up
-the same inputs again, as they were.
+Everything behind the lookups is `bundle.assemble`, a pure function. A receipt names its inputs, so replaying is
+looking up the same inputs again, as they were.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
+
+from standpipe.v1 import bundle_pb2, context_pb2
 
 from sidecar import bundle, limits, policy, recall, validate, view
 from sidecar.embed import EmbedQueue, Vector
@@ -38,7 +41,6 @@ from sidecar.stores.record import Deadline, Read, Record, RouteRead, ScopeState,
 from sidecar.telemetry import Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
-from standpipe.v1 import bundle_pb2, context_pb2
 
 _FINISH_SHARE = 0.3
 """The share of the time left that is kept for ranking, fitting and rendering; at least `_FINISH_S_MIN`."""

@@ -1,4 +1,5 @@
-"""Policies: what a bundle may hold, how large it may be, and who counts. Parsed from YAML, strictly, once per version.
+"""Policies: what a bundle may hold, how large it may be, and who counts. Parsed from YAML, strictly, once per
+version.
 
 A whole policy, with every default written out::
 
@@ -19,8 +20,9 @@ A whole policy, with every default written out::
     ttl:
       session_hot_s: 86400       # how long an idle session's view stays in the hot store
 
-`cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a source
-whatever the others want; what it does not use is free for recall, which comes last and takes what is left.
+`cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a
+source whatever the others want; what it does not use is free for recall, which comes last and takes what is
+left.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from standpipe.v1 import bundle_pb2
 
 from sidecar import canonical, limits
 from sidecar.errors import BudgetTooSmall, LimitExceeded, PolicyInvalid, TokenizerUnknown
 from sidecar.tokens import Tokenizers
-from standpipe.v1 import bundle_pb2
 
 POLICY, SUMMARY, HISTORY, RECALL = (
     bundle_pb2.SOURCE_POLICY,
@@ -111,7 +113,8 @@ class Policy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
     """The caps of one bundle, in tokens. A function of policy and request alone, so that nothing that varies from
-    turn to turn (what recall finds, above all) can move the history window (P13)."""
+    turn to turn (what recall finds, above all) can move the history window (P13).
+    """
 
     total: int
     caps: Mapping[bundle_pb2.Source, int] = field(default_factory=dict)
@@ -127,10 +130,10 @@ def allocate(
 ) -> Allocation:
     """Divide a budget. The request's numbers can only lower the policy's.
 
-    History takes its cap as far as the other sources' reserves allow; the summary takes its cap from what history's
-    and recall's claims leave, so it is the summary that gets coarser before history is cut shorter. Recall's cap
-    here is its most; `bundle.assemble` gives it what the others really left.
-    Raises BudgetTooSmall if the prompts and the reserves do not fit.
+    History takes its cap as far as the other sources' reserves allow; the summary takes its cap from what
+    history's and recall's claims leave, so it is the summary that gets coarser before history is cut shorter.
+    Recall's cap here is its most; `bundle.assemble` gives it what the others really left. Raises BudgetTooSmall
+    if the prompts and the reserves do not fit.
     """
     total = min(policy.budget_tokens, total_tokens if total_tokens is not None else policy.budget_tokens)
     room = total - prompt_tokens

@@ -1,9 +1,9 @@
 """The embedding projection: gives every item its vector, behind the log.
 
-A subject whose items are ahead of its vectors is its own durable work order (R14). Vectors are put in order of position
-and only right behind the last one (R13), so any number of workers may run: of two that embed the same items one writes
-and the other's work is dropped. A text that the model cannot embed gets the zero vector and is found by words alone; it
-never blocks those behind it.
+A subject whose items are ahead of its vectors is its own durable work order (R14). Vectors are put in order of
+position and only right behind the last one (R13), so any number of workers may run: of two that embed the same
+items one writes and the other's work is dropped. A text that the model cannot embed gets the zero vector and is
+found by words alone; it never blocks those behind it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rebuild: drop every derived thing and make it again from the log (P9).
 
-Items come back at their old positions, because what cuts a turn into items was frozen with its event; vectors follow by the
-projection, checkpoints and views by use. Serving may go on meanwhile: recall shows less until it is done.
+Items come back at their old positions, because what cuts a turn into items was frozen with its event; vectors
+follow by the projection, checkpoints and views by use. Serving may go on meanwhile: recall shows less until it
+is done.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Progress = Callable[[int, int], None]
 """Called with (sessions done, events done)."""
 
 
-async def rebuild(record: Record, *, progress: Progress = lambda sessions, events: None) -> tuple[int, int]:
+async def rebuild(record: Record, *, progress: Progress = lambda _sessions, _events: None) -> tuple[int, int]:
     """Rebuild the items of every tenant; return (sessions, events). Checks every hash chain on its way.
 
     Raises StoreCorrupt at the first event that does not match its hash, naming its version.

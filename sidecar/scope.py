@@ -4,8 +4,8 @@ A scope is loaded once from the record store, kept in a cache bounded in bytes, 
 appended since. Items never change and positions have no gaps (R6), so a block that has seen position p can show
 the memory as it was at any position up to p.
 
-A scope of more than `limits.scope_items_max` items is ranked over its newest: from a base that moves in steps and depends
-on the position alone, so that every pod ranks the same items.
+A scope of more than `limits.scope_items_max` items is ranked over its newest: from a base that moves in steps
+and depends on the position alone, so that every pod ranks the same items.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
+from standpipe.v1 import turn_pb2
 
 from sidecar import limits, recall
 from sidecar.segment import Count, header, quoted_body
 from sidecar.stores.record import Record, ScopeRead, ScopeState, StoredItem
-from standpipe.v1 import turn_pb2
 
 _BASE_STEP = limits.scope_items_max // 8
 _PAGE_ITEMS = 8192
@@ -236,12 +236,12 @@ class Scopes:
         if task is None:
             task = self._loads[key] = asyncio.create_task(self._load(tenant, subject))
             task.add_done_callback(
-                lambda done: self._loads.pop(key, None) and done.cancelled() or done.exception()
+                lambda done: (self._loads.pop(key, None) and done.cancelled()) or done.exception()
             )
         return await asyncio.shield(task)
 
     async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:
-        """Return a block that shows the memory at a past position: the cached one, or one read for this purpose."""
+        """Return a block that shows the memory at a past position: the cached one, or one read for it."""
         memory = self.held(tenant, subject)
         if model == self._model:
             if memory is None or memory.position < position:

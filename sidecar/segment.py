@@ -1,7 +1,7 @@
 """Segments: the units of a bundle, in the one form in which they are counted, hashed and shown.
 
-The canonical text of a segment is ``header + body``. It starts with a character that is not white space and ends in
-exactly one newline; between two such texts every supported tokenizer has a boundary, so token counts add up
+The canonical text of a segment is ``header + body``. It starts with a character that is not white space and ends
+in exactly one newline; between two such texts every supported tokenizer has a boundary, so token counts add up
 (`sidecar.tokens`), and fitting a budget is integer arithmetic.
 """
 
@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sidecar import canonical
 from standpipe.v1 import bundle_pb2, turn_pb2
+
+from sidecar import canonical
 
 Count = Callable[[str], int]
 """Counts the tokens of a text, with one tokenizer."""
@@ -55,7 +56,7 @@ def label(role: int, name: str) -> str:
 
 
 def header(role: int, name: str) -> str:
-    """Return the header of an utterance. A name that begins with a slash is put in quotes: see `sidecar.tokens`."""
+    """Return the header of an utterance. A name that begins with a slash is quoted: see `sidecar.tokens`."""
     shown = label(role, name)
     return f'"{shown}": ' if shown.startswith("/") else f"{shown}: "
 

@@ -1,7 +1,8 @@
 """Wiring and lifecycle: what is made in which order, and undone in reverse.
 
-Start: the record store, the tokenizers, the embedder, then the sockets; only then is the server started and ready. Stop:
-no new calls, the calls at work end, then the commits whose callers left, the projection, the stores.
+Start: the record store, the tokenizers, the embedder, then the sockets; only then is the server started and
+ready. Stop: no new calls, the calls at work end, then the commits whose callers left, the projection, the
+stores.
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ import time
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from standpipe.v1 import (
+    context_pb2,
+    context_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
 
 from sidecar import limits
 from sidecar.commit import Committer
@@ -43,14 +53,6 @@ from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
-from standpipe.v1 import (
-    context_pb2,
-    context_pb2_grpc,
-    policy_pb2,
-    policy_pb2_grpc,
-    session_pb2,
-    session_pb2_grpc,
-)
 
 SERVICES = (
     context_pb2.DESCRIPTOR.services_by_name["ContextService"].full_name,
@@ -83,7 +85,7 @@ class Server:
         self._given_embedder = embedder
         self._stack = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         started = time.perf_counter()
         try:
             await self._start()

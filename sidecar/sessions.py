@@ -1,14 +1,14 @@
 """Views of sessions, between the hot store and the log: loading, advancing, checkpointing.
 
-A view is derived: whichever way it came about (folded turn by turn in this process, loaded cold from a checkpoint, or read
-from the hot store), at one version it is the same.
+A view is derived: whichever way it came about (folded turn by turn in this process, loaded cold from a
+checkpoint, or read from the hot store), at one version it is the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from sidecar import limits, view
 from sidecar.errors import StandpipeError, StoreCorrupt, VersionInFuture
@@ -104,7 +104,7 @@ class Sessions:
         return found
 
     async def advance(self, event: NewEvent, done: Appended) -> None:
-        """Bring the hot views of a session up to an event that was just appended, where they stood right before it."""
+        """Bring hot views that stood right before a just appended event up to it."""
         if event.kind != EventKind.TURN:
             await self.hot.forget(event.tenant, event.session)
             return

@@ -1,10 +1,11 @@
 """Summaries: structured, extractive, verbatim and cited; no model writes them, so they cannot drift.
 
 When an entry is written, the one sentence that says most is chosen from it, with a salience. An entry that left
-the history window is stood for by that sentence, as long as its rank is among the best under the summary's cap. The
-rank is ``log2(salience) + position / HALF_LIFE_TOKENS``: exponential decay with the tokens said since, written so
-that it never changes. Hence the best of a prefix of the log is a running top list: a view keeps
-`limits.summary_pool_max` of them and forgets the rest for good, and any pod that folds the same log keeps the same.
+the history window is stood for by that sentence, as long as its rank is among the best under the summary's cap.
+The rank is ``log2(salience) + position / HALF_LIFE_TOKENS``: exponential decay with the tokens said since,
+written so that it never changes. Hence the best of a prefix of the log is a running top list: a view keeps
+`limits.summary_pool_max` of them and forgets the rest for good, and any pod that folds the same log keeps the
+same.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from standpipe.v1 import turn_pb2
+
 from sidecar import limits
 from sidecar.log.v1 import log_pb2
-from standpipe.v1 import turn_pb2
 
 HALF_LIFE_TOKENS = 16_384
 """After so many tokens of conversation a sentence counts half: one large history window."""

@@ -1,7 +1,9 @@
-"""A session's view: the end of its log, folded into what a hydrate shows. Derived, and the same wherever it is folded.
+"""A session's view: the end of its log, folded into what a hydrate shows. Derived, and the same wherever it is
+folded.
 
-The log grows without end; a view does not. It holds the units (what is shown whole or not at all: a message, or a
-tool call with its result) of the last `limits.view_bytes` of the log, and the best extracts of all that came before.
+The log grows without end; a view does not. It holds the units (what is shown whole or not at all: a message, or
+a tool call with its result) of the last `limits.view_bytes` of the log, and the best extracts of all that came
+before.
 
 **Where history starts** is a pure function of the log and of the history cap H, with no state of its own. Let C be
 the tokens of the whole session. When C > H, history starts at the first unit that begins at or after the k-th
@@ -9,8 +11,9 @@ multiple of H/2, for the least k that makes the rest fit. So between two cuts th
 lets its older half leave, and k is the section's epoch (P13). Any pod finds the same cut for any H and any past
 version, from two sums.
 
-**Long entries** would empty a small window at a stroke. For the window's arithmetic, and in the window, an entry takes
-at most a clamp: the largest of `CLAMPS` that is at most H/8. A longer one is shown by its head and its tail.
+**Long entries** would empty a small window at a stroke. For the window's arithmetic, and in the window, an entry
+takes at most a clamp: the largest of `CLAMPS` that is at most H/8. A longer one is shown by its head and its
+tail.
 """
 
 from __future__ import annotations
@@ -19,14 +22,15 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from standpipe.v1 import bundle_pb2, turn_pb2
+
 from sidecar import canonical, limits, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count, Piece
 from sidecar.stores.record import Checkpoint, EventKind, StoredEvent
-from standpipe.v1 import bundle_pb2, turn_pb2
 
 CLAMPS = (64, 128, 256, 512, 1024, 2048, 4096, 1 << 30)
-"""What one entry may take of a window, in tokens; the last one is no clamp. Units carry their offset under each."""
+"""What one entry may take of a window, in tokens; the last is no clamp. Units carry their offset under each."""
 
 CLAMP_SHARE = 8
 """An entry takes at most one part in so many of the history window."""

@@ -1,0 +1,1 @@
+"""The stored forms of the log: generated from protos/sidecar/log."""

@@ -62,7 +62,7 @@ class Boundary:
             correlation = uuid.uuid4().hex
             status, reason = Internal.status, Internal.reason
             # The type and the place, never the message: a library may have put content into it.
-            self.telemetry.log.error(
+            self.telemetry.log.error(  # noqa: TRY400 - no traceback: its values may be content
                 "defect", method=method, correlation_id=correlation, type=type(error).__name__, place=_place(error)
             )
             await _abort(

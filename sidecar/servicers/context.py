@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import grpc
+from standpipe.v1 import context_pb2, context_pb2_grpc
 
 from sidecar.commit import Committer
 from sidecar.hydrate import Hydrator
 from sidecar.servicers.boundary import Boundary
-from standpipe.v1 import context_pb2, context_pb2_grpc
 
 
 class ContextServicer(context_pb2_grpc.ContextServiceServicer):
@@ -65,5 +65,5 @@ class ContextServicer(context_pb2_grpc.ContextServiceServicer):
     ) -> context_pb2.GetServerInfoResponse:
         """Tell what this server is."""
         return await self._boundary.call(
-            "GetServerInfo", request, context, lambda tenant, deadline: self._server_info()
+            "GetServerInfo", request, context, lambda _tenant, _deadline: self._server_info()
         )

@@ -6,6 +6,7 @@ import base64
 from typing import cast
 
 import grpc
+from standpipe.v1 import policy_pb2, policy_pb2_grpc
 
 from sidecar import canonical, policy, validate
 from sidecar.errors import InvalidField, PolicyNotFound
@@ -20,7 +21,6 @@ from sidecar.stores.record import (
     StoredPolicy,
     StoredRoute,
 )
-from standpipe.v1 import policy_pb2, policy_pb2_grpc
 
 
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
@@ -36,7 +36,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.PublishPolicyResponse:
         """Publish a version."""
 
-        async def work(tenant: str, deadline: Deadline) -> policy_pb2.PublishPolicyResponse:
+        async def work(tenant: str, _deadline: Deadline) -> policy_pb2.PublishPolicyResponse:
             stored, created = await self._policies.publish(tenant, request.document_yaml)
             return policy_pb2.PublishPolicyResponse(policy=_policy(stored), created=created)
 
@@ -94,7 +94,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.SetRouteResponse:
         """Point a route at a version."""
 
-        async def work(tenant: str, deadline: Deadline) -> policy_pb2.SetRouteResponse:
+        async def work(tenant: str, _deadline: Deadline) -> policy_pb2.SetRouteResponse:
             route = StoredRoute(
                 name=validate.name(request.route.name, "route.name"),
                 policy_name=validate.name(request.route.policy_name, "route.policy_name"),

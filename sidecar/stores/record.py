@@ -374,7 +374,8 @@ class Capabilities:
 
 class Record(ABC):
     """The system of record. Opened once, shared by every task of the process; all methods are safe to call
-    concurrently. A `deadline` bounds the wait; None waits as long as the engine's own timeouts."""
+    concurrently. A `deadline` bounds the wait; None waits as long as the engine's own timeouts.
+    """
 
     engine: str
     capabilities: Capabilities = Capabilities()
