@@ -129,7 +129,7 @@ _READ_ONLY: Final[_Mapped] = (StoreReadOnly, "the record store's file refuses wr
 _CORRUPT: Final[_Mapped] = (StoreCorrupt, "the record store's file is damaged: restore it from a backup")
 _DEFECT: Final[_Mapped] = (Internal, "the record store refused a statement")
 
-_ERRORS: Final[Mapping[int, _Mapped]] = {
+ERRORS: Final[Mapping[int, _Mapped]] = {
     sqlite3.SQLITE_BUSY: (StoreUnavailable, "the record store stayed locked by another process"),
     sqlite3.SQLITE_LOCKED: (StoreUnavailable, "the record store stayed locked"),
     sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "the record store's file or -wal cannot be opened"),
@@ -170,7 +170,7 @@ def store_error(error: Exception) -> StandpipeError:
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     if code is not None:
-        kind, message = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, _DEFECT)
+        kind, message = ERRORS.get(code) or ERRORS.get(code & 0xFF, _DEFECT)
     else:  # Python's own: a row that it cannot decode, or a value that it cannot bind
         kind, message = _CORRUPT if isinstance(error, sqlite3.OperationalError) else _DEFECT
     ours = kind(message, driver_error=name)
