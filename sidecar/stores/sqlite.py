@@ -95,9 +95,6 @@ READERS: Final = 2
 LOCK_STEP_MS: Final = 50
 """How long SQLite itself polls for another process's write lock before the writer looks for callers that gave up."""
 
-PAGE_BYTES: Final = 8192
-"""A page holds whole items and vectors (1.5 KB) in the clustered tables; the default of 4096 would spill them."""
-
 CACHE_KIB: Final = 8192
 """Page cache of each connection."""
 
@@ -679,7 +676,6 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
         raise StoreReadOnly(f"the record store's file is not writable ({error.strerror})") from error
     with contextlib.closing(_connect(path, busy_ms=busy_ms, read_only=False)) as db:
         _stored_schema(db)  # before anything is changed in what may not be ours
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("BEGIN IMMEDIATE")  # of several processes that start together one migrates, the others wait
         for number in range(_stored_schema(db) + 1, SCHEMA + 1):
