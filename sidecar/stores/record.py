@@ -11,33 +11,41 @@ R2  An append with `expected_version` n succeeds only if the session's version i
     VersionInFuture with `current_version`.
 R3  An append with `expected_version` None goes behind whatever is there.
 R4  The same (session, request id, digest) again returns the first result with `replayed`, whatever the
-    version is by then, and writes nothing. Another digest raises RequestIdReused. This check comes before
-    every other: of version, end, subject and tool calls.
+    version is by then, and writes nothing. Another digest raises RequestIdReused. This check comes
+    before every other: of version, end, subject, tool calls and citations, which are made in this order.
 R5  Versions of a session run from 1 without gaps; each event's hash is `event_hash` over the hash before it.
 R6  Positions of a subject's items run from 1 without gaps, in commit order over all its sessions: whoever
     reads up to position p has missed nothing at or below p, ever after.
 R7  A session belongs to the subject of its first event: an append that names another raises SubjectMismatch.
     A first append must name one (InvalidField); one that `must_exist` raises SessionNotFound.
 R8  After an event of kind END every append raises SessionEnded.
-R9  A tool result needs its call: in the same append before it, or in the session without a result yet. Otherwise
-    ToolResultWithoutCall. A call id that the session has had raises InvalidField.
+R9  A tool result needs its call: in the same append, or in the session without a result yet. Otherwise
+    ToolResultWithoutCall. A call id that the session has had raises InvalidField. (That within one append the call
+    stands before its result is the caller's check: it alone knows the entries' order.)
 R10 Citations must name events of the tenant that exist (InvalidField).
 R11 `fetch` takes a batch of reads and answers in the same length and order, from one snapshot, in one round trip.
     What does not exist is None, not an error.
 R12 A snapshot contains every append that was acknowledged before the fetch began, in whatever process.
 R13 Vectors of a (subject, model) are put in position order: `put_vectors` starts right behind the last position
-    that has one and returns True, or writes nothing and returns False. So an effect happens once.
-R14 `lagging` names the subjects with items beyond their last vector, oldest work first.
+    that has one and returns True, or writes nothing and returns False; also when it would go beyond the last item.
+    So an effect happens once.
+R14 `lagging` names the subjects with items beyond their last vector, by the time of the oldest such item. Each model
+    lags by itself, from its first use behind all that is there.
 R15 `drop_derived` removes items, vectors, checkpoints and work orders, and nothing else.
     `restore_items` puts the items of one event back, in any order of events that keeps positions; the
-    positions are part of the event, so that a rebuilt scope equals the old one.
+    positions are part of the event, so that a rebuilt scope equals the old one. Another number of items than the
+    event had raises InvalidField. Meanwhile appends go on, and a scope's position is the last without a gap before
+    it, so that R6 holds; items that are there already are left as they are.
 R16 Policy versions are immutable: publishing the content of the latest version returns it and writes nothing;
     other content becomes the next version. A route moves only to a version that exists (PolicyNotFound).
-R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows.
+R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows. The queue behind `lagging`
+    alone is ordered by age over all tenants: no tenant reads it.
 R18 A store that cannot be reached, or is locked beyond the deadline, raises StoreUnavailable; one that refuses
     writes StoreReadOnly; a full one StoreFull; a newer one StoreSchemaNewer; a row that cannot be read
     StoreCorrupt. No driver's own exception leaves an engine. A failed append wrote nothing that is visible,
-    except that after StoreUnavailable it may have happened: the request id tells.
+    except that after StoreUnavailable it may have happened: the request id tells. A deadline that passes while a
+    call waits for its turn raises DeadlineExceeded with its `phase`, and nothing happens; in mid-commit it raises
+    StoreUnavailable. A full append queue raises Overloaded with its `limit`.
 R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, version) again changes nothing.
 """
 
@@ -220,8 +228,8 @@ class HeadRead:
 class SessionRead:
     """-> SessionState | None: the end of a session's log, enough to fold a view at a version.
 
-    With `known_version` equal to the head, and no `at_version`, `events` is empty and `checkpoint` None: the
-    caller's view is current. With a `known_version` behind it, `events` are those after it and `checkpoint`
+    The end is the head, or `at_version`. With `known_version` equal to it, `events` is empty and `checkpoint` None:
+    the caller's view is current. With a `known_version` behind it, `events` are those after it and `checkpoint`
     is None, unless they would weigh more than `window_bytes`: then it is a cold load.
     A cold load gives the last checkpoint of the tokenizer that lies at least `window_bytes` before the end (None
     if there is none: then from version 1) and all events after it.
@@ -232,7 +240,8 @@ class SessionRead:
     tokenizer: str
     known_version: int = 0
     at_version: int | None = None
-    """Read the log as it was at this version; None for the head."""
+    """Read the log as it was at this version; None for the head. Beyond the head it is the head: compare
+    `SessionState.head.version`."""
     window_bytes: int = 0
 
 

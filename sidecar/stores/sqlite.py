@@ -96,9 +96,6 @@ READERS: Final = 2
 LOCK_STEP_MS: Final = 50
 """How long SQLite itself polls for another process's write lock before the writer looks for callers that gave up."""
 
-PAGE_BYTES: Final = 8192
-"""A page holds whole items and vectors (1.5 KB) in the clustered tables; the default of 4096 would spill them."""
-
 CACHE_KIB: Final = 8192
 """Page cache of each connection."""
 
@@ -130,7 +127,7 @@ _READ_ONLY: Final[_Mapped] = (StoreReadOnly, "the record store's file refuses wr
 _CORRUPT: Final[_Mapped] = (StoreCorrupt, "the record store's file is damaged: restore it from a backup")
 _DEFECT: Final[_Mapped] = (Internal, "the record store refused a statement")
 
-_ERRORS: Final[Mapping[int, _Mapped]] = {
+ERRORS: Final[Mapping[int, _Mapped]] = {
     sqlite3.SQLITE_BUSY: (StoreUnavailable, "the record store stayed locked by another process"),
     sqlite3.SQLITE_LOCKED: (StoreUnavailable, "the record store stayed locked"),
     sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "the record store's file or -wal cannot be opened"),
@@ -171,7 +168,7 @@ def store_error(error: Exception) -> StandpipeError:
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     if code is not None:
-        kind, message = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, _DEFECT)
+        kind, message = ERRORS.get(code) or ERRORS.get(code & 0xFF, _DEFECT)
     else:  # Python's own: a row that it cannot decode, or a value that it cannot bind
         kind, message = _CORRUPT if isinstance(error, sqlite3.OperationalError) else _DEFECT
     ours = kind(message, driver_error=name)
@@ -682,7 +679,6 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
         raise StoreReadOnly(f"the record store's file is not writable ({error.strerror})") from error
     with contextlib.closing(_connect(path, busy_ms=busy_ms, read_only=False)) as db:
         _stored_schema(db)  # before anything is changed in what may not be ours
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("BEGIN IMMEDIATE")  # of several processes that start together one migrates, the others wait
         for number in range(_stored_schema(db) + 1, SCHEMA + 1):

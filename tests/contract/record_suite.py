@@ -44,6 +44,7 @@ from sidecar.stores.record import (
     NewItem,
     PoliciesRead,
     PolicyRead,
+    Read,
     Record,
     RouteRead,
     RoutesRead,
@@ -485,7 +486,7 @@ class RecordSuite:
         """Any mix of reads is answered one by one, in order, and what is not there is None (R11)."""
         await record.append(turn())
         there = HeadRead(tenant="acme", session="s")
-        reads = [
+        reads: list[Read] = [
             there,
             HeadRead(tenant="acme", session="none"),
             SessionRead(tenant="acme", session="none", tokenizer="o200k_base"),
@@ -913,7 +914,7 @@ class RecordSuite:
             assert state.checkpoint.body == tenant.encode()
             policies = await one(record, PoliciesRead(tenant=tenant), list)
             assert [policy.document for policy in policies] == [tenant]
-        private = [
+        private: list[Read] = [
             HeadRead(tenant="acme", session="private"),
             RouteRead(tenant="acme", name="private"),
             EventsRead(tenant="acme", session="private", after_version=0, count_max=9, bytes_max=99),

@@ -1,0 +1,325 @@
+"""A record engine against a plain dictionary: whatever the order of calls, both answer alike."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sidecar.errors import (
+    InvalidField,
+    RequestIdReused,
+    SessionEnded,
+    StandpipeError,
+    SubjectMismatch,
+    ToolResultWithoutCall,
+    VersionConflict,
+    VersionInFuture,
+)
+from sidecar.stores.record import (
+    Appended,
+    Checkpoint,
+    EventKind,
+    EventsRead,
+    Head,
+    HeadRead,
+    LagRead,
+    NewEvent,
+    Scope,
+    ScopeRead,
+    ScopeState,
+    SessionRead,
+    SessionState,
+)
+from sidecar.stores.sqlite import SqliteRecord
+from tests.contract.record_suite import item
+
+T = TypeVar("T")
+Key = tuple[str, str]
+
+tenants = st.sampled_from(["acme", "rival"])
+sessions = st.sampled_from(["s1", "s2", "s3"])
+subjects = st.sampled_from(["ana", "bob"])
+call_ids = st.lists(st.sampled_from(["c1", "c2", "c3"]), max_size=2)
+MODELS = ["minilm", "other"]
+
+
+@dataclass
+class ModelSession:
+    """A session as the contract's text has it."""
+
+    subject: str
+    events: list[NewEvent] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    open_calls: set[str] = field(default_factory=set)
+    had_calls: set[str] = field(default_factory=set)
+
+
+class RecordMachine(RuleBasedStateMachine):
+    """Drives two handles on one store, in turns, so that neither may keep what the other changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.directory = tempfile.TemporaryDirectory()
+        path = Path(self.directory.name) / "record.db"
+        self.records = [SqliteRecord(path), SqliteRecord(path)]
+        for record in self.records:
+            self.run(record.open())
+        self.sessions: dict[Key, ModelSession] = {}
+        self.items: dict[Key, list[tuple[str, int, str]]] = {}
+        self.vectors: dict[tuple[str, str, str], int] = {}
+        self.folds: dict[Key, set[int]] = {}
+        self.calls = 0
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run one call to its end."""
+        return self.runner.run(call)
+
+    @property
+    def record(self) -> SqliteRecord:
+        """The handle whose turn it is."""
+        self.calls += 1
+        return self.records[self.calls % 2]
+
+    def teardown(self) -> None:
+        """Close the handles and remove the file."""
+        for record in self.records:
+            self.run(record.close())
+        self.runner.close()
+        self.directory.cleanup()
+
+    def refusal(self, event: NewEvent) -> type[StandpipeError] | None:
+        """Return what the contract says that a new event is refused for (R2, R7 to R10)."""
+        session = self.sessions.get((event.tenant, event.session))
+        version = len(session.events) if session else 0
+        opened: set[str] = set(session.open_calls) if session else set()
+        had = set(session.had_calls) if session else set()
+        if event.expected_version is not None and event.expected_version != version:
+            return VersionInFuture if event.expected_version > version else VersionConflict
+        if session is None and not event.subject:
+            return InvalidField
+        if session and session.events[-1].kind == EventKind.END:
+            return SessionEnded
+        if session and event.subject not in {"", session.subject}:
+            return SubjectMismatch
+        for call_id in event.opened_calls:
+            if call_id in had:
+                return InvalidField
+            had.add(call_id)
+            opened.add(call_id)
+        for call_id in event.answered_calls:
+            if call_id not in opened:
+                return ToolResultWithoutCall
+            opened.remove(call_id)
+        for cited, at in event.citations:
+            source = self.sessions.get((event.tenant, cited))
+            if source is None or not 1 <= at <= len(source.events):
+                return InvalidField
+        return None
+
+    @rule(
+        tenant=tenants,
+        session=sessions,
+        subject=st.sampled_from(["ana", "ana", "bob", ""]),
+        request_id=st.integers(1, 40).map(lambda number: f"r{number}"),
+        digest=st.sampled_from([b"1" * 32, b"1" * 32, b"2" * 32]),
+        expected=st.none() | st.integers(0, 6),
+        kind=st.sampled_from([EventKind.TURN] * 9 + [EventKind.END]),
+        texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=5), max_size=3),
+        weight=st.integers(0, 20),
+        opened=call_ids,
+        answered=call_ids,
+        citations=st.lists(st.tuples(sessions, st.integers(1, 2)), max_size=1),
+    )
+    def append(
+        self,
+        tenant: str,
+        session: str,
+        subject: str,
+        request_id: str,
+        digest: bytes,
+        expected: int | None,
+        kind: EventKind,
+        texts: Sequence[str],
+        weight: int,
+        opened: Sequence[str],
+        answered: Sequence[str],
+        citations: Sequence[tuple[str, int]],
+    ) -> None:
+        """Append in any mode; a request id that is used again is a retry or a reuse."""
+        event = NewEvent(
+            tenant=tenant,
+            session=session,
+            subject=subject,
+            request_id=request_id,
+            digest=digest,
+            expected_version=expected,
+            kind=kind,
+            body="\n".join(texts).encode(),
+            weight_bytes=weight,
+            items=[item(text, entry=entry) for entry, text in enumerate(texts)],
+            opened_calls=opened,
+            answered_calls=answered,
+            citations=citations,
+        )
+        key = (tenant, session)
+        held = self.sessions.get(key)
+        outcome: Appended | StandpipeError
+        try:
+            outcome = self.run(self.record.append(event))
+        except StandpipeError as error:
+            outcome = error
+        for version, old in enumerate(held.events if held else (), 1):
+            if held and old.request_id == request_id:
+                if old.digest != digest:
+                    assert type(outcome) is RequestIdReused
+                else:
+                    assert isinstance(outcome, Appended)
+                    assert (outcome.version, outcome.replayed) == (version, True)
+                    assert outcome.position == held.positions[version - 1]
+                return
+        refusal = self.refusal(event)
+        if refusal is not None:
+            assert type(outcome) is refusal
+            return
+        assert isinstance(outcome, Appended)
+        held = self.sessions.setdefault(key, ModelSession(subject=subject))
+        held.events.append(event)
+        held.had_calls.update(opened)
+        held.open_calls = (held.open_calls | set(opened)) - set(answered)
+        memory = self.items.setdefault((tenant, held.subject), [])
+        memory += [(session, len(held.events), text) for text in texts]
+        held.positions.append(len(memory))
+        assert not outcome.replayed
+        assert (outcome.version, outcome.position) == (len(held.events), len(memory))
+        assert outcome.subject == held.subject
+
+    @rule(tenant=tenants, subject=subjects, model=st.sampled_from(MODELS), start=st.integers(0, 4), data=st.data())
+    def put_vectors(self, tenant: str, subject: str, model: str, start: int, data: st.DataObject) -> None:
+        """Embed some items: taken only right behind the last vector."""
+        held = self.vectors.get((tenant, subject, model), 0)
+        start = data.draw(st.sampled_from([held, held, start]))
+        count = data.draw(st.integers(1, 3))
+        last = len(self.items.get((tenant, subject), []))
+        scope = Scope(tenant=tenant, subject=subject, position=last, vector_position=start)
+        vectors = [b"%d" % position for position in range(start + 1, start + count + 1)]
+        put = self.run(self.record.put_vectors(scope, model=model, vectors=vectors))
+        assert put == (start == held and start + count <= last)
+        if put:
+            self.vectors[tenant, subject, model] = start + count
+
+    @rule(tenant=tenants, session=sessions, data=st.data())
+    def put_checkpoint(self, tenant: str, session: str, data: st.DataObject) -> None:
+        """Fold a session at some version."""
+        if held := self.sessions.get((tenant, session)):
+            version = data.draw(st.integers(1, len(held.events)))
+            weight = sum(event.weight_bytes for event in held.events[:version])
+            fold = Checkpoint(session=session, tokenizer="o", version=version, weight_bytes=weight, body=b"")
+            self.run(self.record.put_checkpoint(tenant, fold))
+            self.folds.setdefault((tenant, session), set()).add(version)
+
+    @rule(
+        tenant=tenants,
+        session=sessions,
+        known=st.integers(0, 6),
+        at=st.none() | st.integers(0, 6),
+        window=st.integers(0, 60),
+    )
+    def read_session(self, tenant: str, session: str, known: int, at: int | None, window: int) -> None:
+        """Read the end of a log, as a view that is current, behind or cold would."""
+        read = SessionRead(
+            tenant=tenant, session=session, tokenizer="o", known_version=known, at_version=at, window_bytes=window
+        )
+        (state,) = self.run(self.record.fetch([read]))
+        held = self.sessions.get((tenant, session))
+        if held is None:
+            assert state is None
+            return
+        assert isinstance(state, SessionState)
+        end = len(held.events) if at is None else min(at, len(held.events))
+
+        def weigh(after: int) -> int:
+            return sum(event.weight_bytes for event in held.events[after:end])
+
+        folds = self.folds.get((tenant, session), set())
+        if known == end or (0 < known < end and weigh(known) <= window):
+            after = known
+        else:
+            after = max((version for version in folds if version <= end and weigh(version) >= window), default=0)
+            assert (state.checkpoint.version if state.checkpoint else 0) == after
+        assert state.after_version == after
+        assert [event.body for event in state.events] == [event.body for event in held.events[after:end]]
+
+    @precondition(lambda self: self.items)
+    @rule(shuffle=st.randoms(use_true_random=False))
+    def rebuild(self, shuffle: Any) -> None:
+        """Drop all that is derived and put the items back, in any order."""
+        self.run(self.record.drop_derived())
+        self.vectors.clear()
+        self.folds.clear()
+        keys = list(self.sessions)
+        shuffle.shuffle(keys)
+        listed = self.run(self.record.sessions_all(after=("", ""), count_max=99))
+        assert [(tenant, head.session) for tenant, head in listed] == sorted(keys)
+        for tenant, session in keys:
+            held = self.sessions[tenant, session]
+            for new, event in zip(held.events, self.log(tenant, session), strict=True):
+                self.run(self.record.restore_items(tenant, subject=held.subject, event=event, items=new.items))
+
+    def log(self, tenant: str, session: str) -> list[Any]:
+        """Return all events of a session."""
+        read = EventsRead(tenant=tenant, session=session, after_version=0, count_max=99, bytes_max=1 << 20)
+        (events,) = self.run(self.record.fetch([read]))
+        assert isinstance(events, list)
+        return events
+
+    @invariant()
+    def heads_agree(self) -> None:
+        """Every head, read or missing, is what was appended."""
+        keys = [(tenant, session) for tenant in ("acme", "rival") for session in ("s1", "s2", "s3")]
+        heads = self.run(self.record.fetch([HeadRead(tenant=tenant, session=session) for tenant, session in keys]))
+        for key, head in zip(keys, heads, strict=True):
+            held = self.sessions.get(key)
+            if held is None:
+                assert head is None
+                continue
+            assert isinstance(head, Head)
+            assert (head.version, head.subject) == (len(held.events), held.subject)
+            assert head.ended == (held.events[-1].kind == EventKind.END)
+            assert head.position_end == held.positions[-1]
+            assert head.weight_bytes == sum(event.weight_bytes for event in held.events)
+
+    @invariant()
+    def memories_agree(self) -> None:
+        """Every subject's items, vectors and lag are what was appended and embedded."""
+        for model in MODELS:
+            waiting = {}
+            for tenant, subject in self.items:
+                held = self.items[tenant, subject]
+                embedded = self.vectors.get((tenant, subject, model), 0)
+                (memory,) = self.run(self.record.fetch([ScopeRead(tenant=tenant, subject=subject, model=model)]))
+                assert isinstance(memory, ScopeState)
+                assert [(found.session, found.version, found.text) for found in memory.items] == held
+                assert [found.position for found in memory.items] == list(range(1, len(held) + 1))
+                assert (memory.position, memory.vector_position) == (len(held), embedded)
+                assert memory.vectors == [b"%d" % position for position in range(1, embedded + 1)]
+                if embedded < len(held):
+                    waiting[tenant, subject] = len(held) - embedded
+            assert self.run(self.record.fetch([LagRead(model=model)])) == [sum(waiting.values())]
+            if self.calls % 3:
+                lagging = self.run(self.record.lagging(model=model, count_max=99))
+                assert waiting == {
+                    (scope.tenant, scope.subject): scope.position - scope.vector_position for scope in lagging
+                }
+
+
+TestRecordMachine = RecordMachine.TestCase
+TestRecordMachine.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
