@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from functools import partial
 
 from standpipe.v1 import turn_pb2
 
@@ -35,7 +36,7 @@ def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_u
         ref = turn_pb2.EventRef()
         if text.strip():
             label = segment.header(role, name)
-            spans = recall.chunk(text, lambda part, label=label: lead(label + segment.quoted_body(part)))
+            spans = recall.chunk(text, partial(_chunk_tokens, lead, label))
             analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in spans)
         kind = entry.WhichOneof("entry")
         chosen = summary.choose(text, role) if kind == "message" else None
@@ -84,8 +85,7 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
                         recall.item_terms(part, speaker=name, year=day.year, month=day.month, day=day.day)
                     ),
                     tokens={
-                        tokenizer: analysis.counts[at].chunks[chunk]
-                        for at, tokenizer in enumerate(stored.tokenizers)
+                        tokenizer: analysis.counts[at].chunks[chunk] for at, tokenizer in enumerate(stored.tokenizers)
                     },
                 )
             )
@@ -95,6 +95,10 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
 def weight_bytes(turn: turn_pb2.Turn) -> int:
     """Return what a turn weighs in a view: its bytes, a giant entry no more than its limit."""
     return sum(min(entry.ByteSize(), limits.entry_weight_bytes) for entry in turn.entries)
+
+
+def _chunk_tokens(count: Count, label: str, part: str) -> int:
+    return count(label + segment.quoted_body(part))
 
 
 def _tool_names(turn: turn_pb2.Turn) -> dict[str, str]:

@@ -162,9 +162,7 @@ class _Graph:
         config, weights = self._config, self._weights
         heads, width = config.heads, config.dimensions // config.heads
         scale = np.float32(1 / math.sqrt(width))
-        parts = [
-            (name + f"attention.self.{part}", by) for part, by in (("query", scale), ("key", 1), ("value", 1))
-        ]
+        parts = [(name + f"attention.self.{part}", by) for part, by in (("query", scale), ("key", 1), ("value", 1))]
         weight = np.concatenate([weights[part + ".weight"].T * by for part, by in parts], axis=1)
         bias = np.concatenate([weights[part + ".bias"] * by for part, by in parts])
         joint = self._node("Reshape", self._linear(states, weight, bias), self._integers(0, 0, 3, heads, width))
@@ -181,7 +179,7 @@ class _Graph:
         return self._normalise(self._node("Add", narrow, states), name + "output.LayerNorm")
 
     def _sentence_vector(self, states: str, mask: str) -> None:
-        """The mean of the states under the mask, divided by its length; the floors are for a mask of zeros."""
+        """Take the mean of the states under the mask, divided by its length; the floors are for a mask of zeros."""
         row = self._node("MatMul", self._node("Unsqueeze", mask, self._integers(1)), states)
         total = self._node("Squeeze", row, self._integers(1))
         count = self._node("ReduceSum", mask, self._integers(1), keepdims=1)
@@ -209,7 +207,7 @@ class _Graph:
         return self._node("LayerNormalization", values, scale, bias, axis=-1, epsilon=self._config.epsilon)
 
     def _gelu(self, values: str) -> str:
-        """The exact form, with erf, as ONNX Runtime looks for it."""
+        """Write the exact form, with erf, as ONNX Runtime looks for it."""
         erf = self._node("Erf", self._node("Div", values, self._scalar(math.sqrt(2))))
         doubled = self._node("Mul", values, self._node("Add", erf, self._scalar(1)))
         return self._node("Mul", doubled, self._scalar(0.5))

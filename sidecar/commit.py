@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from standpipe.v1 import context_pb2, session_pb2, turn_pb2
 
-from sidecar import analysis, canonical, validate
+from sidecar import analysis, canonical, limits, validate
 from sidecar.errors import InvalidField, ReceiptInvalid, VersionConflict
 from sidecar.receipt import Signer
 from sidecar.segment import Count
@@ -75,7 +75,7 @@ class Committer:
         """Append the end of a session: an event like a turn, under the same rules."""
         validate.identifier(request.session_id, "session_id")
         validate.request_id(request.request_id)
-        validate.line(request.cause, "cause", limit="cause_bytes", maximum=validate.limits.cause_bytes)
+        validate.line(request.cause, "cause", limit="cause_bytes", maximum=limits.cause_bytes)
         expected = request.expected_version if request.HasField("expected_version") else None
         if expected is not None:
             validate.between(expected, "expected_version", 1, (1 << 62) - 1)
@@ -85,9 +85,7 @@ class Committer:
             session=request.session_id,
             subject="",
             request_id=request.request_id,
-            digest=canonical.sha256(
-                ("end", request.session_id, -1 if expected is None else expected, request.cause)
-            ),
+            digest=canonical.sha256(("end", request.session_id, -1 if expected is None else expected, request.cause)),
             expected_version=expected,
             kind=EventKind.END,
             body=body.SerializeToString(deterministic=True),
@@ -126,9 +124,7 @@ class Committer:
             items=analysis.items(stored),
             opened_calls=[entry.tool_call.id for entry in entries if entry.HasField("tool_call")],
             answered_calls=[entry.tool_result.call_id for entry in entries if entry.HasField("tool_result")],
-            citations=sorted(
-                {(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}
-            ),
+            citations=sorted({(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}),
         )
 
     async def _append(self, event: NewEvent, deadline: Deadline | None) -> Appended:

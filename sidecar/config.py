@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -35,23 +35,17 @@ def _setting(default: Any, doc: str) -> Any:
 class Config:
     """Every setting, with its default and its meaning."""
 
-    tenant: str = _setting(
-        "default", "The tenant that every call belongs to; a call that names another is refused."
-    )
+    tenant: str = _setting("default", "The tenant that every call belongs to; a call that names another is refused.")
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:7460",), "Where gRPC is served: host:port, or unix:/path; several are served at once."
     )
-    http: str = _setting(
-        "127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere."
-    )
+    http: str = _setting("127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere.")
     record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH.")
     hot: str = _setting("memory", "The hot store: memory.")
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
-    precision: str = _setting("int8", "The embedding model's weights: int8 or fp32.")
-    embed_threads: int = _setting(
-        1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query."
-    )
+    precision: Literal["int8", "fp32"] = _setting("int8", "The embedding model's weights: int8 or fp32.")
+    embed_threads: int = _setting(1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query.")
     tokenizers: tuple[str, ...] = _setting(
         ("o200k_base",), "The tokenizers whose counts are stored at write; the first is the built-in policy's."
     )
@@ -116,11 +110,12 @@ def load(
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
             values[variable.removeprefix(ENV_PREFIX).lower()] = text
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
-    known = {one.name: one for one in dataclasses.fields(Config)}
+    known = {one.name for one in dataclasses.fields(Config)}
     for name in values:
         if name not in known:
             raise ConfigInvalid(f"no setting has the name {name}; known: {', '.join(sorted(known))}", field=name)
-    return Config(**{name: _typed(name, value, known[name]) for name, value in values.items()})
+    defaults = Config()
+    return Config(**{name: _typed(name, value, getattr(defaults, name)) for name, value in values.items()})
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -137,8 +132,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in raw.items()}
 
 
-def _typed(name: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
-    default = setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()  # type: ignore[misc]
+def _typed(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, bool):
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if isinstance(value, bool):

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import tokenizers
 from numpy.typing import NDArray
 
@@ -99,9 +99,7 @@ class Embedder:
         except Exception as error:
             raise ModelInvalid(f"{path.name}: cannot be run ({type(error).__name__})") from error
         if model.dimensions not in (None, self.dimensions):
-            raise ModelInvalid(
-                f"{path.name}: must answer with {model.dimensions} dimensions, not {self.dimensions}"
-            )
+            raise ModelInvalid(f"{path.name}: must answer with {model.dimensions} dimensions, not {self.dimensions}")
 
     def embed_one(self, text: str) -> Vector:
         """Embed a text as it stands, without a prefix: float32 [dimensions].

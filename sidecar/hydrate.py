@@ -170,7 +170,7 @@ class Hydrator:
         served, candidates = await self._assemble(
             receipt, rules, session, memory if wanted else None, query, clock=clock
         )
-        return self._answer(plan, receipt, served, session, memory, candidates, clock, position)
+        return self._answer(plan, receipt, served, session, candidates, clock, position)
 
     async def replay(
         self, tenant: str, request: context_pb2.ReplayContextRequest, *, deadline: Deadline
@@ -332,9 +332,7 @@ class Hydrator:
         if plan.exactly is not None:
             position = plan.exactly.position
             if memory.base != base_of(position):
-                memory = await self._scopes.at(
-                    plan.tenant, session.subject, position=position, model=self._model_id
-                )
+                memory = await self._scopes.at(plan.tenant, session.subject, position=position, model=self._model_id)
         if memory.base and RECALL in rules.sources:
             degraded.add(RECALL, "items_max")
         return rules, session, memory, position
@@ -426,9 +424,7 @@ class Hydrator:
             candidates = rank() if inline else await asyncio.to_thread(rank)
         clock.add("rank", since)
         since = time.perf_counter_ns()
-        served = bundle.assemble(
-            rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max
-        )
+        served = bundle.assemble(rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max)
         clock.add("render", since)
         return served, candidates
 
@@ -438,7 +434,6 @@ class Hydrator:
         receipt: Receipt,
         served: bundle_pb2.Bundle,
         session: View,
-        memory: ScopeMemory | None,
         candidates: Candidates | None,
         clock: _Clock,
         position: int,

@@ -1,5 +1,4 @@
-"""Policies: what a bundle may hold, how large it may be, and who counts. Parsed from YAML, strictly, once per
-version.
+"""Policies: what a bundle may hold, how large it may be, and who counts; parsed from YAML, strictly.
 
 A whole policy, with every default written out::
 
@@ -112,8 +111,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """The caps of one bundle, in tokens. A function of policy and request alone, so that nothing that varies from
-    turn to turn (what recall finds, above all) can move the history window (P13).
+    """The caps of one bundle, in tokens.
+
+    A function of policy and request alone: nothing that varies from turn to turn, such as what recall finds, can
+    move the history window (P13).
     """
 
     total: int
@@ -160,7 +161,7 @@ def allocate(
 
 
 def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
-    """Read a document. Raises PolicyInvalid with the path of the first thing that is wrong, and what would be right."""
+    """Read a document. Raises PolicyInvalid with the path of the first thing that is wrong, and what is right."""
     size = len(document.encode())
     if size > limits.policy_bytes:
         raise LimitExceeded(

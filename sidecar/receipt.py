@@ -134,9 +134,7 @@ class Signer:
         try:
             if len(text) > limits.token_chars_max:
                 raise ValueError
-            sealed = base64.b64decode(
-                text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True
-            )
+            sealed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
             raise TokenInvalid("is not a consistency token", field=field_name) from None
         data, mac = sealed[:-_TOKEN_MAC_BYTES], sealed[-_TOKEN_MAC_BYTES:]

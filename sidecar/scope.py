@@ -36,7 +36,7 @@ class Candidate:
 
     position: int
     ref: turn_pb2.EventRef
-    role: int
+    role: turn_pb2.Role
     speaker: str
     text: str
     group: tuple[str, int]
@@ -118,9 +118,7 @@ class ScopeMemory:
             if self.vector_position < position <= self.position:
                 self._block.put_vector(position, *recall.unpack_vector(packed))
                 self.vector_position = position
-        return self.position >= state.position and self.vector_position >= min(
-            state.vector_position, self.position
-        )
+        return self.position >= state.position and self.vector_position >= min(state.vector_position, self.position)
 
     def rank(
         self,
@@ -138,9 +136,7 @@ class ScopeMemory:
         ranking = recall.rank(
             self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
         )
-        return Candidates(
-            self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session
-        )
+        return Candidates(self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session)
 
     def candidate(self, index: int, *, score_micros: int, tokenizer: str, count: Count) -> Candidate:
         """Return one item. Its tokens are the stored ones, or are counted once for another tokenizer."""
@@ -154,7 +150,7 @@ class ScopeMemory:
         return Candidate(
             item.position,
             turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry),
-            item.role,
+            cast(turn_pb2.Role, item.role),
             item.speaker,
             item.text,
             (item.session, item.spoken_at_us // _DAY_US),
@@ -235,9 +231,7 @@ class Scopes:
         task = self._loads.get(key)
         if task is None:
             task = self._loads[key] = asyncio.create_task(self._load(tenant, subject))
-            task.add_done_callback(
-                lambda done: (self._loads.pop(key, None) and done.cancelled()) or done.exception()
-            )
+            task.add_done_callback(lambda done: (self._loads.pop(key, None) and done.cancelled()) or done.exception())
         return await asyncio.shield(task)
 
     async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:

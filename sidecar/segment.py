@@ -122,9 +122,7 @@ def call_piece(call: turn_pb2.ToolCall, ref: turn_pb2.EventRef, tokens: int | Co
     )
 
 
-def result_piece(
-    result: turn_pb2.ToolResult, tool_name: str, ref: turn_pb2.EventRef, tokens: int | Count
-) -> Piece:
+def result_piece(result: turn_pb2.ToolResult, tool_name: str, ref: turn_pb2.EventRef, tokens: int | Count) -> Piece:
     """Make the history segment of a tool result."""
     return _sealed(
         bundle_pb2.Segment(

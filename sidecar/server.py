@@ -189,9 +189,7 @@ class Server:
         session_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionServicer(boundary, self.record, committer, signer), server
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(
-            PolicyServicer(boundary, self.record, policies), server
-        )
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, policies), server)
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):
@@ -209,9 +207,7 @@ class Server:
         stack.push_async_callback(drain)
 
     def _load_embedder(self, directory: Path) -> Embedder:
-        precision = self.config.precision
-        assert precision in ("int8", "fp32")
-        return Embedder(Model.open(directory), precision=precision, threads=self.config.embed_threads)
+        return Embedder(Model.open(directory), precision=self.config.precision, threads=self.config.embed_threads)
 
     async def _info(self) -> context_pb2.GetServerInfoResponse:
         embedding = context_pb2.EmbeddingInfo(provider="none")
@@ -241,7 +237,7 @@ async def _bind(server: grpc.aio.Server, address: str) -> int:
     """Bind one address; return its port, 0 for a socket file. Raises ConfigInvalid if another server is there."""
     if not address.startswith("unix:"):
         try:
-            return server.add_insecure_port(address)
+            return int(server.add_insecure_port(address))
         except RuntimeError:
             raise ConfigInvalid(f"{address} cannot be bound: is another server there?", field="listen") from None
     path = Path(address.removeprefix("unix:"))

@@ -63,9 +63,7 @@ class Sessions:
             window_bytes=limits.view_bytes,
         )
 
-    async def settle(
-        self, read: SessionRead, state: SessionState | None, known: View | None, *, subject: str
-    ) -> View:
+    async def settle(self, read: SessionRead, state: SessionState | None, known: View | None, *, subject: str) -> View:
         """Return the view that an answer of the record store gives, and keep it hot if it is the head's."""
         if state is None:
             if read.at_version:
@@ -81,11 +79,7 @@ class Sessions:
             )
         if read.at_version is None and known is not None and known.version == head.version:
             return known
-        base = (
-            known
-            if known is not None and read.at_version is None and state.after_version == known.version
-            else None
-        )
+        base = known if known is not None and read.at_version is None and state.after_version == known.version else None
         if base is None:
             if state.checkpoint is not None:
                 base = view.from_checkpoint(state.checkpoint, subject=head.subject)

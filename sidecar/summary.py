@@ -92,9 +92,7 @@ def merge(pool: Sequence[log_pb2.Extract], entries: Iterable[log_pb2.Extract]) -
     return sorted(best.values(), key=_order)[: limits.summary_pool_max]
 
 
-def fit(
-    pool: Sequence[log_pb2.Extract], *, tokens_max: int
-) -> tuple[list[log_pb2.Extract], list[log_pb2.Extract]]:
+def fit(pool: Sequence[log_pb2.Extract], *, tokens_max: int) -> tuple[list[log_pb2.Extract], list[log_pb2.Extract]]:
     """Return (shown in the order said, left out in rank order); a smaller room gives a coarser summary."""
     shown, left_out = [], []
     room = tokens_max

@@ -80,6 +80,4 @@ class Telemetry:
         self.projection_failures = counter("projection_failures_total", "Projection steps that failed.")
         self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
         self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
-        self.info = gauge(
-            "build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider"
-        )
+        self.info = gauge("build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider")

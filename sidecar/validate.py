@@ -25,18 +25,14 @@ _SPEAKER = turn_pb2.ROLE_USER, turn_pb2.ROLE_ASSISTANT
 def identifier(value: str, field: str, *, optional: bool = False) -> str:
     """Check a session or subject id."""
     if not (_ID.fullmatch(value) or (optional and not value)):
-        raise InvalidField(
-            f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : - @ / +", field=field
-        )
+        raise InvalidField(f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : - @ / +", field=field)
     return value
 
 
 def request_id(value: str) -> str:
     """Check a request id."""
     if not _REQUEST_ID.fullmatch(value):
-        raise InvalidField(
-            f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : -", field="request_id"
-        )
+        raise InvalidField(f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : -", field="request_id")
     return value
 
 

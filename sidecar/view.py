@@ -1,9 +1,8 @@
-"""A session's view: the end of its log, folded into what a hydrate shows. Derived, and the same wherever it is
-folded.
+"""A session's view: the end of its log, folded into what a hydrate shows.
 
-The log grows without end; a view does not. It holds the units (what is shown whole or not at all: a message, or
-a tool call with its result) of the last `limits.view_bytes` of the log, and the best extracts of all that came
-before.
+It is derived, and the same wherever it is folded. The log grows without end; a view does not. It holds the units
+(what is shown whole or not at all: a message, or a tool call with its result) of the last `limits.view_bytes` of
+the log, and the best extracts of all that came before.
 
 **Where history starts** is a pure function of the log and of the history cap H, with no state of its own. Let C be
 the tokens of the whole session. When C > H, history starts at the first unit that begins at or after the k-th

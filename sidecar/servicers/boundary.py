@@ -65,9 +65,7 @@ class Boundary:
             self.telemetry.log.error(  # noqa: TRY400 - no traceback: its values may be content
                 "defect", method=method, correlation_id=correlation, type=type(error).__name__, place=_place(error)
             )
-            await _abort(
-                context, Internal("a defect in the server; its log has this id", correlation_id=correlation)
-            )
+            await _abort(context, Internal("a defect in the server; its log has this id", correlation_id=correlation))
         else:
             return answer
         finally:

@@ -81,9 +81,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             more = len(policies) > count
             return policy_pb2.ListPoliciesResponse(
                 policies=[_policy(stored, document=False) for stored in policies[:count]],
-                routes=[]
-                if request.page_token
-                else [_route(route) for route in cast("list[StoredRoute]", routes)],
+                routes=[] if request.page_token else [_route(route) for route in cast("list[StoredRoute]", routes)],
                 next_page_token=_page_token(policies[count - 1]) if more else "",
             )
 
@@ -98,9 +96,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             route = StoredRoute(
                 name=validate.name(request.route.name, "route.name"),
                 policy_name=validate.name(request.route.policy_name, "route.policy_name"),
-                policy_version=validate.between(
-                    request.route.policy_version, "route.policy_version", 0, (1 << 62) - 1
-                ),
+                policy_version=validate.between(request.route.policy_version, "route.policy_version", 0, (1 << 62) - 1),
             )
             await self._record.set_route(tenant, route)
             return policy_pb2.SetRouteResponse(route=_route(route))

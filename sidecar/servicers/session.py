@@ -20,6 +20,7 @@ from sidecar.stores.record import (
     EventsRead,
     Head,
     HeadRead,
+    Read,
     Record,
     SessionsRead,
     StoredEvent,
@@ -42,9 +43,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
         async def work(tenant: str, deadline: Deadline) -> session_pb2.GetSessionResponse:
             validate.identifier(request.session_id, "session_id")
-            (head,) = await self._record.fetch(
-                [HeadRead(tenant=tenant, session=request.session_id)], deadline=deadline
-            )
+            (head,) = await self._record.fetch([HeadRead(tenant=tenant, session=request.session_id)], deadline=deadline)
             found = _exists(cast("Head | None", head))
             token = self._signer.token(
                 tenant=tenant, session=found.session, version=found.version, position=found.position_end
@@ -83,7 +82,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             validate.identifier(request.session_id, "session_id")
             if request.after_version < 0:
                 raise InvalidField("must not be negative", field="after_version")
-            reads = [
+            reads: list[Read] = [
                 HeadRead(tenant=tenant, session=request.session_id),
                 EventsRead(
                     tenant=tenant,

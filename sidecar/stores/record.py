@@ -54,7 +54,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Deadline = float
 """A point in `time.monotonic()` seconds."""
@@ -378,12 +378,13 @@ class Capabilities:
 
     multiprocess: bool = True
     """Several processes may open the store at once."""
-    extra: frozenset[str] = field(default_factory=frozenset)
 
 
 class Record(ABC):
-    """The system of record. Opened once, shared by every task of the process; all methods are safe to call
-    concurrently. A `deadline` bounds the wait; None waits as long as the engine's own timeouts.
+    """The system of record.
+
+    Opened once, shared by every task of the process; all methods are safe to call concurrently. A `deadline` bounds
+    the wait; None waits as long as the engine's own timeouts.
     """
 
     engine: str
@@ -442,7 +443,5 @@ class Record(ABC):
         """List sessions of every tenant by (tenant, session), for rebuild: (tenant, head)."""
 
     @abstractmethod
-    async def restore_items(
-        self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]
-    ) -> None:
+    async def restore_items(self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]) -> None:
         """Put back the items of one event, at the positions that end with its `position_end` (R15)."""

@@ -294,9 +294,7 @@ def _read_session(db: sqlite3.Connection, read: SessionRead) -> SessionState | N
         weight_max = weight_end - read.window_bytes
         row = _one(db, "last_checkpoint", read.tenant, read.session, read.tokenizer, end, weight_max)
         if row is not None:
-            checkpoint = Checkpoint(
-                session=row[0], tokenizer=row[1], version=row[2], weight_bytes=row[3], body=row[4]
-            )
+            checkpoint = Checkpoint(session=row[0], tokenizer=row[1], version=row[2], weight_bytes=row[3], body=row[4])
         after = checkpoint.version if checkpoint else 0
     events = [_event(row) for row in db.execute(SQL["events"], (read.tenant, read.session, after, end, -1))]
     if len(events) != end - after:
@@ -322,9 +320,7 @@ def _read_events(db: sqlite3.Connection, read: EventsRead) -> Sequence[StoredEve
 
 def _read_sessions(db: sqlite3.Connection, read: SessionsRead) -> Sequence[Head]:
     if read.subject:
-        rows = db.execute(
-            SQL["sessions_of_subject"], (read.tenant, read.subject, read.after_session, read.count_max)
-        )
+        rows = db.execute(SQL["sessions_of_subject"], (read.tenant, read.subject, read.after_session, read.count_max))
     else:
         rows = db.execute(SQL["sessions_of_tenant"], (read.tenant, read.after_session, read.count_max))
     return [_head(row) for row in rows]
@@ -509,9 +505,7 @@ def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> N
             raise ToolResultWithoutCall(f"tool result {number} answers no open call", field="turn.entries")
 
 
-def _append_items(
-    db: sqlite3.Connection, event: NewEvent, subject: str, version: int, committed_at_us: int
-) -> int:
+def _append_items(db: sqlite3.Connection, event: NewEvent, subject: str, version: int, committed_at_us: int) -> int:
     """Write the event's items and their work order; return the subject's last position."""
     scope = (event.tenant, subject)
     start, items_position = _one(db, "scope_counters", *scope) or (0, 0)
@@ -563,9 +557,7 @@ def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequ
 
 
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
-    db.execute(
-        SQL["put_checkpoint"], (tenant, new.session, new.tokenizer, new.version, new.weight_bytes, new.body)
-    )
+    db.execute(SQL["put_checkpoint"], (tenant, new.session, new.tokenizer, new.version, new.weight_bytes, new.body))
 
 
 def _publish_policy(
@@ -672,9 +664,7 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise StoreReadOnly("the record store's directory is not writable: the -wal file stands there too")
     try:
-        os.close(
-            os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        )  # SQLite gives the -wal and -shm files the same mode
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the -wal and -shm files the same mode
     except OSError as error:
         raise StoreReadOnly(f"the record store's file is not writable ({error.strerror})") from error
     with contextlib.closing(_connect(path, busy_ms=busy_ms, read_only=False)) as db:
@@ -696,8 +686,10 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
 
 
 class _Job(Generic[T]):
-    """A piece of work for a thread, and the future that waits for it. Who gets `claim` decides its fate: the thread
-    that starts it, or the deadline that drops it."""
+    """A piece of work for a thread, and the future that waits for it.
+
+    Who gets `claim` decides its fate: the thread that starts it, or the deadline that drops it.
+    """
 
     __slots__ = ("claim", "future", "phase", "work")
 
@@ -753,9 +745,7 @@ class SqliteRecord(Record):
             try:
                 connections = await asyncio.to_thread(self._connect_all)
                 break
-            except (
-                StoreUnavailable
-            ):  # SQLite does not wait by itself for every lock, such as that of a change to WAL
+            except StoreUnavailable:  # SQLite does not wait by itself for every lock, such as that of a change to WAL
                 if time.monotonic() > give_up_at:
                     raise
                 await asyncio.sleep(LOCK_STEP_MS / 1000)
@@ -818,9 +808,7 @@ class SqliteRecord(Record):
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes
     ) -> tuple[StoredPolicy, bool]:
-        return await self._write(
-            partial(_publish_policy, tenant=tenant, name=name, document=document, digest=digest)
-        )
+        return await self._write(partial(_publish_policy, tenant=tenant, name=name, document=document, digest=digest))
 
     async def set_route(self, tenant: str, route: StoredRoute) -> None:
         await self._write(partial(_set_route, tenant=tenant, route=route))
@@ -831,9 +819,7 @@ class SqliteRecord(Record):
     async def sessions_all(self, *, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
         return await self._read(partial(_sessions_all, after=after, count_max=count_max))
 
-    async def restore_items(
-        self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]
-    ) -> None:
+    async def restore_items(self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]) -> None:
         await self._write(partial(_restore_items, tenant=tenant, subject=subject, event=event, items=items))
 
     # --- on the event loop: hand a job to a thread and wait ---
@@ -892,7 +878,7 @@ class SqliteRecord(Record):
                     continue
                 try:
                     outcome: Outcome = (job, job.work(db), None)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the thread must live on
+                except Exception as error:
                     outcome = (job, None, store_error(error))
                 self._report([outcome])
 
@@ -908,14 +894,16 @@ class SqliteRecord(Record):
                 self._commit(db, [job for job in batch if job is not None])
 
     def _commit(self, db: sqlite3.Connection, batch: Sequence[_Job[Any]]) -> None:
-        """Run a batch of writes in one transaction. Nothing is reported before COMMIT, a conflict neither: it may be
-        with a write of the same batch."""
+        """Run a batch of writes in one transaction.
+
+        Nothing is reported before COMMIT, a conflict neither: it may be with a write of the same batch.
+        """
         try:
             if not self._begin(db, batch):
                 return
             outcomes = [self._run(db, job) for job in batch if job.start()]
             db.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             with contextlib.suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             refused = store_error(error)
