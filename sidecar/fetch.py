@@ -85,7 +85,12 @@ def fetch_model(
         made = workshop / PINNED_NAME
         made.mkdir()
         _make(files, made, progress)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except OSError:
+            # Another process that fetched the same was faster, or else there is something to say.
+            if not (target / CARD_FILE).exists():
+                raise
     return Model.open(target)
 
 

