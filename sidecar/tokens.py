@@ -21,7 +21,7 @@ import base64
 import binascii
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -109,10 +109,14 @@ class Tokenizer:
 
 
 class Tokenizers:
-    """The encodings whose ranks lie in a directory as `<name>.tiktoken`; each is loaded once, at first use."""
+    """The encodings whose ranks lie in a directory as `<name>.tiktoken`; each is loaded once, at first use.
 
-    def __init__(self, directory: Path) -> None:
+    `written` names those whose counts are stored at write; the first one leads.
+    """
+
+    def __init__(self, directory: Path, written: Sequence[str] = ("o200k_base",)) -> None:
         self._directory = directory
+        self.written = tuple(written)
         self._loaded: dict[str, Tokenizer] = {}
         self._loading = threading.Lock()
 
@@ -131,6 +135,11 @@ class Tokenizers:
                     self._loaded[name] = Tokenizer(name, _load(name, self._directory / f"{name}.tiktoken"))
                 tokenizer = self._loaded[name]
         return tokenizer
+
+    @property
+    def loaded(self) -> Sequence[str]:
+        """The names of those that were asked for."""
+        return tuple(self._loaded)
 
     @staticmethod
     def for_model(model: str) -> str:

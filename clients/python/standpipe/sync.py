@@ -1,0 +1,199 @@
+"""The same client without `await`: `standpipe.sync.connect(...)`. Threads may share it.
+
+Nothing is written twice. The methods here run those of `standpipe.client` over a wire that blocks inside its
+coroutines, so each runs to its end in one step, without an event loop; signatures and docstrings are theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from standpipe import client as aio
+from standpipe.bundle import Bundle
+from standpipe.channel import DEADLINE_MS, Answered, Dialer, Metadata, Options, error_of
+from standpipe.client import Answer
+
+__all__ = ["Client", "Policies", "Session", "connect"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def connect(
+    target: str,
+    *,
+    tenant: str = "",
+    deadline_ms: int = DEADLINE_MS,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Metadata = (),
+    options: Options = (),
+) -> Client:
+    """Return a client of the server at `target`, as `standpipe.connect`."""
+    wire = _BlockingWire(target, credentials, metadata, options)
+    return Client(aio.Client(wire, tenant=tenant, deadline_ms=deadline_ms))
+
+
+class _BlockingWire(Dialer):
+    """A grpc channel, behind coroutines that never wait for an event loop."""
+
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None, metadata: Metadata, options: Options
+    ) -> None:
+        super().__init__(target, credentials, metadata, options)
+        self._lock = threading.Lock()
+
+    async def call(self, path: str, request: Message, answer: type[Answered], deadline_ms: int) -> Answered:
+        with self._lock:
+            method = self._method(grpc, path, type(request), answer)
+        try:
+            return cast(Answered, method(request, timeout=deadline_ms / 1000, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def close(self) -> None:
+        with self._lock:
+            channel = self._take()
+        if channel is not None:
+            channel.close()
+
+
+def _run(step: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine over a blocking wire to its end."""
+    try:
+        step.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    step.close()
+    raise RuntimeError("a coroutine over a blocking wire waited for something else")
+
+
+def _iterate(items: AsyncIterator[T]) -> Iterator[T]:
+    """Iterate over an asynchronous generator over a blocking wire."""
+    generator = cast(AsyncGenerator[T, None], items)
+    try:
+        while True:
+            try:
+                item = _run(generator.__anext__())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        _run(generator.aclose())
+
+
+class _Blocking(Generic[A]):
+    """Holds the asynchronous object whose methods it runs."""
+
+    def __init__(self, inner: A) -> None:
+        self._inner = inner
+
+
+def _blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that runs an asynchronous one to its end."""
+
+    @functools.wraps(method)
+    def run(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _run(method(self._inner, *args, **kwargs))
+
+    return run
+
+
+def _iterating(
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """Return a method that iterates over an asynchronous one."""
+
+    @functools.wraps(method)
+    def run(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return _iterate(method(self._inner, *args, **kwargs))
+
+    return run
+
+
+def _answering(
+    method: Callable[Concatenate[A, str, Callable[[Bundle], Awaitable[Answer]], P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, str, Callable[[Bundle], Answer], P], T]:
+    """Return a method that runs an asynchronous one, which awaits a callback, with a callback that returns."""
+
+    @functools.wraps(method)
+    def run(
+        self: _Blocking[A], query: str, answer: Callable[[Bundle], Answer], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        async def reply(bundle: Bundle) -> Answer:
+            return answer(bundle)
+
+        return _run(method(self._inner, query, reply, *args, **kwargs))
+
+    return run
+
+
+class Client(_Blocking[aio.Client]):
+    """A connection to Standpipe, to be shared by all sessions and threads. Close it, or use `with`."""
+
+    def __init__(self, inner: aio.Client) -> None:
+        super().__init__(inner)
+        self.policies = Policies(inner.policies)
+        """The policies and routes."""
+
+    def __enter__(self) -> Client:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def session(self, session_id: str, *, subject: str = "", token: str = "") -> Session:
+        """Return a session by its id, as `standpipe.Client.session`."""
+        return Session(self._inner.session(session_id, subject=subject, token=token))
+
+    close = _blocking(aio.Client.close)
+    replay = _blocking(aio.Client.replay)
+    server_info = _blocking(aio.Client.server_info)
+    sessions = _iterating(aio.Client.sessions)
+
+
+class Session(_Blocking[aio.Session]):
+    """One conversation, as `standpipe.Session`."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._inner.id
+
+    @property
+    def subject(self) -> str:
+        """Whose memory it feeds."""
+        return self._inner.subject
+
+    @property
+    def token(self) -> str:
+        """The newest consistency token that it has seen; empty before the first answer."""
+        return self._inner.token
+
+    hydrate = _blocking(aio.Session.hydrate)
+    commit = _blocking(aio.Session.commit)
+    turn = _answering(aio.Session.turn)
+    get = _blocking(aio.Session.get)
+    events = _iterating(aio.Session.events)
+    end = _blocking(aio.Session.end)
+
+
+class Policies(_Blocking[aio.Policies]):
+    """What bundles may hold, and the routes that point at it. Reach it as `client.policies`."""
+
+    publish = _blocking(aio.Policies.publish)
+    get = _blocking(aio.Policies.get)
+    list = _blocking(aio.Policies.list)
+    set_route = _blocking(aio.Policies.set_route)

@@ -1,0 +1,1 @@
+"""Stubs generated from protos/standpipe/v1; `make proto` writes them."""

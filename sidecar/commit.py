@@ -1,0 +1,211 @@
+"""CommitTurn: validate, analyse, append, publish. The append is one transaction in the record store.
+
+What makes it exactly once is in the record contract (R1 to R4): compare-and-swap on the version, and the receipt of
+the request id in the same transaction. What makes it safe to cancel is here: from the append on, the work is a
+task of its own, and a caller that leaves only stops waiting for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sidecar import analysis, canonical, validate
+from sidecar.errors import InvalidField, ReceiptInvalid, VersionConflict
+from sidecar.receipt import Signer
+from sidecar.segment import Count
+from sidecar.sessions import Sessions
+from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent, Record
+from sidecar.telemetry import Telemetry
+from standpipe.v1 import context_pb2, session_pb2, turn_pb2
+
+T = TypeVar("T")
+
+_ANALYSE_INLINE_BYTES = 8 << 10
+"""Turns up to this size are analysed on the event loop, in about a millisecond; larger ones in a thread."""
+
+
+@dataclass(slots=True)
+class Committer:
+    """The write path. One a process."""
+
+    record: Record
+    sessions: Sessions
+    counters: Mapping[str, Count]
+    """What counts at write, by tokenizer; the first one leads."""
+    signer: Signer
+    telemetry: Telemetry
+    wake_projection: asyncio.Event
+    _at_work: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def commit(
+        self, tenant: str, request: context_pb2.CommitTurnRequest, *, deadline: Deadline | None
+    ) -> context_pb2.CommitTurnResponse:
+        """Append one turn (P1 to P3). `tenant` is the caller's own."""
+        validate.identifier(request.session_id, "session_id")
+        validate.identifier(request.subject_id, "subject_id", optional=True)
+        validate.request_id(request.request_id)
+        if request.mode not in context_pb2.CommitMode.values():
+            raise InvalidField("names no mode", field="mode")
+        append_mode = request.mode == context_pb2.COMMIT_MODE_APPEND
+        if not append_mode and not request.HasField("expected_version"):
+            raise InvalidField(
+                "is required in mode FAIL: the version that the turn follows, 0 for the first",
+                field="expected_version",
+            )
+        validate.between(request.expected_version, "expected_version", 0, (1 << 62) - 1)
+        validate.turn(request.turn)
+        self._check_receipt(tenant, request)
+        if request.ByteSize() <= _ANALYSE_INLINE_BYTES:
+            event = self._event(tenant, request)
+        else:
+            event = await asyncio.to_thread(self._event, tenant, request)
+        done = await self._shielded(self._append(event, deadline))
+        return context_pb2.CommitTurnResponse(
+            result=self._result(tenant, request.session_id, done), replayed=done.replayed
+        )
+
+    async def end(
+        self, tenant: str, request: session_pb2.EndSessionRequest, *, deadline: Deadline | None
+    ) -> session_pb2.EndSessionResponse:
+        """Append the end of a session: an event like a turn, under the same rules."""
+        validate.identifier(request.session_id, "session_id")
+        validate.request_id(request.request_id)
+        validate.line(request.cause, "cause", limit="cause_bytes", maximum=validate.limits.cause_bytes)
+        expected = request.expected_version if request.HasField("expected_version") else None
+        if expected is not None:
+            validate.between(expected, "expected_version", 1, (1 << 62) - 1)
+        body = turn_pb2.SessionEnd(cause=request.cause)
+        event = NewEvent(
+            tenant=tenant,
+            session=request.session_id,
+            subject="",
+            request_id=request.request_id,
+            digest=canonical.sha256(
+                ("end", request.session_id, -1 if expected is None else expected, request.cause)
+            ),
+            expected_version=expected,
+            kind=EventKind.END,
+            body=body.SerializeToString(deterministic=True),
+            weight_bytes=0,
+            must_exist=True,
+        )
+        done = await self._shielded(self._append(event, deadline))
+        return session_pb2.EndSessionResponse(version=done.version, replayed=done.replayed)
+
+    async def drain(self) -> None:
+        """Wait for the appends whose callers have left."""
+        if self._at_work:
+            await asyncio.wait(set(self._at_work))
+
+    def _check_receipt(self, tenant: str, request: context_pb2.CommitTurnRequest) -> None:
+        if not request.turn.bundle_receipt:
+            return
+        field = "turn.bundle_receipt"
+        receipt = self.signer.open(request.turn.bundle_receipt, tenant=tenant, field_name=field)
+        if receipt.session != request.session_id:
+            raise ReceiptInvalid("belongs to another session", field=field)
+
+    def _event(self, tenant: str, request: context_pb2.CommitTurnRequest) -> NewEvent:
+        stored = analysis.analyse(request.turn, self.counters, received_at_us=time.time_ns() // 1000)
+        entries = request.turn.entries
+        return NewEvent(
+            tenant=tenant,
+            session=request.session_id,
+            subject=request.subject_id,
+            request_id=request.request_id,
+            digest=_digest(request),
+            expected_version=None if request.mode == context_pb2.COMMIT_MODE_APPEND else request.expected_version,
+            kind=EventKind.TURN,
+            body=stored.SerializeToString(deterministic=True),
+            weight_bytes=analysis.weight_bytes(request.turn),
+            items=analysis.items(stored),
+            opened_calls=[entry.tool_call.id for entry in entries if entry.HasField("tool_call")],
+            answered_calls=[entry.tool_result.call_id for entry in entries if entry.HasField("tool_result")],
+            citations=sorted(
+                {(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}
+            ),
+        )
+
+    async def _append(self, event: NewEvent, deadline: Deadline | None) -> Appended:
+        """Append, then bring the hot view up to date: before the caller is answered, so that it reads its write."""
+        try:
+            done = await self.record.append(event, deadline=deadline)
+        except VersionConflict:
+            self.telemetry.commit_conflicts.inc()
+            raise
+        if done.replayed:
+            self.telemetry.commit_replays.inc()
+            return done
+        self.telemetry.commits.inc()
+        await self.sessions.advance(event, done)
+        self.wake_projection.set()
+        return done
+
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end whatever becomes of the caller."""
+        task = asyncio.create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also when the caller left: the request id tells it later
+
+    def _result(self, tenant: str, session: str, done: Appended) -> context_pb2.CommitResult:
+        """Build the answer from what is stored, and from nothing else: every retry gets the same bytes (P3)."""
+        result = context_pb2.CommitResult(
+            version=done.version,
+            event_hash=done.event_hash,
+            consistency_token=self.signer.token(
+                tenant=tenant, session=session, version=done.version, position=done.position
+            ),
+        )
+        result.committed_at.FromMicroseconds(done.committed_at_us)
+        return result
+
+
+def _digest(request: context_pb2.CommitTurnRequest) -> bytes:
+    """Return what tells a retry from a reuse: everything that the caller said, in canonical form."""
+    fields: list[canonical.Field] = [
+        "commit",
+        request.session_id,
+        request.subject_id,
+        request.expected_version if request.HasField("expected_version") else -1,
+        request.mode or context_pb2.COMMIT_MODE_FAIL,
+        request.turn.bundle_receipt,
+    ]
+    for entry in request.turn.entries:
+        kind = entry.WhichOneof("entry")
+        fields.append(kind or "")
+        if kind == "tool_call":
+            call = entry.tool_call
+            fields += [call.id, call.name, call.arguments_json]
+        elif kind == "tool_result":
+            result = entry.tool_result
+            fields += [result.call_id, result.content, int(result.is_error)]
+        else:
+            fields += _message_fields(entry.message)
+    return canonical.sha256(fields)
+
+
+def _message_fields(message: turn_pb2.Message) -> list[canonical.Field]:
+    at = message.spoken_at
+    fields: list[canonical.Field] = [
+        message.role,
+        message.speaker,
+        at.seconds * 1_000_000_000 + at.nanos if message.HasField("spoken_at") else "",
+        message.text,
+        len(message.parts),
+    ]
+    for part in message.parts:
+        media = part.media
+        fields += [part.WhichOneof("content") or "", part.text, media.uri, media.media_type, media.description]
+    for ref in message.citations:
+        fields += [ref.session_id, ref.version, ref.entry if ref.HasField("entry") else -1]
+    return fields

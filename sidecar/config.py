@@ -1,0 +1,171 @@
+"""Configuration: defaults, then one YAML file, then STANDPIPE_* variables, then flags. Checked whole before anything starts.
+
+A setting `name` is ``name`` in the file, ``STANDPIPE_NAME`` in the environment and ``--name`` on the command line; lists are
+comma-separated outside the file. An unknown name is refused, so a typing error never passes for a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sidecar import limits
+from sidecar.errors import ConfigInvalid
+
+ENV_PREFIX = "STANDPIPE_"
+CONFIG_VARIABLE = "STANDPIPE_CONFIG"
+"""Names the YAML file; `--config` does too."""
+
+
+def _setting(default: Any, doc: str) -> Any:
+    if isinstance(default, tuple):
+        return field(default_factory=lambda: default, metadata={"doc": doc})
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting, with its default and its meaning."""
+
+    tenant: str = _setting(
+        "default", "The tenant that every call belongs to; a call that names another is refused."
+    )
+    listen: tuple[str, ...] = _setting(
+        ("127.0.0.1:7460",), "Where gRPC is served: host:port, or unix:/path; several are served at once."
+    )
+    http: str = _setting(
+        "127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere."
+    )
+    record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH.")
+    hot: str = _setting("memory", "The hot store: memory.")
+    models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
+    embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
+    precision: str = _setting("int8", "The embedding model's weights: int8 or fp32.")
+    embed_threads: int = _setting(
+        1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query."
+    )
+    tokenizers: tuple[str, ...] = _setting(
+        ("o200k_base",), "The tokenizers whose counts are stored at write; the first is the built-in policy's."
+    )
+    reflection: bool = _setting(True, "Whether stock gRPC clients may list the API.")
+    log_level: str = _setting("info", "The least level that is logged: info, warning or error.")
+    drain_ms: int = _setting(limits.drain_ms, "The most time from SIGTERM to the exit, 0 to 600000 ms.")
+    view_cache_bytes: int = _setting(limits.view_cache_bytes, "Memory for session views, from 1 MiB.")
+    block_cache_bytes: int = _setting(limits.block_cache_bytes, "Memory for recall blocks, from 1 MiB.")
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(re.fullmatch(r"[A-Za-z0-9._:@/+-]{1,128}", self.tenant)),
+            "tenant",
+            "1 to 128 characters of A-Z a-z 0-9 . _ : - @ / +",
+        )
+        _check(
+            bool(self.listen) and all(_is_address(one) for one in self.listen),
+            "listen",
+            "host:port or unix:/path, at least one",
+        )
+        _check(
+            not self.http or (_is_address(self.http) and not self.http.startswith("unix:")),
+            "http",
+            "host:port, or empty",
+        )
+        _check(self.record.startswith("sqlite:") and len(self.record) > 7, "record", "sqlite:PATH")
+        _check(self.hot == "memory", "hot", "memory")
+        _check(bool(self.models_dir), "models_dir", "a directory")
+        _check(
+            bool(self.embedder) and "/" not in self.embedder,
+            "embedder",
+            "the name of a directory in models_dir, or none",
+        )
+        _check(self.precision in ("int8", "fp32"), "precision", "int8 or fp32")
+        _check(1 <= self.embed_threads <= 64, "embed_threads", "1 to 64")
+        _check(bool(self.tokenizers), "tokenizers", "at least one tokenizer's name")
+        _check(self.log_level in ("info", "warning", "error"), "log_level", "info, warning or error")
+        _check(0 <= self.drain_ms <= 600_000, "drain_ms", "0 to 600000")
+        _check(self.view_cache_bytes >= 1 << 20, "view_cache_bytes", "at least 1048576")
+        _check(self.block_cache_bytes >= 1 << 20, "block_cache_bytes", "at least 1048576")
+
+    def masked(self) -> dict[str, Any]:
+        """Return the settings for a log or a screen: a password inside an address is not among them."""
+        return {
+            name: re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", value) if isinstance(value, str) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+def load(
+    *,
+    path: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read the configuration. Raises ConfigInvalid, naming the setting and what it must be."""
+    path = path or environment.get(CONFIG_VARIABLE)
+    values: dict[str, Any] = {}
+    if path:
+        values |= _read_file(Path(path))
+    for variable, text in environment.items():
+        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
+            values[variable.removeprefix(ENV_PREFIX).lower()] = text
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
+    known = {one.name: one for one in dataclasses.fields(Config)}
+    for name in values:
+        if name not in known:
+            raise ConfigInvalid(f"no setting has the name {name}; known: {', '.join(sorted(known))}", field=name)
+    return Config(**{name: _typed(name, value, known[name]) for name, value in values.items()})
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", field="config") from None
+    except yaml.YAMLError:
+        raise ConfigInvalid(f"{path} is not YAML", field="config") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigInvalid(f"{path} must be a mapping of settings", field="config")
+    return {str(name): value for name, value in raw.items()}
+
+
+def _typed(name: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
+    default = setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()  # type: ignore[misc]
+    if isinstance(default, bool):
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if isinstance(value, bool):
+            return value
+        _check(str(value).lower() in words, name, "true or false")
+        return words[str(value).lower()]
+    if isinstance(default, int):
+        _check(isinstance(value, int | str) and bool(re.fullmatch(r"-?\d+", str(value))), name, "a whole number")
+        return int(value)
+    if isinstance(default, tuple):
+        parts = value.split(",") if isinstance(value, str) else value
+        _check(
+            isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts),
+            name,
+            "a list of texts",
+        )
+        return tuple(part.strip() for part in parts if part.strip())
+    _check(isinstance(value, str), name, "text")
+    return value
+
+
+def _is_address(value: str) -> bool:
+    if value.startswith("unix:"):
+        return len(value.encode()) - 5 in range(1, 108)  # sun_path
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isdigit() and int(port) < 65_536
+
+
+def _check(good: bool, name: str, must_be: str) -> None:
+    if not good:
+        raise ConfigInvalid(f"{name} must be {must_be}", field=name)

@@ -1,0 +1,519 @@
+"""HydrateContext: plan, look up, rank, fit, render; and ReplayContext, which does the same from a receipt.
+
+The query's embedding starts first and runs beside the lookups. Each store is asked once: the hot store for the session's
+view, the record store, in one batch, for the route, for what the session has that the view does not, and for what the
+subject's memory has that the cached block does not. A session or subject that is not cached yet costs a load.
+
+Everything behind the lookups is `bundle.assemble`, a pure function. A receipt names its inputs, so replaying is looking up
+the same inputs again, as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import cast
+
+from sidecar import bundle, limits, policy, recall, validate, view
+from sidecar.embed import EmbedQueue, Vector
+from sidecar.errors import (
+    DeadlineExceeded,
+    InvalidField,
+    Overloaded,
+    PolicyNotFound,
+    ReplayUnavailable,
+    StandpipeError,
+    SubjectMismatch,
+    VersionInFuture,
+)
+from sidecar.policies import Policies
+from sidecar.policy import RECALL, Policy
+from sidecar.receipt import Receipt, Signer, Token
+from sidecar.scope import Candidates, ScopeMemory, Scopes, base_of
+from sidecar.sessions import Sessions
+from sidecar.stores.record import Deadline, Read, Record, RouteRead, ScopeState, SessionState, StoredRoute
+from sidecar.telemetry import Telemetry
+from sidecar.tokens import Tokenizers
+from sidecar.view import View
+from standpipe.v1 import bundle_pb2, context_pb2
+
+_FINISH_SHARE = 0.3
+"""The share of the time left that is kept for ranking, fitting and rendering; at least `_FINISH_S_MIN`."""
+
+_FINISH_S_MIN = 0.004
+
+_SOURCE: Mapping[int, bundle_pb2.Source] = {int(source): source for source in bundle_pb2.Source.values()}
+
+_RANK_INLINE_ITEMS = 20_000
+"""Scopes up to this size are ranked on the event loop, in a few milliseconds; larger ones in a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A checked request: what is wanted, before it is known what there is."""
+
+    tenant: str
+    session: str
+    subject: str
+    route: str
+    query: str
+    total_tokens: int | None
+    caps: Mapping[bundle_pb2.Source, int]
+    include: frozenset[bundle_pb2.Source]
+    tokenizer: str
+    """Empty: the policy's."""
+    nearest: bool
+    at_least: Token | None
+    exactly: Token | None
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Time per phase, in microseconds."""
+
+    started_ns: int = field(default_factory=time.perf_counter_ns)
+    phases: dict[str, int] = field(default_factory=dict)
+
+    def add(self, phase: str, since_ns: int) -> None:
+        self.phases[phase] = self.phases.get(phase, 0) + (time.perf_counter_ns() - since_ns) // 1000
+
+
+@dataclass(slots=True)
+class _Degraded:
+    """What is missing, by source and cause."""
+
+    causes: dict[tuple[int, str], None] = field(default_factory=dict)
+
+    def add(self, source: bundle_pb2.Source, cause: str) -> None:
+        self.causes[int(source), cause] = None
+
+
+class Hydrator:
+    """The read path. One a process. Writes nothing to the record store."""
+
+    def __init__(
+        self,
+        *,
+        record: Record,
+        sessions: Sessions,
+        scopes: Scopes,
+        policies: Policies,
+        tokenizers: Tokenizers,
+        embedder: EmbedQueue | None,
+        model_id: str,
+        signer: Signer,
+        telemetry: Telemetry,
+    ) -> None:
+        self._record = record
+        self._sessions = sessions
+        self._scopes = scopes
+        self._policies = policies
+        self._tokenizers = tokenizers
+        self._embedder = embedder
+        self._model_id = model_id
+        self._signer = signer
+        self._telemetry = telemetry
+        self._frames: dict[str, bundle.Frames] = {}
+        self._in_flight = 0
+
+    async def hydrate(
+        self, tenant: str, request: context_pb2.HydrateContextRequest, *, deadline: Deadline
+    ) -> context_pb2.HydrateContextResponse:
+        """Return what the model should see. `tenant` is the caller's own; `deadline` is honoured."""
+        if self._in_flight >= limits.hydrates_in_flight_max:
+            raise Overloaded("too many hydrates at work", limit="hydrates_in_flight_max")
+        self._in_flight += 1
+        self._telemetry.hydrates_in_flight.set(self._in_flight)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await self._hydrate(self._plan(tenant, request), deadline)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the session was read", phase="lookup") from None
+        finally:
+            self._in_flight -= 1
+            self._telemetry.hydrates_in_flight.set(self._in_flight)
+
+    async def _hydrate(self, plan: _Plan, deadline: Deadline) -> context_pb2.HydrateContextResponse:
+        clock, degraded = _Clock(), _Degraded()
+        embedding = self._start_embedding(plan, deadline)
+        try:
+            rules, session, memory, position = await self._look_up(plan, deadline, clock, degraded)
+            wanted = memory is not None and RECALL in rules.sources and _included(plan.include, RECALL)
+            query = await self._query(plan, rules, embedding if wanted else None, deadline, clock, degraded)
+        finally:
+            if embedding is not None:
+                embedding.cancel()
+        receipt = Receipt(
+            tenant=plan.tenant,
+            session=plan.session,
+            subject=session.subject,
+            policy_name=rules.name,
+            policy_version=rules.version,
+            tokenizer=session.tokenizer,
+            version=session.version,
+            position=position if wanted and memory else 0,
+            vector_position=min(memory.vector_position, position) if wanted and memory else 0,
+            model=self._model_id if query.vector is not None else "",
+            total_tokens=plan.total_tokens or 0,
+            caps=tuple(sorted(plan.caps.items())),
+            include=tuple(sorted(plan.include)),
+            query=plan.query,
+            query_vector=recall.pack_vector(query.vector, query.scale) if query.vector is not None else b"",
+            degraded=tuple(degraded.causes),
+            served_at_us=time.time_ns() // 1000,
+        )
+        served, candidates = await self._assemble(
+            receipt, rules, session, memory if wanted else None, query, clock=clock
+        )
+        return self._answer(plan, receipt, served, session, memory, candidates, clock, position)
+
+    async def replay(
+        self, tenant: str, request: context_pb2.ReplayContextRequest, *, deadline: Deadline
+    ) -> context_pb2.ReplayContextResponse:
+        """Render a past bundle again. Raises ReceiptInvalid, and ReplayUnavailable when its inputs are gone."""
+        receipt = self._signer.open(request.receipt, tenant=tenant, field_name="receipt")
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                served = await self._replay(receipt, all_omissions=request.all_omissions)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the bundle was rendered", phase="replay") from None
+        outcome = "equal" if served.fingerprint == receipt.fingerprint else "different"
+        self._telemetry.replays.labels(outcome).inc()
+        if outcome == "different":
+            self._telemetry.log.error("a replayed bundle differs", policy=served.policy)
+            raise ReplayUnavailable("the stored state no longer gives the bundle that was served", missing="state")
+        answer = context_pb2.ReplayContextResponse(
+            bundle=served,
+            session_id=receipt.session,
+            subject_id=receipt.subject,
+            degraded=_degradations(receipt),
+        )
+        answer.served_at.FromMicroseconds(receipt.served_at_us)
+        return answer
+
+    async def _replay(self, receipt: Receipt, *, all_omissions: bool) -> bundle_pb2.Bundle:
+        try:
+            rules = await self._policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
+        except PolicyNotFound:
+            raise ReplayUnavailable("the policy version is gone", missing="policy") from None
+        self._tokenizers.get(receipt.tokenizer)
+        read = self._sessions.read(receipt.tenant, receipt.session, receipt.tokenizer, None, at=receipt.version)
+        state = (await self._record.fetch([read]))[0] if receipt.version else None
+        if receipt.version and state is None:
+            raise ReplayUnavailable("the session is gone", missing="session")
+        if receipt.version:
+            session = await self._sessions.settle(read, cast(SessionState, state), None, subject=receipt.subject)
+        else:
+            session = view.empty(session=receipt.session, subject=receipt.subject, tokenizer=receipt.tokenizer)
+        memory = None
+        if receipt.position:
+            memory = await self._scopes.at(
+                receipt.tenant, receipt.subject, position=receipt.position, model=receipt.model or self._model_id
+            )
+            if memory.position < receipt.position or memory.vector_position < receipt.vector_position:
+                raise ReplayUnavailable("memory that the bundle saw is gone", missing="items")
+        query = recall.Query.of(receipt.query)
+        if receipt.query_vector:
+            query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector))
+        served, _ = await self._assemble(
+            receipt,
+            rules,
+            session,
+            memory,
+            query,
+            omissions_max=(1 << 30) if all_omissions else limits.omissions_listed_max,
+        )
+        return served
+
+    # --- the steps --------------------------------------------------------------------------------------------
+
+    def _plan(self, tenant: str, request: context_pb2.HydrateContextRequest) -> _Plan:
+        validate.identifier(request.session_id, "session_id")
+        validate.identifier(request.subject_id, "subject_id", optional=True)
+        if request.route:
+            validate.name(request.route, "route")
+        validate.text(request.query, "query", limit="query_bytes", maximum=limits.query_bytes)
+        caps = validate.budget(request.budget)
+        for index, source in enumerate(request.include):
+            validate.source(source, f"include[{index}]")
+        if request.tokenizer and request.model:
+            raise InvalidField("at most one of tokenizer and model may be set", field="model")
+        tokenizer = ""
+        if request.tokenizer:
+            tokenizer = self._tokenizers.get(request.tokenizer).name
+        elif request.model:
+            tokenizer = self._tokenizers.for_model(request.model)
+        kind = request.consistency.WhichOneof("requirement")
+        token = None
+        if kind in ("at_least_as_fresh", "at_exact_snapshot"):
+            token = self._signer.read_token(
+                getattr(request.consistency, kind),
+                tenant=tenant,
+                session=request.session_id,
+                field_name=f"consistency.{kind}",
+            )
+        return _Plan(
+            tenant=tenant,
+            session=request.session_id,
+            subject=request.subject_id,
+            route=request.route or "default",
+            query=request.query,
+            total_tokens=request.budget.total_tokens if request.budget.HasField("total_tokens") else None,
+            caps=caps,
+            include=frozenset(request.include),
+            tokenizer=tokenizer,
+            nearest=kind == "minimize_latency" and request.consistency.minimize_latency,
+            at_least=token if kind == "at_least_as_fresh" else None,
+            exactly=token if kind == "at_exact_snapshot" else None,
+        )
+
+    def _start_embedding(self, plan: _Plan, deadline: Deadline) -> asyncio.Task[Vector] | None:
+        """Start the query's embedding beside everything else."""
+        if self._embedder is None or not plan.query.strip() or not _included(plan.include, RECALL):
+            return None
+        task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+        return task
+
+    async def _look_up(
+        self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded
+    ) -> tuple[Policy, View, ScopeMemory | None, int]:
+        """Read the policy, the session's view and the subject's memory.
+
+        Returns (policy, view, memory, position): memory None when recall is not wanted or could not be had,
+        position the last item that this hydrate may see.
+        """
+        rules = self._policies.nearest(plan.tenant, plan.route)
+        tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
+        since = time.perf_counter_ns()
+        held = await self._sessions.held(plan.tenant, plan.session, tokenizer)
+        clock.add("hot", since)
+        subject = plan.subject or (held.subject if held else "")
+        memory = self._scopes.held(plan.tenant, subject) if self._wants_recall(plan, subject) else None
+        if plan.nearest and rules and held and (memory is not None or not self._wants_recall(plan, subject)):
+            return rules, self._owned(held, plan), memory, memory.position if memory else 0
+
+        since = time.perf_counter_ns()
+        at = plan.exactly.version if plan.exactly else None
+        session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, held, at=at)
+        reads: list[Read] = [RouteRead(tenant=plan.tenant, name=plan.route), session_read]
+        scope_read = memory.read() if memory is not None else None
+        if scope_read is not None:
+            reads.append(scope_read)
+        answers = await self._record.fetch(reads, deadline=deadline)
+        rules = await self._policies.follow(plan.tenant, plan.route, cast("StoredRoute | None", answers[0]))
+        if (plan.tokenizer or rules.tokenizer) != tokenizer:  # the route moved to a policy that counts otherwise
+            tokenizer = plan.tokenizer or rules.tokenizer
+            held = await self._sessions.held(plan.tenant, plan.session, tokenizer)
+            session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, held, at=at)
+            answers[1] = (await self._record.fetch([session_read], deadline=deadline))[0]
+        state = cast("SessionState | None", answers[1])
+        session = self._owned(await self._sessions.settle(session_read, state, held, subject=plan.subject), plan)
+        if plan.at_least is not None and session.version < plan.at_least.version:
+            raise VersionInFuture(
+                f"the session is at version {session.version}; the token has seen {plan.at_least.version}",
+                current_version=session.version,
+            )
+        clock.add("record", since)
+        if memory is not None and scope_read is not None:
+            since = time.perf_counter_ns()
+            memory = await self._scopes.settle(memory, scope_read, cast(ScopeState, answers[2]))
+            clock.add("record", since)
+        elif self._wants_recall(plan, session.subject) and RECALL in rules.sources:
+            memory = await self._cold_memory(plan.tenant, session.subject, deadline, clock, degraded)
+        if memory is None:
+            return rules, session, None, 0
+        position = memory.position
+        if plan.exactly is not None:
+            position = plan.exactly.position
+            if memory.base != base_of(position):
+                memory = await self._scopes.at(
+                    plan.tenant, session.subject, position=position, model=self._model_id
+                )
+        if memory.base and RECALL in rules.sources:
+            degraded.add(RECALL, "items_max")
+        return rules, session, memory, position
+
+    async def _cold_memory(
+        self, tenant: str, subject: str, deadline: Deadline, clock: _Clock, degraded: _Degraded
+    ) -> ScopeMemory | None:
+        """Load a subject's memory, as far as the deadline allows; the load goes on for the next hydrate."""
+        since = time.perf_counter_ns()
+        try:
+            async with asyncio.timeout(_spare_s(deadline)):
+                return await self._scopes.load(tenant, subject)
+        except TimeoutError:
+            degraded.add(RECALL, "store_timed_out")
+        except StandpipeError as error:
+            self._telemetry.log.warning("memory not loaded", reason=error.reason)
+            degraded.add(RECALL, "store_unavailable")
+        finally:
+            clock.add("record", since)
+        return None
+
+    async def _query(
+        self,
+        plan: _Plan,
+        rules: Policy,
+        embedding: asyncio.Task[Vector] | None,
+        deadline: Deadline,
+        clock: _Clock,
+        degraded: _Degraded,
+    ) -> recall.Query:
+        """Return the query with its vector, or without one if it does not come in time."""
+        if not plan.query.strip():
+            return recall.Query.of("")
+        if embedding is None:
+            if self._embedder is None and RECALL in rules.sources and _included(plan.include, RECALL):
+                degraded.add(RECALL, "embedder_off")
+            return recall.Query.of(plan.query)
+        since = time.perf_counter_ns()
+        try:
+            async with asyncio.timeout(min(rules.embed_ms / 1000, _spare_s(deadline))):
+                return recall.Query.of(plan.query, await asyncio.shield(embedding))
+        except (TimeoutError, DeadlineExceeded):
+            degraded.add(RECALL, "embedding_timed_out")
+        except StandpipeError as error:
+            self._telemetry.log.warning("query not embedded", reason=error.reason)
+            degraded.add(RECALL, "embedding_failed")
+        finally:
+            clock.add("embed", since)
+        return recall.Query.of(plan.query)
+
+    async def _assemble(
+        self,
+        receipt: Receipt,
+        rules: Policy,
+        session: View,
+        memory: ScopeMemory | None,
+        query: recall.Query,
+        *,
+        clock: _Clock | None = None,
+        omissions_max: int = limits.omissions_listed_max,
+    ) -> tuple[bundle_pb2.Bundle, Candidates | None]:
+        """Render the bundle that a receipt stands for. Hydrate and replay meet here."""
+        clock = clock or _Clock()
+        frames = self._frames.get(session.tokenizer)
+        if frames is None:
+            frames = bundle.Frames(self._tokenizers.get(session.tokenizer).count)
+            self._frames[session.tokenizer] = frames
+        allocation = policy.allocate(
+            rules,
+            prompt_tokens=sum(piece.tokens for piece in bundle.prompts(rules, frames)),
+            total_tokens=receipt.total_tokens or None,
+            caps={_SOURCE[source]: cap for source, cap in receipt.caps},
+            include=frozenset(_SOURCE[source] for source in receipt.include),
+        )
+        since = time.perf_counter_ns()
+        candidates = None
+        if memory is not None and query.text:
+            rank = partial(
+                memory.rank,
+                query,
+                position=receipt.position,
+                vector_position=receipt.vector_position,
+                tokenizer=session.tokenizer,
+                count=frames.count,
+                session=session.session,
+                floor=rules.recall_floor,
+            )
+            inline = receipt.position - memory.base <= _RANK_INLINE_ITEMS
+            candidates = rank() if inline else await asyncio.to_thread(rank)
+        clock.add("rank", since)
+        since = time.perf_counter_ns()
+        served = bundle.assemble(
+            rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max
+        )
+        clock.add("render", since)
+        return served, candidates
+
+    def _answer(
+        self,
+        plan: _Plan,
+        receipt: Receipt,
+        served: bundle_pb2.Bundle,
+        session: View,
+        memory: ScopeMemory | None,
+        candidates: Candidates | None,
+        clock: _Clock,
+        position: int,
+    ) -> context_pb2.HydrateContextResponse:
+        receipt = replace(receipt, fingerprint=served.fingerprint)
+        stable = sum(section.tokens for section in served.sections if section.source != RECALL)
+        clock.add("total", clock.started_ns)
+        answer = context_pb2.HydrateContextResponse(
+            bundle=served,
+            receipt=self._signer.seal(receipt),
+            consistency_token=self._signer.token(
+                tenant=plan.tenant,
+                session=plan.session,
+                version=session.version,
+                position=max(position, session.position_end),
+            ),
+            degraded=_degradations(receipt),
+            timings=context_pb2.Timings(
+                total_us=clock.phases.get("total", 0),
+                hot_us=clock.phases.get("hot", 0),
+                record_us=clock.phases.get("record", 0),
+                embed_us=clock.phases.get("embed", 0),
+                rank_us=clock.phases.get("rank", 0),
+                render_us=clock.phases.get("render", 0),
+            ),
+            token_tax=context_pb2.TokenTax(
+                bundle_tokens=served.tokens, transcript_tokens=session.transcript_tokens, stable_tokens=stable
+            ),
+        )
+        if candidates is not None:
+            answer.recall.items = candidates.total
+            answer.recall.items_without_vector = max(0, receipt.position - receipt.vector_position)
+            answer.recall.items_relevant = candidates.relevant
+        self._measure(answer, clock, candidates)
+        return answer
+
+    def _measure(
+        self, answer: context_pb2.HydrateContextResponse, clock: _Clock, candidates: Candidates | None
+    ) -> None:
+        telemetry = self._telemetry
+        for phase, us in clock.phases.items():
+            telemetry.phase_seconds.labels(phase).observe(us / 1e6)
+        recalled = 0
+        for section in answer.bundle.sections:
+            name = bundle_pb2.Source.Name(section.source).removeprefix("SOURCE_").lower()
+            telemetry.bundle_tokens.labels(name).observe(section.tokens)
+            if section.source == RECALL:
+                recalled = sum(1 for segment in section.segments if segment.citations)
+        telemetry.token_tax.observe(answer.token_tax.bundle_tokens)
+        telemetry.tokens_saved.inc(max(0, answer.token_tax.transcript_tokens - answer.token_tax.bundle_tokens))
+        telemetry.stable_tokens.inc(answer.token_tax.stable_tokens)
+        if candidates is not None:
+            telemetry.recalls.labels("hit" if recalled else "empty").inc()
+            telemetry.recalled_items.inc(recalled)
+        for item in answer.degraded:
+            name = bundle_pb2.Source.Name(item.source).removeprefix("SOURCE_").lower()
+            telemetry.degraded.labels(name, item.cause).inc()
+
+    def _owned(self, session: View, plan: _Plan) -> View:
+        """Check that the session is the subject's that the request names."""
+        if plan.subject and session.subject != plan.subject:
+            raise SubjectMismatch("the session belongs to another subject")
+        return session
+
+    def _wants_recall(self, plan: _Plan, subject: str) -> bool:
+        return bool(subject and plan.query.strip()) and _included(plan.include, RECALL)
+
+
+def _included(include: frozenset[bundle_pb2.Source], source: bundle_pb2.Source) -> bool:
+    return not include or source in include
+
+
+def _spare_s(deadline: Deadline) -> float:
+    """Return how long an optional phase may take, in seconds: what is left, less what the finish needs."""
+    left_s = deadline - time.monotonic()
+    return max(0.0, left_s - max(_FINISH_S_MIN, left_s * _FINISH_SHARE))
+
+
+def _degradations(receipt: Receipt) -> list[context_pb2.Degradation]:
+    return [context_pb2.Degradation(source=_SOURCE[source], cause=cause) for source, cause in receipt.degraded]

@@ -1,0 +1,140 @@
+"""Every limit, with its reason. Nothing in Standpipe grows without one.
+
+Units stand last in the name: ``_max`` counts things, ``_bytes`` UTF-8 or wire bytes, ``_tokens`` tokens, ``_ms``
+milliseconds. GetServerInfo publishes all of them; a test reads this file and demands a test for each.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- one request -------------------------------------------------------------------------------------------
+id_chars_max: Final = 128
+"""Session, subject, route and request ids: they lead every key, and keys are compared often."""
+
+message_bytes: Final = 1 << 20
+"""One message or tool result: 250 pages. Longer content is a document, not an utterance."""
+
+tool_arguments_bytes: Final = 256 << 10
+"""One tool call's arguments: JSON that a model wrote."""
+
+name_bytes: Final = 128
+"""A speaker's or tool's name: it is repeated on every rendered line."""
+
+turn_entries_max: Final = 256
+"""Entries of one turn: an agent's long loop; what is longer should commit as it goes."""
+
+message_parts_max: Final = 64
+"""Parts of one message."""
+
+citations_max: Final = 64
+"""Citations of one message."""
+
+media_uri_bytes: Final = 2048
+"""A media reference: what browsers accept as an address."""
+
+media_type_bytes: Final = 127
+"""An IANA media type: the registry's own limit."""
+
+media_description_bytes: Final = 4096
+"""What stands for the media in the prompt."""
+
+query_bytes: Final = 32 << 10
+"""A hydrate's query: it travels in the receipt."""
+
+budget_tokens_max: Final = 1 << 20
+"""A budget: the largest context windows there are."""
+
+receipt_bytes: Final = 64 << 10
+"""A receipt: the query and a vector, with room."""
+
+token_chars_max: Final = 512
+"""A consistency token: a few numbers."""
+
+cause_bytes: Final = 256
+"""Why a session was ended."""
+
+policy_bytes: Final = 256 << 10
+"""A policy document: prompts included."""
+
+wire_bytes: Final = 8 << 20
+"""One gRPC message in either direction: a full turn of the largest messages does not fit, on purpose, since
+it would have to be read whole on every replay. Both sides set it; gRPC's own default is 4 MiB to receive."""
+
+page_max: Final = 1000
+"""Rows of one listed page."""
+
+page_default: Final = 100
+"""Rows of a page whose size was not asked for."""
+
+page_bytes: Final = 3 << 20
+"""Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
+
+# --- a session's view --------------------------------------------------------------------------------------
+view_bytes: Final = 256 << 10
+"""What a view keeps of a session's end, in weighed bytes: 16,384 tokens at 16 bytes a token, so that the
+largest history window always lies inside."""
+
+entry_weight_bytes: Final = 32 << 10
+"""What one entry weighs at most, so that a giant does not push all others out of the view. A view holds at
+most this much of an entry's text."""
+
+history_tokens_max: Final = 16_384
+"""The largest history cap of a policy; see view_bytes."""
+
+checkpoint_bytes: Final = 64 << 10
+"""The weighed bytes between two checkpoints: a cold load reads at most view_bytes + this much."""
+
+summary_pool_max: Final = 96
+"""Summary entries that a view keeps of all that left it."""
+
+summary_tokens_max: Final = 4096
+"""The largest summary cap of a policy: what the pool can fill."""
+
+open_calls_max: Final = 256
+"""Tool calls of one session that wait for their result."""
+
+# --- recall ------------------------------------------------------------------------------------------------
+scope_items_max: Final = 131_072
+"""Items of one subject that are ranked in process, newest first: 200 MB of vectors. What is older is left out
+and named in `degraded`."""
+
+item_tokens_max: Final = 192
+"""One recall item: longer messages are cut at sentence ends, so that a budget holds several."""
+
+omissions_listed_max: Final = 32
+"""Omissions that a served bundle lists; a replay can list all."""
+
+# --- the process -------------------------------------------------------------------------------------------
+view_cache_bytes: Final = 64 << 20
+"""Views in the in-process hot store, least recently used out first."""
+
+block_cache_bytes: Final = 256 << 20
+"""Recall blocks in process, least recently used out first."""
+
+policy_cache_max: Final = 256
+"""Parsed policy versions in process."""
+
+append_queue_max: Final = 1024
+"""Commits that wait for the writer; beyond, OVERLOADED."""
+
+append_batch_max: Final = 64
+"""Commits in one SQLite transaction: they share one fsync."""
+
+hydrates_in_flight_max: Final = 512
+"""Hydrates at work at once; beyond, OVERLOADED."""
+
+embed_queue_max: Final = 256
+"""Queries that wait for the embedder; beyond, recall goes by words alone."""
+
+embed_batch_max: Final = 64
+"""Items that one projection step embeds and writes."""
+
+query_cache_max: Final = 4096
+"""Query vectors kept: 1.5 KB each."""
+
+drain_ms: Final = 1500
+"""From SIGTERM to the last answer: Kubernetes gives a sidecar 2 s after the pod's grace period."""
+
+deadline_default_ms: Final = 10_000
+"""For calls that bring no deadline: no call waits for ever."""

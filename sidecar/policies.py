@@ -1,0 +1,68 @@
+"""Policies at run time: versions are parsed once and kept, routes are followed as the record store has them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import cast
+
+from sidecar import limits, policy
+from sidecar.errors import PolicyNotFound, RouteNotFound
+from sidecar.policy import Policy
+from sidecar.stores.record import PolicyRead, Record, StoredPolicy, StoredRoute
+from sidecar.tokens import Tokenizers
+
+DEFAULT = "default"
+"""The route, and the built-in policy, that exist without being set."""
+
+
+@dataclass(slots=True)
+class Policies:
+    """Parsed versions, and where routes pointed when they were last seen."""
+
+    record: Record
+    tokenizers: Tokenizers
+    _versions: OrderedDict[tuple[str, str, int], Policy] = field(default_factory=OrderedDict)
+    _routes: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+
+    def nearest(self, tenant: str, route: str) -> Policy | None:
+        """Return the policy that the route pointed at when it was last seen, if it is at hand."""
+        target = self._routes.get((tenant, route))
+        return self._versions.get((tenant, *target)) if target else None
+
+    async def follow(self, tenant: str, route: str, stored: StoredRoute | None) -> Policy:
+        """Return the policy of a route as it was just read. Raises RouteNotFound."""
+        if stored is None and route != DEFAULT:
+            raise RouteNotFound("no such route", field="route")
+        target = (stored.policy_name, stored.policy_version) if stored else (DEFAULT, 0)
+        found = await self.version(tenant, *target)
+        if len(self._routes) >= limits.policy_cache_max:
+            self._routes.clear()
+        self._routes[tenant, route] = target
+        return found
+
+    async def version(self, tenant: str, name: str, version: int) -> Policy:
+        """Return one version. Raises PolicyNotFound."""
+        key = (tenant, name, version)
+        if key not in self._versions:
+            document = self.built_in()
+            if (name, version) != (DEFAULT, 0):
+                (stored,) = await self.record.fetch([PolicyRead(tenant=tenant, name=name, version=version)])
+                if stored is None:
+                    raise PolicyNotFound("no such policy version")
+                document = cast(StoredPolicy, stored).document
+            self._versions[key] = policy.parse(document, version=version, tokenizers=self.tokenizers)
+            if len(self._versions) > limits.policy_cache_max:
+                self._versions.popitem(last=False)
+        return self._versions[key]
+
+    def built_in(self) -> str:
+        """Return the document of the built-in policy: it counts with the first tokenizer of the configuration."""
+        return policy.BUILT_IN.format(tokenizer=self.tokenizers.written[0])
+
+    async def publish(self, tenant: str, document: str) -> tuple[StoredPolicy, bool]:
+        """Check and store a document; the flag says whether it became a new version."""
+        parsed = policy.parse(document, version=0, tokenizers=self.tokenizers)
+        return await self.record.publish_policy(
+            tenant, name=parsed.name, document=document, digest=policy.digest(document)
+        )

@@ -1,0 +1,287 @@
+"""Policies: what a bundle may hold, how large it may be, and who counts. Parsed from YAML, strictly, once per version.
+
+A whole policy, with every default written out::
+
+    name: support                # 1 to 128 characters of A-Z a-z 0-9 . _ -
+    tokenizer: o200k_base        # or: model: gpt-4o
+    budget_tokens: 8000          # the bundle's most tokens, everything included
+    prompts:                     # never dropped, in this order, before all else
+      - name: persona
+        text: You are the support assistant of Acme.
+    sources:                     # the input contract: a source that is not named here reaches no prompt
+      summary: {cap: 10%, reserve: 0}
+      history: {cap: 65%, reserve: 0}
+      recall: {cap: 100%, reserve: 25%}
+    recall:
+      floor: true                # nothing below the relevance floor
+    deadlines:
+      embed_ms: 200              # the longest wait for the query's vector; then recall goes by words alone
+    ttl:
+      session_hot_s: 86400       # how long an idle session's view stays in the hot store
+
+`cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a source
+whatever the others want; what it does not use is free for recall, which comes last and takes what is left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from sidecar import canonical, limits
+from sidecar.errors import BudgetTooSmall, LimitExceeded, PolicyInvalid, TokenizerUnknown
+from sidecar.tokens import Tokenizers
+from standpipe.v1 import bundle_pb2
+
+POLICY, SUMMARY, HISTORY, RECALL = (
+    bundle_pb2.SOURCE_POLICY,
+    bundle_pb2.SOURCE_SUMMARY,
+    bundle_pb2.SOURCE_HISTORY,
+    bundle_pb2.SOURCE_RECALL,
+)
+SOURCES: Mapping[str, bundle_pb2.Source] = {"summary": SUMMARY, "history": HISTORY, "recall": RECALL}
+"""The sources that a policy can allow, in the order in which they stand in a bundle."""
+
+BUILT_IN = """\
+name: default
+tokenizer: {tokenizer}
+budget_tokens: 8000
+sources:
+  summary: {{cap: 10%}}
+  history: {{cap: 65%}}
+  recall: {{cap: 100%, reserve: 25%}}
+"""
+"""What serves a route "default" that was never set: useful without any policy, and without a prompt of ours."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number of tokens, or a share of what the prompts leave."""
+
+    tokens: int = 0
+    percent: int | None = None
+
+    def of(self, room_tokens: int) -> int:
+        """Return the amount in tokens."""
+        return self.tokens if self.percent is None else room_tokens * self.percent // 100
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRule:
+    """What one source may take."""
+
+    cap: Amount
+    reserve: Amount = Amount()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A system prompt."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One parsed version."""
+
+    name: str
+    version: int
+    tokenizer: str
+    budget_tokens: int
+    prompts: tuple[Prompt, ...]
+    sources: Mapping[bundle_pb2.Source, SourceRule]
+    recall_floor: bool = True
+    embed_ms: int = 200
+    session_hot_s: int = 86_400
+
+    @property
+    def id(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """The caps of one bundle, in tokens. A function of policy and request alone, so that nothing that varies from
+    turn to turn (what recall finds, above all) can move the history window (P13)."""
+
+    total: int
+    caps: Mapping[bundle_pb2.Source, int] = field(default_factory=dict)
+
+
+def allocate(
+    policy: Policy,
+    *,
+    prompt_tokens: int,
+    total_tokens: int | None,
+    caps: Mapping[bundle_pb2.Source, int],
+    include: frozenset[bundle_pb2.Source],
+) -> Allocation:
+    """Divide a budget. The request's numbers can only lower the policy's.
+
+    History takes its cap as far as the other sources' reserves allow; the summary takes its cap from what history's
+    and recall's claims leave, so it is the summary that gets coarser before history is cut shorter. Recall's cap
+    here is its most; `bundle.assemble` gives it what the others really left.
+    Raises BudgetTooSmall if the prompts and the reserves do not fit.
+    """
+    total = min(policy.budget_tokens, total_tokens if total_tokens is not None else policy.budget_tokens)
+    room = total - prompt_tokens
+    allowed = [source for source in policy.sources if not include or source in include]
+    cap = {
+        source: min(policy.sources[source].cap.of(max(0, room)), caps.get(source, total), max(0, room))
+        for source in allowed
+    }
+    reserve = {source: min(policy.sources[source].reserve.of(max(0, room)), cap[source]) for source in allowed}
+    required = prompt_tokens + sum(policy.sources[source].reserve.tokens for source in allowed if cap[source])
+    if room < 0 or (required > total and sum(reserve.values()) > room):
+        raise BudgetTooSmall(
+            f"a budget of {total} tokens cannot hold the {required} that the prompts and reserves of policy "
+            f"{policy.id} need",
+            field="budget.total_tokens",
+            budget_tokens=total,
+            required_tokens=required,
+        )
+    reserved = sum(reserve.values())
+    history = min(cap.get(HISTORY, 0), room - reserved + reserve.get(HISTORY, 0), limits.history_tokens_max)
+    left = room - max(history, reserve.get(HISTORY, 0)) - reserve.get(RECALL, 0)
+    summary = min(cap.get(SUMMARY, 0), left, limits.summary_tokens_max)
+    return Allocation(total=total, caps={SUMMARY: summary, HISTORY: history, RECALL: cap.get(RECALL, 0)})
+
+
+def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
+    """Read a document. Raises PolicyInvalid with the path of the first thing that is wrong, and what would be right."""
+    size = len(document.encode())
+    if size > limits.policy_bytes:
+        raise LimitExceeded(
+            f"the document is {size} bytes; at most {limits.policy_bytes}",
+            field="document_yaml",
+            limit="policy_bytes",
+            maximum=limits.policy_bytes,
+            actual=size,
+        )
+    try:
+        raw = yaml.safe_load(document)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise PolicyInvalid(f"the document is not YAML{where}", field="document_yaml") from None
+    top = _mapping(
+        raw,
+        "",
+        {"name", "tokenizer", "model", "budget_tokens", "prompts", "sources", "recall", "deadlines", "ttl"},
+    )
+    name = top.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PolicyInvalid("must be 1 to 128 characters of A-Z a-z 0-9 . _ -", field="name")
+    if "tokenizer" in top and "model" in top:
+        raise PolicyInvalid("at most one of tokenizer and model may be set", field="model")
+    recall = _mapping(top.get("recall", {}), "recall", {"floor"})
+    deadlines = _mapping(top.get("deadlines", {}), "deadlines", {"embed_ms"})
+    ttl = _mapping(top.get("ttl", {}), "ttl", {"session_hot_s"})
+    floor = recall.get("floor", True)
+    if not isinstance(floor, bool):
+        raise PolicyInvalid("must be true or false", field="recall.floor")
+    return Policy(
+        name=name,
+        version=version,
+        tokenizer=_tokenizer(top, tokenizers),
+        budget_tokens=_integer(top.get("budget_tokens", 8000), "budget_tokens", 1, limits.budget_tokens_max),
+        prompts=_prompts(top.get("prompts", [])),
+        sources=_sources(top.get("sources", {"summary": {}, "history": {}, "recall": {}})),
+        recall_floor=floor,
+        embed_ms=_integer(deadlines.get("embed_ms", 200), "deadlines.embed_ms", 0, 60_000),
+        session_hot_s=_integer(ttl.get("session_hot_s", 86_400), "ttl.session_hot_s", 1, 31_536_000),
+    )
+
+
+def digest(document: str) -> bytes:
+    """Return the SHA-256 of a document's meaning: comments, layout and key order do not count."""
+    return canonical.sha256(_flat(yaml.safe_load(document)))
+
+
+def _flat(value: Any) -> list[canonical.Field]:
+    if isinstance(value, dict):
+        return ["{", *(part for key in sorted(value, key=str) for part in (str(key), *_flat(value[key]))), "}"]
+    if isinstance(value, list):
+        return ["[", *(part for item in value for part in _flat(item)), "]"]
+    return [type(value).__name__, str(value)]
+
+
+def _tokenizer(top: Mapping[str, Any], tokenizers: Tokenizers) -> str:
+    for key in ("tokenizer", "model"):
+        if key in top and not isinstance(top[key], str):
+            raise PolicyInvalid("must be text", field=key)
+    try:
+        if "model" in top:
+            return tokenizers.for_model(top["model"])
+        return tokenizers.get(top.get("tokenizer", tokenizers.written[0])).name
+    except TokenizerUnknown as error:
+        raise PolicyInvalid(error.message, field="model" if "model" in top else "tokenizer") from None
+
+
+def _prompts(raw: Any) -> tuple[Prompt, ...]:
+    if not isinstance(raw, list):
+        raise PolicyInvalid("must be a list of {name, text}", field="prompts")
+    prompts = []
+    for index, item in enumerate(raw):
+        path = f"prompts[{index}]"
+        fields = _mapping(item, path, {"name", "text"})
+        name, text = fields.get("name", ""), fields.get("text")
+        if not isinstance(name, str) or (name and not _NAME.fullmatch(name)):
+            raise PolicyInvalid("must be at most 128 characters of A-Z a-z 0-9 . _ -", field=f"{path}.name")
+        if not isinstance(text, str) or not text.strip():
+            raise PolicyInvalid("must be text that is not blank", field=f"{path}.text")
+        if text.lstrip().startswith("/"):  # would join the line before it into one token; see `sidecar.tokens`
+            raise PolicyInvalid("must not begin with a slash", field=f"{path}.text")
+        prompts.append(Prompt(name, text))
+    return tuple(prompts)
+
+
+def _sources(raw: Any) -> dict[bundle_pb2.Source, SourceRule]:
+    fields = _mapping(raw, "sources", set(SOURCES))
+    defaults = {"summary": "10%", "history": "65%", "recall": "100%"}
+    reserves = {"summary": 0, "history": 0, "recall": "25%"}
+    rules = {}
+    for name, source in SOURCES.items():
+        if name in fields:
+            rule = _mapping(fields[name] or {}, f"sources.{name}", {"cap", "reserve"})
+            rules[source] = SourceRule(
+                _amount(rule.get("cap", defaults[name]), f"sources.{name}.cap"),
+                _amount(rule.get("reserve", reserves[name]), f"sources.{name}.reserve"),
+            )
+    if sum(rule.reserve.percent or 0 for rule in rules.values()) > 100:
+        raise PolicyInvalid("the reserves add up to more than 100%", field="sources")
+    return rules
+
+
+def _amount(raw: Any, path: str) -> Amount:
+    if isinstance(raw, str) and re.fullmatch(r"\d{1,3}%", raw) and int(raw[:-1]) <= 100:
+        return Amount(percent=int(raw[:-1]))
+    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw <= limits.budget_tokens_max:
+        return Amount(tokens=raw)
+    raise PolicyInvalid(f'must be 0 to {limits.budget_tokens_max} tokens, or "0%" to "100%"', field=path)
+
+
+def _integer(raw: Any, path: str, low: int, high: int) -> int:
+    if not isinstance(raw, int) or isinstance(raw, bool) or not low <= raw <= high:
+        raise PolicyInvalid(f"must be a whole number from {low} to {high}", field=path)
+    return raw
+
+
+def _mapping(raw: Any, path: str, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(raw, dict):
+        raise PolicyInvalid(f"must be a mapping of {', '.join(sorted(known))}", field=path or "document_yaml")
+    for key in raw:
+        if key not in known:
+            raise PolicyInvalid(
+                f"no such setting; known: {', '.join(sorted(known))}", field=f"{path}.{key}".lstrip(".")[:200]
+            )
+    return raw

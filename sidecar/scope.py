@@ -1,0 +1,296 @@
+"""A subject's memory in process: all of its items as a ranked block, kept up to date by position.
+
+A scope is loaded once from the record store, kept in a cache bounded in bytes, and brought up to date by what was
+appended since. Items never change and positions have no gaps (R6), so a block that has seen position p can show
+the memory as it was at any position up to p.
+
+A scope of more than `limits.scope_items_max` items is ranked over its newest: from a base that moves in steps and depends
+on the position alone, so that every pod ranks the same items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from sidecar import limits, recall
+from sidecar.segment import Count, header, quoted_body
+from sidecar.stores.record import Record, ScopeRead, ScopeState, StoredItem
+from standpipe.v1 import turn_pb2
+
+_BASE_STEP = limits.scope_items_max // 8
+_PAGE_ITEMS = 8192
+"""Items of one read while a scope is loaded: some megabytes."""
+
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item that recall may show."""
+
+    position: int
+    ref: turn_pb2.EventRef
+    role: int
+    speaker: str
+    text: str
+    group: tuple[str, int]
+    """Its session and day: items of one group stand under one date."""
+    tokens: int
+    score_micros: int
+
+    @property
+    def day(self) -> int:
+        """Days since 1970, UTC."""
+        return self.group[1]
+
+
+def base_of(position: int) -> int:
+    """Return the position after which a scope's items are ranked, when its last one is at `position`."""
+    return max(0, -(-(position - limits.scope_items_max) // _BASE_STEP) * _BASE_STEP)
+
+
+class ScopeMemory:
+    """One subject's items after `base`, with their vectors of one model."""
+
+    def __init__(self, *, tenant: str, subject: str, model: str, dimensions: int, base: int = 0) -> None:
+        self.tenant = tenant
+        self.subject = subject
+        self.model = model
+        self.base = base
+        self.position = base
+        self.vector_position = base
+        self._block = recall.Block(dimensions if model else 1)
+        self._items: list[StoredItem] = []
+        self._names: dict[str, str] = {}
+        self._counts: dict[tuple[str, int], int] = {}
+        self._text_bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return self._block.nbytes + self._text_bytes + 500 * len(self._items) + 150 * len(self._counts)
+
+    def read(self, *, count_max: int = _PAGE_ITEMS) -> ScopeRead:
+        """Return the read that brings this block up to date."""
+        return ScopeRead(
+            tenant=self.tenant,
+            subject=self.subject,
+            model=self.model,
+            after_position=self.position,
+            after_vector_position=self.vector_position,
+            count_max=count_max,
+        )
+
+    def apply(self, read: ScopeRead, state: ScopeState) -> bool:
+        """Take in the answer to `read`; return whether the block now shows all that the store had.
+
+        Nothing is awaited between, so a concurrent hydrate sees the block before or after. An answer to a read
+        that another task overtook is taken from where this block stands.
+        """
+        fresh = [item for item in state.items if item.position > self.position]
+        self._block.append(
+            [
+                recall.Item(
+                    position=item.position,
+                    message=(item.session, item.version, item.entry),
+                    session=item.session,
+                    speaker=item.speaker,
+                    terms=recall.unpack_terms(item.terms),
+                    tokens=next(iter(item.tokens.values())),
+                    role=item.role,
+                    at=item.spoken_at_us,
+                )
+                for item in fresh
+            ]
+        )
+        for item in fresh:
+            kept = replace(item, terms=b"", session=self._name(item.session), speaker=self._name(item.speaker))
+            self._items.append(kept)
+            self._text_bytes += len(item.text)
+            self.position = item.position
+        for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
+            if self.vector_position < position <= self.position:
+                self._block.put_vector(position, *recall.unpack_vector(packed))
+                self.vector_position = position
+        return self.position >= state.position and self.vector_position >= min(
+            state.vector_position, self.position
+        )
+
+    def rank(
+        self,
+        query: recall.Query,
+        *,
+        position: int,
+        vector_position: int,
+        tokenizer: str,
+        count: Count,
+        session: str,
+        floor: bool,
+    ) -> Candidates:
+        """Rank the memory as it was at `position`, with the vectors up to `vector_position`."""
+        settings = recall.Settings() if floor else replace(recall.Settings(), cosine_floor=-1.0, lexical_floor=0.0)
+        ranking = recall.rank(
+            self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
+        )
+        return Candidates(
+            self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session
+        )
+
+    def candidate(self, index: int, *, score_micros: int, tokenizer: str, count: Count) -> Candidate:
+        """Return one item. Its tokens are the stored ones, or are counted once for another tokenizer."""
+        item = self._items[index]
+        tokens = item.tokens.get(tokenizer)
+        if tokens is None:
+            key = (tokenizer, index)
+            tokens = self._counts.get(key)
+            if tokens is None:
+                tokens = self._counts[key] = count(header(item.role, item.speaker) + quoted_body(item.text))
+        return Candidate(
+            item.position,
+            turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry),
+            item.role,
+            item.speaker,
+            item.text,
+            (item.session, item.spoken_at_us // _DAY_US),
+            tokens,
+            score_micros,
+        )
+
+    def _name(self, name: str) -> str:
+        return self._names.setdefault(name, name)
+
+
+class Candidates:
+    """A ranking over a scope, as bundle assembly reads it."""
+
+    tokens_min = 4
+    """No item is smaller: a label, a colon, a word and a newline."""
+
+    def __init__(
+        self,
+        memory: ScopeMemory,
+        ranking: recall.Ranking,
+        *,
+        total: int,
+        tokenizer: str,
+        count: Count,
+        session: str,
+    ) -> None:
+        self.session = session
+        self._memory = memory
+        self._ranking = ranking
+        self._tokenizer = tokenizer
+        self._count = count
+        self.total = total
+        self.relevant = total if len(ranking.items) else 0
+        """Items that were ranked: all of them, unless nothing is relevant."""
+        self.below_floor = total - self.relevant
+
+    def ranked(self) -> Iterator[Candidate]:
+        """Yield the items, best first: the best `recall.Settings.candidates_max`, then the rest by position."""
+        for index, score in zip(self._ranking.items.tolist(), self._ranking.scores.tolist(), strict=True):
+            yield self._candidate(index, score)
+        if len(self._ranking.items) < self.relevant:
+            for index in np.setdiff1d(np.arange(self.total), self._ranking.items).tolist():
+                yield self._candidate(index, 0)
+
+    def below(self) -> Iterator[Candidate]:
+        """Yield the items below the relevance floor, by position."""
+        for index in range(self.below_floor):
+            yield self._candidate(index, 0)
+
+    def _candidate(self, index: int, score: int) -> Candidate:
+        return self._memory.candidate(index, score_micros=score, tokenizer=self._tokenizer, count=self._count)
+
+
+class Scopes:
+    """The cache of blocks: least recently used out first, each loaded by one task however many wait for it."""
+
+    def __init__(
+        self, record: Record, *, model: str, dimensions: int, bytes_max: int = limits.block_cache_bytes
+    ) -> None:
+        self._record = record
+        self._model = model
+        self._dimensions = dimensions
+        self._bytes_max = bytes_max
+        self._blocks: OrderedDict[tuple[str, str], ScopeMemory] = OrderedDict()
+        self._loads: dict[tuple[str, str], asyncio.Task[ScopeMemory]] = {}
+
+    def held(self, tenant: str, subject: str) -> ScopeMemory | None:
+        """Return a block that is in the cache, however old."""
+        memory = self._blocks.get((tenant, subject))
+        if memory is not None:
+            self._blocks.move_to_end((tenant, subject))
+        return memory
+
+    async def load(self, tenant: str, subject: str) -> ScopeMemory:
+        """Read a whole scope. Callers share one load and may give up waiting; the load goes on."""
+        key = (tenant, subject)
+        task = self._loads.get(key)
+        if task is None:
+            task = self._loads[key] = asyncio.create_task(self._load(tenant, subject))
+            task.add_done_callback(
+                lambda done: self._loads.pop(key, None) and done.cancelled() or done.exception()
+            )
+        return await asyncio.shield(task)
+
+    async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:
+        """Return a block that shows the memory at a past position: the cached one, or one read for this purpose."""
+        memory = self.held(tenant, subject)
+        if model == self._model:
+            if memory is None or memory.position < position:
+                memory = await self.load(tenant, subject)
+            if memory.base == base_of(position):
+                return memory
+        memory = self._empty(tenant, subject, base_of(position), model)
+        await self._catch_up(memory, until=position)
+        return memory
+
+    async def settle(self, memory: ScopeMemory, read: ScopeRead, state: ScopeState) -> ScopeMemory:
+        """Bring a block up to an answer of the store, reading on if the answer was only a page of it."""
+        if base_of(state.position) != memory.base:
+            return await self.load(memory.tenant, memory.subject)
+        if not memory.apply(read, state):
+            await self._catch_up(memory)
+        self._keep(memory)
+        return memory
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._blocks.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the blocks take."""
+        return sum(memory.nbytes for memory in self._blocks.values())
+
+    async def _load(self, tenant: str, subject: str) -> ScopeMemory:
+        memory = self._empty(tenant, subject, 0, self._model)
+        (state,) = await self._record.fetch([memory.read(count_max=0)])
+        memory = self._empty(tenant, subject, base_of(cast(ScopeState, state).position), self._model)
+        await self._catch_up(memory)
+        self._keep(memory)
+        return memory
+
+    async def _catch_up(self, memory: ScopeMemory, *, until: int | None = None) -> None:
+        while True:
+            read = memory.read()
+            (state,) = await self._record.fetch([read])
+            if memory.apply(read, cast(ScopeState, state)) or (until is not None and memory.position >= until):
+                return
+
+    def _empty(self, tenant: str, subject: str, base: int, model: str) -> ScopeMemory:
+        return ScopeMemory(tenant=tenant, subject=subject, model=model, dimensions=self._dimensions, base=base)
+
+    def _keep(self, memory: ScopeMemory) -> None:
+        key = (memory.tenant, memory.subject)
+        self._blocks[key] = memory
+        self._blocks.move_to_end(key)
+        while len(self._blocks) > 1 and self.nbytes > self._bytes_max:
+            self._blocks.popitem(last=False)

@@ -1,0 +1,193 @@
+"""Segments: the units of a bundle, in the one form in which they are counted, hashed and shown.
+
+The canonical text of a segment is ``header + body``. It starts with a character that is not white space and ends in
+exactly one newline; between two such texts every supported tokenizer has a boundary, so token counts add up
+(`sidecar.tokens`), and fitting a budget is integer arithmetic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidecar import canonical
+from standpipe.v1 import bundle_pb2, turn_pb2
+
+Count = Callable[[str], int]
+"""Counts the tokens of a text, with one tokenizer."""
+
+_FENCE_LOOKALIKE = re.compile(r"<(?=/?\s*(?:recalled|earlier)\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A segment with what the bundle needs of it, computed once."""
+
+    segment: bundle_pb2.Segment
+    """Never changed after it was made: it is shared by every bundle that shows it."""
+    tokens: int
+    digest: bytes
+    """32 bytes over everything that a model or an adapter can see of it."""
+
+
+def piece(segment: bundle_pb2.Segment) -> Piece:
+    """Seal a segment."""
+    digest = canonical.sha256(
+        (
+            segment.kind,
+            segment.role,
+            segment.name,
+            segment.header,
+            segment.body,
+            segment.tool_call_id,
+            int(segment.is_error),
+        )
+    )
+    return Piece(segment, segment.tokens, digest)
+
+
+def label(role: int, name: str) -> str:
+    """Return how a speaker is shown before a text."""
+    if role == turn_pb2.ROLE_TOOL:
+        return f"tool {name}".rstrip()
+    return name or turn_pb2.Role.Name(role).removeprefix("ROLE_").lower()
+
+
+def header(role: int, name: str) -> str:
+    """Return the header of an utterance. A name that begins with a slash is put in quotes: see `sidecar.tokens`."""
+    shown = label(role, name)
+    return f'"{shown}": ' if shown.startswith("/") else f"{shown}: "
+
+
+def body(text: str) -> str:
+    """Return a text as a body: without white space at its end, and with one newline."""
+    return text.rstrip() + "\n"
+
+
+def quoted_body(text: str) -> str:
+    """Return a text as a body inside a fence: what looks like the fence's own marks is defused."""
+    return _FENCE_LOOKALIKE.sub("<\\\\", body(text))
+
+
+def message_text(message: turn_pb2.Message) -> str:
+    """Return the text of a message; media are shown by their description."""
+    if not message.parts:
+        return message.text
+    return "\n".join(
+        part.text
+        if part.WhichOneof("content") == "text"
+        else f"[{part.media.media_type}: {part.media.description or part.media.uri}]"
+        for part in message.parts
+    )
+
+
+def entry_text(entry: turn_pb2.TurnEntry) -> str:
+    """Return what can be recalled of an entry: a message's or a tool result's text; a call's is empty."""
+    kind = entry.WhichOneof("entry")
+    if kind == "message":
+        return message_text(entry.message)
+    return entry.tool_result.content if kind == "tool_result" else ""
+
+
+def message_piece(message: turn_pb2.Message, ref: turn_pb2.EventRef, tokens: int | Count) -> Piece:
+    """Make the history segment of a message. `tokens`: its stored count, or what counts it."""
+    return _sealed(
+        bundle_pb2.Segment(
+            kind=bundle_pb2.SEGMENT_KIND_TEXT,
+            role=message.role,
+            name=message.speaker,
+            header=header(message.role, message.speaker),
+            body=body(message_text(message)),
+            citations=[ref],
+        ),
+        tokens,
+    )
+
+
+def call_piece(call: turn_pb2.ToolCall, ref: turn_pb2.EventRef, tokens: int | Count) -> Piece:
+    """Make the history segment of a tool call; its body is the arguments."""
+    return _sealed(
+        bundle_pb2.Segment(
+            kind=bundle_pb2.SEGMENT_KIND_TOOL_CALL,
+            role=turn_pb2.ROLE_ASSISTANT,
+            name=call.name,
+            header=f"call {call.name}: ",
+            body=body(call.arguments_json),
+            tool_call_id=call.id,
+            citations=[ref],
+        ),
+        tokens,
+    )
+
+
+def result_piece(
+    result: turn_pb2.ToolResult, tool_name: str, ref: turn_pb2.EventRef, tokens: int | Count
+) -> Piece:
+    """Make the history segment of a tool result."""
+    return _sealed(
+        bundle_pb2.Segment(
+            kind=bundle_pb2.SEGMENT_KIND_TOOL_RESULT,
+            role=turn_pb2.ROLE_TOOL,
+            name=tool_name,
+            header=header(turn_pb2.ROLE_TOOL, tool_name),
+            body=body(result.content),
+            tool_call_id=result.call_id,
+            is_error=result.is_error,
+            citations=[ref],
+        ),
+        tokens,
+    )
+
+
+def frame_piece(text: str, count: Count) -> Piece:
+    """Make a line that Standpipe writes around quoted content."""
+    return _sealed(
+        bundle_pb2.Segment(kind=bundle_pb2.SEGMENT_KIND_FRAME, role=turn_pb2.ROLE_SYSTEM, body=body(text)), count
+    )
+
+
+def prompt_piece(name: str, text: str, count: Count) -> Piece:
+    """Make the segment of a policy's prompt."""
+    return _sealed(
+        bundle_pb2.Segment(
+            kind=bundle_pb2.SEGMENT_KIND_TEXT, role=turn_pb2.ROLE_SYSTEM, name=name, body=body(text.lstrip())
+        ),
+        count,
+    )
+
+
+def shortened(whole: Piece, *, tokens_max: int, count: Count) -> Piece:
+    """Return a piece of at most `tokens_max` tokens: the head and the tail of the text, with a mark between.
+
+    Two thirds of the room go to the head. What is kept is verbatim, cut at white space where there is some near.
+    """
+    segment = whole.segment
+    text = segment.body.rstrip("\n")
+    room_chars = max(8, len(text) * tokens_max // max(1, whole.tokens))
+    while True:
+        head = _cut_back(text[: room_chars * 2 // 3])
+        tail = _cut_front(text[len(text) - room_chars // 3 :])
+        short = bundle_pb2.Segment()
+        short.CopyFrom(segment)
+        short.body = body(f"{head.rstrip()}\n[...]\n{tail.lstrip()}")
+        short.shortened = True
+        short.tokens = count(short.header + short.body)
+        if short.tokens <= tokens_max or room_chars <= 0:
+            return piece(short)
+        room_chars = room_chars * 9 // 10 - 1
+
+
+def _cut_back(text: str) -> str:
+    at = max(text.rfind(" "), text.rfind("\n"))
+    return text[:at] if at > len(text) * 3 // 4 else text
+
+
+def _cut_front(text: str) -> str:
+    found = [at for at in (text.find(" "), text.find("\n")) if at >= 0]
+    return text[min(found) + 1 :] if found and min(found) < len(text) // 4 else text
+
+
+def _sealed(segment: bundle_pb2.Segment, tokens: int | Count) -> Piece:
+    segment.tokens = tokens if isinstance(tokens, int) else tokens(segment.header + segment.body)
+    return piece(segment)

@@ -1,0 +1,271 @@
+"""Wiring and lifecycle: what is made in which order, and undone in reverse.
+
+Start: the record store, the tokenizers, the embedder, then the sockets; only then is the server started and ready. Stop:
+no new calls, the calls at work end, then the commits whose callers left, the projection, the stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import time
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sidecar import limits
+from sidecar.commit import Committer
+from sidecar.config import Config
+from sidecar.embed import Embedder, EmbedQueue
+from sidecar.errors import ConfigInvalid
+from sidecar.health import Health, HealthServer
+from sidecar.hydrate import Hydrator
+from sidecar.model import Model
+from sidecar.policies import Policies
+from sidecar.projection import EmbeddingProjection
+from sidecar.receipt import Signer
+from sidecar.scope import Scopes
+from sidecar.servicers.boundary import Boundary
+from sidecar.servicers.context import ContextServicer
+from sidecar.servicers.policy import PolicyServicer
+from sidecar.servicers.session import SessionServicer
+from sidecar.sessions import Sessions
+from sidecar.stores.memory import MemoryHot
+from sidecar.stores.record import Record
+from sidecar.stores.sqlite import SqliteRecord
+from sidecar.telemetry import Log, Telemetry
+from sidecar.tokens import Tokenizers
+from sidecar.view import View
+from standpipe.v1 import (
+    context_pb2,
+    context_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
+
+SERVICES = (
+    context_pb2.DESCRIPTOR.services_by_name["ContextService"].full_name,
+    session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+    policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name,
+)
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", limits.wire_bytes),
+    ("grpc.max_send_message_length", limits.wire_bytes),
+    ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a lottery
+)
+
+
+def version() -> str:
+    """Return the release."""
+    return metadata.version("standpipe")
+
+
+class Server:
+    """A sidecar: ``async with Server(config) as server``."""
+
+    def __init__(self, config: Config, *, embedder: Embedder | None = None) -> None:
+        """`embedder` stands in for the one that the configuration names; it is for tests and benches."""
+        self.config = config
+        self.telemetry = Telemetry(Log(level=config.log_level))
+        self.health = Health(self.telemetry)
+        self.ports: list[int] = []
+        self.http_port = 0
+        self._given_embedder = embedder
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Server:
+        started = time.perf_counter()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self.health.started = self.health.ready = True
+        self.telemetry.log.info(
+            "started",
+            version=version(),
+            seconds=round(time.perf_counter() - started, 3),
+            listen=list(self.config.listen),
+            provider=self.provider,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drain and release everything; at most `config.drain_ms` for calls that are at work."""
+        self.health.ready = False
+        await self._stack.aclose()
+
+    @property
+    def provider(self) -> str:
+        """What computes embeddings."""
+        return self._embedder.provider if self._embedder else "none"
+
+    async def lag(self) -> int:
+        """Return how many items wait for their vector."""
+        return await self._projection.lag() if self._projection else 0
+
+    async def _start(self) -> None:
+        config, telemetry, stack = self.config, self.telemetry, self._stack
+        beat = asyncio.create_task(self.health.beat())
+        stack.push_async_callback(_cancelled, beat)
+        if config.http:
+            pages = HealthServer(config.http, self.health)
+            stack.callback(pages.close)
+            self.http_port = pages.port
+
+        self.record: Record = SqliteRecord(Path(config.record.removeprefix("sqlite:")))
+        await self.record.open()
+        stack.push_async_callback(self.record.close)
+        models = Path(config.models_dir)
+        tokenizers = Tokenizers(models / "tokenizers", config.tokenizers)
+        counters = {}
+        for name in config.tokenizers:
+            counters[name] = (await asyncio.to_thread(tokenizers.get, name)).count
+        self._embedder = self._given_embedder
+        if self._embedder is None and config.embedder != "none":
+            self._embedder = await asyncio.to_thread(self._load_embedder, models / config.embedder)
+        queue = EmbedQueue(self._embedder) if self._embedder else None
+        model_id = self._embedder.id if self._embedder else ""
+        dimensions = self._embedder.dimensions if self._embedder else 1
+
+        signer = Signer(await self.record.signing_key())
+        hot: MemoryHot[View] = MemoryHot(bytes_max=config.view_cache_bytes)
+        sessions = Sessions(self.record, hot, tokenizers, telemetry)
+        policies = Policies(self.record, tokenizers)
+        scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
+        self._projection = None
+        if queue is not None:
+            stack.push_async_callback(queue.close)
+            self._projection = EmbeddingProjection(
+                self.record, queue, model_id=model_id, dimensions=dimensions, telemetry=telemetry
+            )
+            stack.push_async_callback(_cancelled, asyncio.create_task(self._projection.run()))
+        stack.push_async_callback(sessions.drain)
+        committer = Committer(
+            record=self.record,
+            sessions=sessions,
+            counters=counters,
+            signer=signer,
+            telemetry=telemetry,
+            wake_projection=self._projection.wake if self._projection else asyncio.Event(),
+        )
+        stack.push_async_callback(committer.drain)
+        hydrator = Hydrator(
+            record=self.record,
+            sessions=sessions,
+            scopes=scopes,
+            policies=policies,
+            tokenizers=tokenizers,
+            embedder=queue,
+            model_id=model_id,
+            signer=signer,
+            telemetry=telemetry,
+        )
+        telemetry.info.labels(version(), self.record.engine, hot.engine, self.provider).set(1)
+        telemetry.block_cache_bytes.set_function(lambda: scopes.nbytes)
+
+        boundary = Boundary(tenant=config.tenant, telemetry=telemetry)
+        server = grpc.aio.server(options=_OPTIONS)
+        context_pb2_grpc.add_ContextServiceServicer_to_server(
+            ContextServicer(boundary, hydrator, committer, self._info), server
+        )
+        session_pb2_grpc.add_SessionServiceServicer_to_server(
+            SessionServicer(boundary, self.record, committer, signer), server
+        )
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(
+            PolicyServicer(boundary, self.record, policies), server
+        )
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        for name in ("", *SERVICES):
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if config.reflection:
+            reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self.ports = [await _bind(server, address) for address in config.listen]
+        await server.start()
+
+        async def drain() -> None:
+            boundary.draining = True
+            await servicer.enter_graceful_shutdown()
+            await server.stop(config.drain_ms / 1000)
+
+        stack.push_async_callback(drain)
+
+    def _load_embedder(self, directory: Path) -> Embedder:
+        precision = self.config.precision
+        assert precision in ("int8", "fp32")
+        return Embedder(Model.open(directory), precision=precision, threads=self.config.embed_threads)
+
+    async def _info(self) -> context_pb2.GetServerInfoResponse:
+        embedding = context_pb2.EmbeddingInfo(provider="none")
+        if self._embedder:
+            embedding = context_pb2.EmbeddingInfo(
+                model_id=self._embedder.id,
+                dimensions=self._embedder.dimensions,
+                provider=self._embedder.provider,
+                precision=self._embedder.precision,
+            )
+        return context_pb2.GetServerInfoResponse(
+            version=version(),
+            record_engine=self.record.engine,
+            hot_engine=self.config.hot,
+            tokenizers=self.config.tokenizers,
+            embedding=embedding,
+            limits=[
+                context_pb2.Limit(name=name, value=value)
+                for name, value in sorted(vars(limits).items())
+                if isinstance(value, int)
+            ],
+            projection_lag_items=await self.lag(),
+        )
+
+
+async def _bind(server: grpc.aio.Server, address: str) -> int:
+    """Bind one address; return its port, 0 for a socket file. Raises ConfigInvalid if another server is there."""
+    if not address.startswith("unix:"):
+        try:
+            return server.add_insecure_port(address)
+        except RuntimeError:
+            raise ConfigInvalid(f"{address} cannot be bound: is another server there?", field="listen") from None
+    path = Path(address.removeprefix("unix:"))
+    if path.exists():  # gRPC would bind over a live server, which nobody could reach from then on
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ConfigInvalid(f"{path} is there and is not a socket", field="listen")
+        if await asyncio.to_thread(_answers, path):
+            raise ConfigInvalid(f"another server is on {path}", field="listen")
+        path.unlink()
+    umask = os.umask(0o117)  # the pod's containers share the socket by its group
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError:
+        raise ConfigInvalid(f"{path} cannot be bound", field="listen") from None
+    finally:
+        os.umask(umask)
+    return 0
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(path)) == 0
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

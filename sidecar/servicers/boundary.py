@@ -1,0 +1,124 @@
+"""The edge between gRPC and the rest: tenant, deadline, draining, errors and metrics, once for every method."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from sidecar import limits
+from sidecar.errors import DeadlineExceeded, Draining, Internal, StandpipeError, TenantDenied
+from sidecar.stores.record import Deadline
+from sidecar.telemetry import Telemetry
+
+ERROR_DOMAIN = "standpipe.dev"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Request(Protocol):
+    """What every request has."""
+
+    tenant_id: str
+
+
+class Boundary:
+    """Wraps the work of a method. One a process."""
+
+    def __init__(self, *, tenant: str, telemetry: Telemetry) -> None:
+        self.tenant = tenant
+        self.telemetry = telemetry
+        self.draining = False
+
+    async def call(
+        self,
+        method: str,
+        request: Message,
+        context: grpc.aio.ServicerContext,
+        work: Callable[[str, Deadline], Awaitable[Answer]],
+    ) -> Answer:
+        """Do `work(tenant, deadline)` and return its answer, or end the call with its error's status."""
+        started = time.perf_counter()
+        status, reason = "OK", ""
+        try:
+            if self.draining:
+                raise Draining("the server is shutting down")
+            answer = await work(self._tenant(request), _deadline(context))
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        except StandpipeError as error:
+            status, reason = error.status, error.reason
+            await _abort(context, error)
+        except Exception as error:
+            correlation = uuid.uuid4().hex
+            status, reason = Internal.status, Internal.reason
+            # The type and the place, never the message: a library may have put content into it.
+            self.telemetry.log.error(
+                "defect", method=method, correlation_id=correlation, type=type(error).__name__, place=_place(error)
+            )
+            await _abort(
+                context, Internal("a defect in the server; its log has this id", correlation_id=correlation)
+            )
+        else:
+            return answer
+        finally:
+            self.telemetry.calls.labels(method, status, reason).inc()
+            self.telemetry.call_seconds.labels(method).observe(time.perf_counter() - started)
+        raise AssertionError("abort always raises")
+
+    def _tenant(self, request: Message) -> str:
+        """Return the caller's tenant: it is the server's own; a request may only confirm it (P8)."""
+        named = getattr(request, "tenant_id", "")
+        if named and named != self.tenant:
+            raise TenantDenied("the request names a tenant that is not the caller's", field="tenant_id")
+        return self.tenant
+
+
+def _deadline(context: grpc.aio.ServicerContext) -> Deadline:
+    left_s = context.time_remaining()
+    now = time.monotonic()
+    if left_s is None:
+        return now + limits.deadline_default_ms / 1000
+    if left_s <= 0:
+        raise DeadlineExceeded("the deadline had passed when the call arrived", phase="arrival")
+    return now + min(float(left_s), limits.deadline_default_ms / 1000)
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: StandpipeError) -> None:
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
+    ]
+    if error.field is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_ms is not None:
+        pause = duration_pb2.Duration()
+        pause.FromMilliseconds(error.retry_after_ms)
+        details.append(error_details_pb2.RetryInfo(retry_delay=pause))
+    message = f"{error.field}: {error.message}" if error.field else error.message
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.status), message=message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await context.abort(
+        getattr(grpc.StatusCode, error.status),
+        message,
+        trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),),
+    )
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace else ""

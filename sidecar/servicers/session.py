@@ -1,0 +1,150 @@
+"""SessionService: sessions and their logs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import grpc
+
+from sidecar import limits, validate
+from sidecar.commit import Committer
+from sidecar.errors import InvalidField, SessionNotFound
+from sidecar.log.v1 import log_pb2
+from sidecar.rebuild import check_chain
+from sidecar.receipt import Signer
+from sidecar.servicers.boundary import Boundary
+from sidecar.stores.record import (
+    Deadline,
+    EventKind,
+    EventsRead,
+    Head,
+    HeadRead,
+    Record,
+    SessionsRead,
+    StoredEvent,
+)
+from standpipe.v1 import session_pb2, session_pb2_grpc, turn_pb2
+
+
+class SessionServicer(session_pb2_grpc.SessionServiceServicer):
+    """See protos/standpipe/v1/session.proto."""
+
+    def __init__(self, boundary: Boundary, record: Record, committer: Committer, signer: Signer) -> None:
+        self._boundary = boundary
+        self._record = record
+        self._committer = committer
+        self._signer = signer
+
+    async def GetSession(
+        self, request: session_pb2.GetSessionRequest, context: grpc.aio.ServicerContext
+    ) -> session_pb2.GetSessionResponse:
+        """Return one session."""
+
+        async def work(tenant: str, deadline: Deadline) -> session_pb2.GetSessionResponse:
+            validate.identifier(request.session_id, "session_id")
+            (head,) = await self._record.fetch(
+                [HeadRead(tenant=tenant, session=request.session_id)], deadline=deadline
+            )
+            found = _exists(cast("Head | None", head))
+            token = self._signer.token(
+                tenant=tenant, session=found.session, version=found.version, position=found.position_end
+            )
+            return session_pb2.GetSessionResponse(session=_session(found), consistency_token=token)
+
+        return await self._boundary.call("GetSession", request, context, work)
+
+    async def ListSessions(
+        self, request: session_pb2.ListSessionsRequest, context: grpc.aio.ServicerContext
+    ) -> session_pb2.ListSessionsResponse:
+        """List sessions by id; the page token is the last id."""
+
+        async def work(tenant: str, deadline: Deadline) -> session_pb2.ListSessionsResponse:
+            validate.identifier(request.subject_id, "subject_id", optional=True)
+            validate.identifier(request.page_token, "page_token", optional=True)
+            count = validate.page(request.page_size)
+            read = SessionsRead(
+                tenant=tenant, subject=request.subject_id, after_session=request.page_token, count_max=count + 1
+            )
+            (heads,) = await self._record.fetch([read], deadline=deadline)
+            found = list(cast("list[Head]", heads))
+            return session_pb2.ListSessionsResponse(
+                sessions=[_session(head) for head in found[:count]],
+                next_page_token=found[count - 1].session if len(found) > count else "",
+            )
+
+        return await self._boundary.call("ListSessions", request, context, work)
+
+    async def ListEvents(
+        self, request: session_pb2.ListEventsRequest, context: grpc.aio.ServicerContext
+    ) -> session_pb2.ListEventsResponse:
+        """List a session's events, their hashes checked."""
+
+        async def work(tenant: str, deadline: Deadline) -> session_pb2.ListEventsResponse:
+            validate.identifier(request.session_id, "session_id")
+            if request.after_version < 0:
+                raise InvalidField("must not be negative", field="after_version")
+            reads = [
+                HeadRead(tenant=tenant, session=request.session_id),
+                EventsRead(
+                    tenant=tenant,
+                    session=request.session_id,
+                    after_version=request.after_version,
+                    count_max=validate.page(request.page_size),
+                    bytes_max=limits.page_bytes,
+                ),
+            ]
+            head, page = await self._record.fetch(reads, deadline=deadline)
+            found = _exists(cast("Head | None", head))
+            events = list(cast("list[StoredEvent]", page))
+            check_chain(tenant, events, None)
+            return session_pb2.ListEventsResponse(
+                events=[_event(event) for event in events], head_version=found.version
+            )
+
+        return await self._boundary.call("ListEvents", request, context, work)
+
+    async def EndSession(
+        self, request: session_pb2.EndSessionRequest, context: grpc.aio.ServicerContext
+    ) -> session_pb2.EndSessionResponse:
+        """End a session."""
+        return await self._boundary.call(
+            "EndSession",
+            request,
+            context,
+            lambda tenant, deadline: self._committer.end(tenant, request, deadline=deadline),
+        )
+
+
+def _exists(head: Head | None) -> Head:
+    if head is None:
+        raise SessionNotFound("the tenant has no such session", field="session_id")
+    return head
+
+
+def _session(head: Head) -> session_pb2.Session:
+    session = session_pb2.Session(
+        session_id=head.session,
+        subject_id=head.subject,
+        version=head.version,
+        head_hash=head.event_hash,
+        ended=head.ended,
+    )
+    session.created_at.FromMicroseconds(head.created_at_us)
+    session.updated_at.FromMicroseconds(head.updated_at_us)
+    return session
+
+
+def _event(stored: StoredEvent) -> turn_pb2.Event:
+    event = turn_pb2.Event(
+        session_id=stored.session,
+        version=stored.version,
+        request_id=stored.request_id,
+        previous_hash=stored.previous_hash,
+        hash=stored.event_hash,
+    )
+    event.committed_at.FromMicroseconds(stored.committed_at_us)
+    if stored.kind == EventKind.TURN:
+        event.turn.CopyFrom(log_pb2.StoredTurn.FromString(stored.body).turn)
+    else:
+        event.session_end.CopyFrom(turn_pb2.SessionEnd.FromString(stored.body))
+    return event

@@ -1,0 +1,1 @@
+"""The stores: two contracts, and the engines that keep them."""

@@ -1,0 +1,438 @@
+"""The record contract: the system of record, for every engine.
+
+The event log is the truth; everything else in a record store is derived from it or configuration. Engines
+subclass `Record`; `tests/contract/record_suite.py` holds every one to these clauses, by number.
+
+R1  `append` is atomic: afterwards the event, its receipt, its tool calls, its recall items and its work order
+    are all there, or nothing is. It is durable when it returns.
+R2  An append with `expected_version` n succeeds only if the session's version is n (0: it does not exist).
+    Of concurrent appends at one version exactly one wins; every other raises VersionConflict with
+    `current_version` and `winner_request_id`, the request id of the event n + 1. n above the version raises
+    VersionInFuture with `current_version`.
+R3  An append with `expected_version` None goes behind whatever is there.
+R4  The same (session, request id, digest) again returns the first result with `replayed`, whatever the
+    version is by then, and writes nothing. Another digest raises RequestIdReused. This check comes before
+    every other: of version, end, subject and tool calls.
+R5  Versions of a session run from 1 without gaps; each event's hash is `event_hash` over the hash before it.
+R6  Positions of a subject's items run from 1 without gaps, in commit order over all its sessions: whoever
+    reads up to position p has missed nothing at or below p, ever after.
+R7  A session belongs to the subject of its first event: an append that names another raises SubjectMismatch.
+    A first append must name one (InvalidField); one that `must_exist` raises SessionNotFound.
+R8  After an event of kind END every append raises SessionEnded.
+R9  A tool result needs its call: in the same append before it, or in the session without a result yet. Otherwise
+    ToolResultWithoutCall. A call id that the session has had raises InvalidField.
+R10 Citations must name events of the tenant that exist (InvalidField).
+R11 `fetch` takes a batch of reads and answers in the same length and order, from one snapshot, in one round trip.
+    What does not exist is None, not an error.
+R12 A snapshot contains every append that was acknowledged before the fetch began, in whatever process.
+R13 Vectors of a (subject, model) are put in position order: `put_vectors` starts right behind the last position
+    that has one and returns True, or writes nothing and returns False. So an effect happens once.
+R14 `lagging` names the subjects with items beyond their last vector, oldest work first.
+R15 `drop_derived` removes items, vectors, checkpoints and work orders, and nothing else.
+    `restore_items` puts the items of one event back, in any order of events that keeps positions; the
+    positions are part of the event, so that a rebuilt scope equals the old one.
+R16 Policy versions are immutable: publishing the content of the latest version returns it and writes nothing;
+    other content becomes the next version. A route moves only to a version that exists (PolicyNotFound).
+R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows.
+R18 A store that cannot be reached, or is locked beyond the deadline, raises StoreUnavailable; one that refuses
+    writes StoreReadOnly; a full one StoreFull; a newer one StoreSchemaNewer; a row that cannot be read
+    StoreCorrupt. No driver's own exception leaves an engine. A failed append wrote nothing that is visible,
+    except that after StoreUnavailable it may have happened: the request id tells.
+R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, version) again changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Deadline = float
+"""A point in `time.monotonic()` seconds."""
+
+
+class EventKind(enum.IntEnum):
+    """What an event records. Stored: never renumber."""
+
+    TURN = 1
+    END = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewItem:
+    """One recallable piece of an event: a message, or a chunk of one. Derived from the event's body alone."""
+
+    entry: int
+    """Index of the entry in the turn."""
+    chunk: int
+    """Index of the chunk in the entry, from 0."""
+    role: int
+    """`standpipe.v1.Role`."""
+    speaker: str
+    spoken_at_us: int
+    """Microseconds since 1970, UTC."""
+    text: str
+    """Verbatim."""
+    terms: bytes
+    """The packed lexical analysis of `sidecar.recall`."""
+    tokens: Mapping[str, int]
+    """Tokens as rendered, by tokenizer: one per tokenizer that is counted at write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """What `append` is asked to write."""
+
+    tenant: str
+    session: str
+    subject: str
+    """Empty: the session's own."""
+    request_id: str
+    digest: bytes
+    """32 bytes: SHA-256 of the canonical request, to tell a retry from a reuse (R4)."""
+    expected_version: int | None
+    must_exist: bool = False
+    """Whether the session must be there already, whatever version is expected."""
+    kind: EventKind
+    body: bytes
+    """The stored body: a serialised `standpipe.v1.Turn` or `SessionEnd`."""
+    weight_bytes: int
+    """What the event weighs in a view (`limits.view_bytes`)."""
+    items: Sequence[NewItem] = ()
+    opened_calls: Sequence[str] = ()
+    """Ids of the tool calls in it, in order."""
+    answered_calls: Sequence[str] = ()
+    """Ids of the calls that its results answer; may name calls of the same event."""
+    citations: Sequence[tuple[str, int]] = ()
+    """(session, version) of every event that it cites."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """What `append` wrote, or had written before. The whole answer to a commit follows from it."""
+
+    version: int
+    event_hash: bytes
+    subject: str
+    position: int
+    """The subject's last item position after this event."""
+    committed_at_us: int
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event of the log."""
+
+    session: str
+    version: int
+    kind: EventKind
+    request_id: str
+    committed_at_us: int
+    body: bytes
+    previous_hash: bytes
+    event_hash: bytes
+    weight_end_bytes: int
+    """The session's weight up to and with this event."""
+    position_end: int
+    """The subject's last item position after this event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Where a session stands."""
+
+    session: str
+    subject: str
+    version: int
+    event_hash: bytes
+    ended: bool
+    weight_bytes: int
+    position_end: int
+    """`StoredEvent.position_end` of the last event."""
+    created_at_us: int
+    updated_at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A fold of the log up to a version, so that a cold load reads no more than the end (R19)."""
+
+    session: str
+    tokenizer: str
+    version: int
+    weight_bytes: int
+    """The session's weight up to and with that version."""
+    body: bytes
+    """Encoded by `sidecar.view`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredItem:
+    """A recall item of a subject."""
+
+    position: int
+    session: str
+    version: int
+    entry: int
+    chunk: int
+    role: int
+    speaker: str
+    spoken_at_us: int
+    text: str
+    terms: bytes
+    tokens: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPolicy:
+    """One immutable policy version."""
+
+    name: str
+    version: int
+    document: str
+    digest: bytes
+    published_at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRoute:
+    """Where a route points."""
+
+    name: str
+    policy_name: str
+    policy_version: int
+
+
+# --- reads: each class has one answer type; `fetch` takes any mix of them (R11) ------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRead:
+    """-> Head | None."""
+
+    tenant: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRead:
+    """-> SessionState | None: the end of a session's log, enough to fold a view at a version.
+
+    With `known_version` equal to the head, and no `at_version`, `events` is empty and `checkpoint` None: the
+    caller's view is current. With a `known_version` behind it, `events` are those after it and `checkpoint`
+    is None, unless they would weigh more than `window_bytes`: then it is a cold load.
+    A cold load gives the last checkpoint of the tokenizer that lies at least `window_bytes` before the end (None
+    if there is none: then from version 1) and all events after it.
+    """
+
+    tenant: str
+    session: str
+    tokenizer: str
+    known_version: int = 0
+    at_version: int | None = None
+    """Read the log as it was at this version; None for the head."""
+    window_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """A session's head (as it is now), and the part of its log that was asked for."""
+
+    head: Head
+    checkpoint: Checkpoint | None
+    events: Sequence[StoredEvent]
+    after_version: int
+    """The version that `events` follow: the known one, the checkpoint's, or 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsRead:
+    """-> Sequence[StoredEvent] | None: a page of the log, by version; None if there is no such session."""
+
+    tenant: str
+    session: str
+    after_version: int
+    count_max: int
+    bytes_max: int
+    """Stops before the event whose body would exceed it, but gives at least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionsRead:
+    """-> Sequence[Head]: a page of sessions, by id."""
+
+    tenant: str
+    subject: str
+    """Empty: all."""
+    after_session: str
+    count_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeRead:
+    """-> ScopeState: what a subject's memory has gained. A subject without items has position 0."""
+
+    tenant: str
+    subject: str
+    model: str
+    """The embedding model's id; empty: no vectors."""
+    after_position: int = 0
+    after_vector_position: int = 0
+    count_max: int = 1 << 30
+    """The most items, and the most vectors, of one answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeState:
+    """The gain of a scope. When `items` or `vectors` is shorter than the positions say, read on."""
+
+    position: int
+    """The last item's."""
+    vector_position: int
+    """The last item's that has a vector of the model; all before have one too (R13)."""
+    items: Sequence[StoredItem]
+    vectors: Sequence[bytes]
+    """Packed vectors of the positions after `after_vector_position`, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRead:
+    """-> StoredPolicy | None."""
+
+    tenant: str
+    name: str
+    version: int | None = None
+    """None: the latest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRead:
+    """-> StoredRoute | None."""
+
+    tenant: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoliciesRead:
+    """-> Sequence[StoredPolicy]: a page of versions, by (name, version)."""
+
+    tenant: str
+    after: tuple[str, int] = ("", 0)
+    count_max: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutesRead:
+    """-> Sequence[StoredRoute], by name."""
+
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LagRead:
+    """-> int: items of all tenants that wait for their vector of this model."""
+
+    model: str
+
+
+Read = (
+    HeadRead
+    | SessionRead
+    | EventsRead
+    | SessionsRead
+    | ScopeRead
+    | PolicyRead
+    | RouteRead
+    | PoliciesRead
+    | RoutesRead
+    | LagRead
+)
+Answer = object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """A subject's memory, and how far it is embedded."""
+
+    tenant: str
+    subject: str
+    position: int
+    vector_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine may leave out. The conformance suite tests each, present and absent."""
+
+    multiprocess: bool = True
+    """Several processes may open the store at once."""
+    extra: frozenset[str] = field(default_factory=frozenset)
+
+
+class Record(ABC):
+    """The system of record. Opened once, shared by every task of the process; all methods are safe to call
+    concurrently. A `deadline` bounds the wait; None waits as long as the engine's own timeouts."""
+
+    engine: str
+    capabilities: Capabilities = Capabilities()
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and bring the schema up to date. Raises StoreSchemaNewer, StoreUnavailable, StoreReadOnly."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish the appends at work and release everything. Safe to call twice."""
+
+    @abstractmethod
+    async def signing_key(self) -> bytes:
+        """Return the deployment's 32-byte key, made by the first `open`; it signs tokens and receipts."""
+
+    @abstractmethod
+    async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:
+        """Append one event to a session's log (R1 to R10). There is no default for the expected version."""
+
+    @abstractmethod
+    async def fetch(self, reads: Sequence[Read], *, deadline: Deadline | None = None) -> list[Answer]:
+        """Answer a batch of reads from one snapshot (R11, R12)."""
+
+    @abstractmethod
+    async def put_vectors(
+        self, scope: Scope, *, model: str, vectors: Sequence[bytes], deadline: Deadline | None = None
+    ) -> bool:
+        """Store the vectors of the positions after `scope.vector_position`, in order (R13)."""
+
+    @abstractmethod
+    async def lagging(self, *, model: str, count_max: int) -> Sequence[Scope]:
+        """Name subjects with items beyond their last vector of this model (R14)."""
+
+    @abstractmethod
+    async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
+        """Store a fold (R19)."""
+
+    @abstractmethod
+    async def publish_policy(
+        self, tenant: str, *, name: str, document: str, digest: bytes
+    ) -> tuple[StoredPolicy, bool]:
+        """Store a policy version; the flag says whether it is new (R16)."""
+
+    @abstractmethod
+    async def set_route(self, tenant: str, route: StoredRoute) -> None:
+        """Point a route at a version (R16). Version 0 of "default" is built in and always exists."""
+
+    @abstractmethod
+    async def drop_derived(self) -> None:
+        """Remove everything that `rebuild` makes again from the log (R15)."""
+
+    @abstractmethod
+    async def sessions_all(self, *, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
+        """List sessions of every tenant by (tenant, session), for rebuild: (tenant, head)."""
+
+    @abstractmethod
+    async def restore_items(
+        self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]
+    ) -> None:
+        """Put back the items of one event, at the positions that end with its `position_end` (R15)."""

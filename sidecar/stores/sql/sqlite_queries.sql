@@ -1,0 +1,192 @@
+-- The SQLite record engine's statements, by name. Column order is that of the dataclasses in record.py where a row
+-- becomes one.
+
+-- name: signing_key
+SELECT signing_key FROM deployment;
+
+-- name: keep_signing_key
+INSERT INTO deployment (only, signing_key) VALUES (1, ?) ON CONFLICT DO NOTHING;
+
+-- append ---------------------------------------------------------------------------------------------------------
+
+-- name: receipt
+SELECT version, digest, event_hash, position_end, committed_at_us FROM events
+WHERE tenant = ? AND session = ? AND request_id = ?;
+
+-- name: request_id_of_version
+SELECT request_id FROM events WHERE tenant = ? AND session = ? AND version = ?;
+
+-- name: insert_event
+INSERT INTO events (tenant, session, version, kind, request_id, digest, committed_at_us, items_count, position_end,
+    weight_end_bytes, previous_hash, event_hash, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: put_session
+INSERT INTO sessions (tenant, session, subject, version, event_hash, ended, weight_bytes, position_end,
+    created_at_us, updated_at_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (tenant, session) DO UPDATE SET version = excluded.version, event_hash = excluded.event_hash,
+    ended = excluded.ended, weight_bytes = excluded.weight_bytes, position_end = excluded.position_end,
+    updated_at_us = excluded.updated_at_us;
+
+-- name: open_tool_call
+INSERT INTO tool_calls (tenant, session, call_id, call_version) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: answer_tool_call
+UPDATE tool_calls SET result_version = ?
+WHERE tenant = ? AND session = ? AND call_id = ? AND result_version IS NULL;
+
+-- name: scope_counters
+SELECT position, items_position FROM scopes WHERE tenant = ? AND subject = ?;
+
+-- name: put_scope
+INSERT INTO scopes (tenant, subject, position, items_position) VALUES (?, ?, ?, ?)
+ON CONFLICT (tenant, subject) DO UPDATE SET position = excluded.position, items_position = excluded.items_position;
+
+-- name: put_item
+INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text,
+    terms, tokens)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: order_work
+INSERT INTO work (tenant, subject, model, since_us) SELECT ?, ?, model, ? FROM models WHERE true
+ON CONFLICT (tenant, subject, model) DO UPDATE SET since_us = excluded.since_us
+WHERE excluded.since_us < work.since_us;
+
+-- fetch ----------------------------------------------------------------------------------------------------------
+
+-- name: head
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+FROM sessions WHERE tenant = ? AND session = ?;
+
+-- name: weight_at
+SELECT weight_end_bytes FROM events WHERE tenant = ? AND session = ? AND version = ?;
+
+-- name: last_checkpoint
+SELECT session, tokenizer, version, weight_bytes, body FROM checkpoints
+WHERE tenant = ? AND session = ? AND tokenizer = ? AND version <= ? AND weight_bytes <= ?
+ORDER BY version DESC LIMIT 1;
+
+-- name: events
+SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
+    position_end
+FROM events WHERE tenant = ? AND session = ? AND version > ? AND version <= ? ORDER BY version LIMIT ?;
+
+-- name: sessions_of_tenant
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+FROM sessions WHERE tenant = ? AND session > ? ORDER BY session LIMIT ?;
+
+-- name: sessions_of_subject
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+FROM sessions WHERE tenant = ? AND subject = ? AND session > ? ORDER BY session LIMIT ?;
+
+-- name: sessions_of_all
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us, tenant
+FROM sessions WHERE (tenant, session) > (?, ?) ORDER BY tenant, session LIMIT ?;
+
+-- name: vector_position
+SELECT coalesce(max(position), 0) FROM vectors WHERE tenant = ? AND subject = ? AND model = ?;
+
+-- name: items
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens FROM items
+WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?;
+
+-- name: vectors
+SELECT vector FROM vectors WHERE tenant = ? AND subject = ? AND model = ? AND position > ? ORDER BY position LIMIT ?;
+
+-- name: policy
+SELECT name, version, document, digest, published_at_us FROM policies WHERE tenant = ? AND name = ? AND version = ?;
+
+-- name: latest_policy
+SELECT name, version, document, digest, published_at_us FROM policies WHERE tenant = ? AND name = ?
+ORDER BY version DESC LIMIT 1;
+
+-- name: policies
+SELECT name, version, document, digest, published_at_us FROM policies WHERE tenant = ? AND (name, version) > (?, ?)
+ORDER BY name, version LIMIT ?;
+
+-- name: route
+SELECT name, policy_name, policy_version FROM routes WHERE tenant = ? AND name = ?;
+
+-- name: routes
+SELECT name, policy_name, policy_version FROM routes WHERE tenant = ? ORDER BY name;
+
+-- the embedding projection ---------------------------------------------------------------------------------------
+
+-- name: model
+SELECT 1 FROM models WHERE model = ?;
+
+-- name: put_model
+INSERT INTO models (model) VALUES (?) ON CONFLICT DO NOTHING;
+
+-- name: order_all_work
+INSERT INTO work (tenant, subject, model, since_us)
+SELECT s.tenant, s.subject, ?1, e.committed_at_us FROM scopes s
+JOIN items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
+JOIN events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
+WHERE s.items_position > 0 ON CONFLICT DO NOTHING;
+
+-- name: put_vector
+INSERT INTO vectors (tenant, subject, model, position, vector) VALUES (?, ?, ?, ?, ?);
+
+-- name: finish_work
+DELETE FROM work WHERE tenant = ? AND subject = ? AND model = ?;
+
+-- name: shorten_work
+UPDATE work SET since_us = (SELECT e.committed_at_us FROM items i
+    JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
+    WHERE i.tenant = work.tenant AND i.subject = work.subject AND i.position = ?)
+WHERE tenant = ? AND subject = ? AND model = ?;
+
+-- name: lagging
+SELECT s.tenant, s.subject, s.items_position, coalesce((SELECT max(v.position) FROM vectors v
+    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS vector_position
+FROM work w INDEXED BY work_by_age JOIN scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+WHERE w.model = ? AND s.items_position > vector_position
+ORDER BY w.since_us, w.tenant, w.subject LIMIT ?;
+
+-- name: lag
+SELECT coalesce(sum(s.items_position - coalesce((SELECT max(v.position) FROM vectors v
+    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0)), 0)
+FROM work w INDEXED BY work_by_age JOIN scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+WHERE w.model = ?;
+
+-- name: lag_of_unknown_model
+SELECT coalesce(sum(items_position), 0) FROM scopes;
+
+-- writes of the control plane and of rebuild -----------------------------------------------------------------------
+
+-- name: put_checkpoint
+INSERT INTO checkpoints (tenant, session, tokenizer, version, weight_bytes, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
+
+-- name: put_policy
+INSERT INTO policies (tenant, name, version, document, digest, published_at_us) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: put_route
+INSERT INTO routes (tenant, name, policy_name, policy_version) VALUES (?, ?, ?, ?)
+ON CONFLICT (tenant, name) DO UPDATE SET policy_name = excluded.policy_name, policy_version = excluded.policy_version;
+
+-- name: drop_items
+DELETE FROM items;
+
+-- name: drop_vectors
+DELETE FROM vectors;
+
+-- name: drop_checkpoints
+DELETE FROM checkpoints;
+
+-- name: drop_work
+DELETE FROM work;
+
+-- name: forget_items_positions
+UPDATE scopes SET items_position = 0;
+
+-- name: items_count
+SELECT items_count FROM events WHERE tenant = ? AND session = ? AND version = ?;
+
+-- name: end_of_run
+WITH RECURSIVE run (position) AS (
+    SELECT ?3 UNION ALL SELECT run.position + 1 FROM run
+    WHERE EXISTS (SELECT 1 FROM items i WHERE i.tenant = ?1 AND i.subject = ?2 AND i.position = run.position + 1)
+) SELECT max(position) FROM run;

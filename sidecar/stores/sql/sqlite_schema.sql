@@ -1,0 +1,141 @@
+-- The SQLite record store's schema, as numbered migrations. PRAGMA user_version is the number of the last one that
+-- ran. A migration is never edited once released: add the next. Expand first, contract a release later, since two
+-- versions of the sidecar share one file during a rollout.
+--
+-- The log (sessions, events, tool_calls, the counters in scopes), policies and routes are the truth; items, vectors,
+-- checkpoints and work are derived. Every key leads with the tenant; `work_by_age` alone does not: it is the queue
+-- of the embedding worker, which serves all tenants and answers none.
+--
+-- Events keep rowids: they are appended in commit order, whatever their key, and bodies are large. What is read in
+-- runs (items, vectors) is clustered by its key.
+
+-- migration: 1
+CREATE TABLE deployment (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    signing_key BLOB NOT NULL CHECK (length(signing_key) = 32)
+) STRICT;
+
+CREATE TABLE sessions (
+    tenant TEXT NOT NULL,
+    session TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    event_hash BLOB NOT NULL,
+    ended INTEGER NOT NULL,
+    weight_bytes INTEGER NOT NULL,
+    position_end INTEGER NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    updated_at_us INTEGER NOT NULL,
+    PRIMARY KEY (tenant, session)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX sessions_by_subject ON sessions (tenant, subject, session);
+
+-- An event carries its own receipt: the request id and digest, and all that the answer to its commit held.
+CREATE TABLE events (
+    tenant TEXT NOT NULL,
+    session TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    committed_at_us INTEGER NOT NULL,
+    items_count INTEGER NOT NULL,
+    position_end INTEGER NOT NULL,
+    weight_end_bytes INTEGER NOT NULL,
+    previous_hash BLOB NOT NULL,
+    event_hash BLOB NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (tenant, session, version),
+    UNIQUE (tenant, session, request_id)
+) STRICT;
+
+CREATE TABLE tool_calls (
+    tenant TEXT NOT NULL,
+    session TEXT NOT NULL,
+    call_id TEXT NOT NULL,
+    call_version INTEGER NOT NULL,
+    result_version INTEGER,
+    PRIMARY KEY (tenant, session, call_id)
+) STRICT, WITHOUT ROWID;
+
+-- `position` is the last that was given out, and never falls. `items_position` is the last up to which all items are
+-- there: it differs only between drop_derived and the end of a rebuild.
+CREATE TABLE scopes (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    items_position INTEGER NOT NULL,
+    PRIMARY KEY (tenant, subject)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE items (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    session TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    entry INTEGER NOT NULL,
+    chunk INTEGER NOT NULL,
+    role INTEGER NOT NULL,
+    speaker TEXT NOT NULL,
+    spoken_at_us INTEGER NOT NULL,
+    tokens TEXT NOT NULL,
+    terms BLOB NOT NULL,
+    text TEXT NOT NULL,
+    PRIMARY KEY (tenant, subject, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE vectors (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    model TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    vector BLOB NOT NULL,
+    PRIMARY KEY (tenant, subject, model, position)
+) STRICT, WITHOUT ROWID;
+
+-- The models that were ever asked for: an append leaves a work order for each.
+CREATE TABLE models (
+    model TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- One coalesced work order of the embedding projection: the subject has items without a vector of the model, the
+-- oldest of them committed at `since_us`.
+CREATE TABLE work (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    model TEXT NOT NULL,
+    since_us INTEGER NOT NULL,
+    PRIMARY KEY (tenant, subject, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX work_by_age ON work (model, since_us, tenant, subject);
+
+CREATE TABLE checkpoints (
+    tenant TEXT NOT NULL,
+    session TEXT NOT NULL,
+    tokenizer TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    weight_bytes INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (tenant, session, tokenizer, version)
+) STRICT;
+
+CREATE TABLE policies (
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    document TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    published_at_us INTEGER NOT NULL,
+    PRIMARY KEY (tenant, name, version)
+) STRICT;
+
+CREATE TABLE routes (
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    policy_name TEXT NOT NULL,
+    policy_version INTEGER NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,957 @@
+"""The embedded record store: one SQLite file, for one machine and any number of its processes.
+
+::
+
+    append ──> queue ──> writer thread: BEGIN IMMEDIATE, a savepoint for each write, one COMMIT and one fsync
+    fetch  ──> queue ──> reader threads: one deferred transaction for each fetch, so one snapshot
+
+SQLite never runs on the event loop. The writer takes whatever waits, up to `limits.append_batch_max`, into one
+transaction, so that commits which arrive together share an fsync; a write that fails is rolled back to its savepoint
+and harms no other. WAL lets readers go on meanwhile, in this process and in others, and synchronous=FULL makes each
+commit durable before it is answered.
+
+The SQL stands in `sql/sqlite_schema.sql` and `sql/sqlite_queries.sql`. This file alone imports the driver, and
+`store_error` is the one place where its exceptions become ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar
+
+from sidecar import canonical, limits
+from sidecar.errors import (
+    ConfigInvalid,
+    DeadlineExceeded,
+    Internal,
+    InvalidField,
+    Overloaded,
+    PolicyNotFound,
+    RequestIdReused,
+    SessionEnded,
+    SessionNotFound,
+    StandpipeError,
+    StoreCorrupt,
+    StoreFull,
+    StoreReadOnly,
+    StoreSchemaNewer,
+    StoreUnavailable,
+    SubjectMismatch,
+    ToolResultWithoutCall,
+    VersionConflict,
+    VersionInFuture,
+)
+from sidecar.stores.record import (
+    Answer,
+    Appended,
+    Checkpoint,
+    Deadline,
+    EventKind,
+    EventsRead,
+    Head,
+    HeadRead,
+    LagRead,
+    NewEvent,
+    NewItem,
+    PoliciesRead,
+    PolicyRead,
+    Read,
+    Record,
+    RouteRead,
+    RoutesRead,
+    Scope,
+    ScopeRead,
+    ScopeState,
+    SessionRead,
+    SessionsRead,
+    SessionState,
+    StoredEvent,
+    StoredItem,
+    StoredPolicy,
+    StoredRoute,
+)
+
+T = TypeVar("T")
+
+APPLICATION_ID: Final = 0x5374_6470
+"""PRAGMA application_id of our files: "Stdp"."""
+
+READERS: Final = 2
+"""Reader threads: one long load does not hold up the short reads. More would only queue for the GIL."""
+
+LOCK_STEP_MS: Final = 50
+"""How long SQLite itself polls for another process's write lock before the writer looks for callers that gave up."""
+
+PAGE_BYTES: Final = 8192
+"""A page holds whole items and vectors (1.5 KB) in the clustered tables; the default of 4096 would spill them."""
+
+CACHE_KIB: Final = 8192
+"""Page cache of each connection."""
+
+WAL_BYTES: Final = 32 << 20
+"""What the WAL file is cut back to after a burst."""
+
+
+def _sections(file: str, label: str) -> dict[str, str]:
+    """Return the parts of an SQL file by the name that follows `-- label:`."""
+    text = resources.files("sidecar.stores").joinpath("sql", file).read_text(encoding="utf-8")
+    parts = re.split(rf"^-- {label}: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+SQL: Final = _sections("sqlite_queries.sql", "name")
+MIGRATIONS: Final = {int(number): script for number, script in _sections("sqlite_schema.sql", "migration").items()}
+SCHEMA: Final = max(MIGRATIONS)
+"""The schema this release writes, as PRAGMA user_version."""
+
+
+# --- errors --------------------------------------------------------------------------------------------------
+
+_Mapped = tuple[type[StandpipeError], str]
+_UNAVAILABLE: Final[_Mapped] = (
+    StoreUnavailable,
+    "the record store cannot be used just now; retry with the same request id",
+)
+_READ_ONLY: Final[_Mapped] = (StoreReadOnly, "the record store's file refuses writes")
+_CORRUPT: Final[_Mapped] = (StoreCorrupt, "the record store's file is damaged: restore it from a backup")
+_DEFECT: Final[_Mapped] = (Internal, "the record store refused a statement")
+
+_ERRORS: Final[Mapping[int, _Mapped]] = {
+    sqlite3.SQLITE_BUSY: (StoreUnavailable, "the record store stayed locked by another process"),
+    sqlite3.SQLITE_LOCKED: (StoreUnavailable, "the record store stayed locked"),
+    sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "the record store's file or -wal cannot be opened"),
+    sqlite3.SQLITE_IOERR: (StoreUnavailable, "the record store's disk reported an error; see its log"),
+    sqlite3.SQLITE_PROTOCOL: _UNAVAILABLE,
+    sqlite3.SQLITE_NOMEM: _UNAVAILABLE,
+    sqlite3.SQLITE_INTERRUPT: _UNAVAILABLE,
+    sqlite3.SQLITE_ABORT: _UNAVAILABLE,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_PERM: _READ_ONLY,
+    sqlite3.SQLITE_AUTH: _READ_ONLY,
+    sqlite3.SQLITE_FULL: (StoreFull, "the record store's disk is full; nothing was written"),
+    sqlite3.SQLITE_CORRUPT: _CORRUPT,
+    sqlite3.SQLITE_FORMAT: _CORRUPT,
+    sqlite3.SQLITE_IOERR_CORRUPTFS: _CORRUPT,
+    sqlite3.SQLITE_NOTADB: (StoreCorrupt, "the record store's file is no SQLite database, or damaged"),
+    sqlite3.SQLITE_ERROR: _DEFECT,
+    sqlite3.SQLITE_INTERNAL: _DEFECT,
+    sqlite3.SQLITE_NOTFOUND: _DEFECT,
+    sqlite3.SQLITE_EMPTY: _DEFECT,
+    sqlite3.SQLITE_SCHEMA: _DEFECT,
+    sqlite3.SQLITE_TOOBIG: _DEFECT,
+    sqlite3.SQLITE_CONSTRAINT: _DEFECT,
+    sqlite3.SQLITE_MISMATCH: _DEFECT,
+    sqlite3.SQLITE_MISUSE: _DEFECT,
+    sqlite3.SQLITE_NOLFS: _DEFECT,
+    sqlite3.SQLITE_RANGE: _DEFECT,
+    sqlite3.SQLITE_NOTICE: _DEFECT,
+    sqlite3.SQLITE_WARNING: _DEFECT,
+}
+"""By extended code where one stands here, else by primary code: its lowest byte."""
+
+
+def store_error(error: Exception) -> StandpipeError:
+    """Return what the contract raises for an exception of the driver, or for any other from inside the engine."""
+    if isinstance(error, StandpipeError):
+        return error
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if code is not None:
+        kind, message = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, _DEFECT)
+    else:  # Python's own: a row that it cannot decode, or a value that it cannot bind
+        kind, message = _CORRUPT if isinstance(error, sqlite3.OperationalError) else _DEFECT
+    ours = kind(message, driver_error=name)
+    ours.__cause__ = error
+    return ours
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+# --- rows ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _tokens(text: str) -> Mapping[str, int]:
+    """Decode an item's token counts: few differ, so that decoding them is not what a load costs."""
+    return MappingProxyType(json.loads(text))
+
+
+def _head(row: Sequence[Any]) -> Head:
+    return Head(
+        session=row[0],
+        subject=row[1],
+        version=row[2],
+        event_hash=row[3],
+        ended=bool(row[4]),
+        weight_bytes=row[5],
+        position_end=row[6],
+        created_at_us=row[7],
+        updated_at_us=row[8],
+    )
+
+
+def _event(row: Sequence[Any]) -> StoredEvent:
+    try:
+        kind = EventKind(row[2])
+    except ValueError as error:
+        raise StoreCorrupt("a stored event is of no known kind", version=row[1]) from error
+    return StoredEvent(
+        session=row[0],
+        version=row[1],
+        kind=kind,
+        request_id=row[3],
+        committed_at_us=row[4],
+        body=row[5],
+        previous_hash=row[6],
+        event_hash=row[7],
+        weight_end_bytes=row[8],
+        position_end=row[9],
+    )
+
+
+def _item(row: Sequence[Any]) -> StoredItem:
+    try:
+        tokens = _tokens(row[10])
+    except (ValueError, TypeError) as error:
+        raise StoreCorrupt("a stored item's token counts cannot be read", position=row[0]) from error
+    return StoredItem(
+        position=row[0],
+        session=row[1],
+        version=row[2],
+        entry=row[3],
+        chunk=row[4],
+        role=row[5],
+        speaker=row[6],
+        spoken_at_us=row[7],
+        text=row[8],
+        terms=row[9],
+        tokens=tokens,
+    )
+
+
+def _policy(row: Sequence[Any]) -> StoredPolicy:
+    return StoredPolicy(name=row[0], version=row[1], document=row[2], digest=row[3], published_at_us=row[4])
+
+
+def _route(row: Sequence[Any]) -> StoredRoute:
+    return StoredRoute(name=row[0], policy_name=row[1], policy_version=row[2])
+
+
+def _one(db: sqlite3.Connection, name: str, *values: object) -> Any:
+    """Return the first row of a named query, or None."""
+    return db.execute(SQL[name], values).fetchone()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+# --- reads: each runs inside the snapshot of its fetch -----------------------------------------------------------
+
+
+def _read_head(db: sqlite3.Connection, read: HeadRead) -> Head | None:
+    row = _one(db, "head", read.tenant, read.session)
+    return row and _head(row)
+
+
+def _weight_at(db: sqlite3.Connection, read: SessionRead, version: int) -> int:
+    if version < 1:
+        return 0
+    row = _one(db, "weight_at", read.tenant, read.session, version)
+    if row is None:
+        raise StoreCorrupt("an event is missing from a session's log", version=version)
+    return int(row[0])
+
+
+def _read_session(db: sqlite3.Connection, read: SessionRead) -> SessionState | None:
+    row = _one(db, "head", read.tenant, read.session)
+    if row is None:
+        return None
+    head = _head(row)
+    end, known = head.version, read.known_version
+    if read.at_version is not None:
+        end = max(0, min(end, read.at_version))
+    if known == end:
+        return SessionState(head=head, checkpoint=None, events=(), after_version=known)
+    weight_end = head.weight_bytes if end == head.version else _weight_at(db, read, end)
+    checkpoint = None
+    if 0 < known < end and weight_end - _weight_at(db, read, known) <= read.window_bytes:
+        after = known
+    else:
+        weight_max = weight_end - read.window_bytes
+        row = _one(db, "last_checkpoint", read.tenant, read.session, read.tokenizer, end, weight_max)
+        if row is not None:
+            checkpoint = Checkpoint(
+                session=row[0], tokenizer=row[1], version=row[2], weight_bytes=row[3], body=row[4]
+            )
+        after = checkpoint.version if checkpoint else 0
+    events = [_event(row) for row in db.execute(SQL["events"], (read.tenant, read.session, after, end, -1))]
+    if len(events) != end - after:
+        raise StoreCorrupt("events are missing from a session's log", after_version=after, end_version=end)
+    return SessionState(head=head, checkpoint=checkpoint, events=events, after_version=after)
+
+
+def _read_events(db: sqlite3.Connection, read: EventsRead) -> Sequence[StoredEvent] | None:
+    row = _one(db, "head", read.tenant, read.session)
+    if row is None:
+        return None
+    events: list[StoredEvent] = []
+    size_bytes = 0
+    values = (read.tenant, read.session, read.after_version, _head(row).version, read.count_max)
+    with contextlib.closing(db.execute(SQL["events"], values)) as rows:
+        for event in map(_event, rows):
+            size_bytes += len(event.body)
+            if events and size_bytes > read.bytes_max:
+                break
+            events.append(event)
+    return events
+
+
+def _read_sessions(db: sqlite3.Connection, read: SessionsRead) -> Sequence[Head]:
+    if read.subject:
+        rows = db.execute(
+            SQL["sessions_of_subject"], (read.tenant, read.subject, read.after_session, read.count_max)
+        )
+    else:
+        rows = db.execute(SQL["sessions_of_tenant"], (read.tenant, read.after_session, read.count_max))
+    return [_head(row) for row in rows]
+
+
+def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
+    key = (read.tenant, read.subject)
+    _, position = _one(db, "scope_counters", *key) or (0, 0)
+    vector_position = _one(db, "vector_position", *key, read.model)[0] if read.model and position else 0
+    items: list[StoredItem] = []
+    vectors: list[bytes] = []
+    if read.after_position < position:
+        rows = db.execute(SQL["items"], (*key, read.after_position, position, read.count_max))
+        items = [_item(row) for row in rows]
+    if read.after_vector_position < vector_position:
+        rows = db.execute(SQL["vectors"], (*key, read.model, read.after_vector_position, read.count_max))
+        vectors = [row[0] for row in rows]
+    return ScopeState(position=position, vector_position=vector_position, items=items, vectors=vectors)
+
+
+def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | None:
+    if read.version is None:
+        row = _one(db, "latest_policy", read.tenant, read.name)
+    else:
+        row = _one(db, "policy", read.tenant, read.name, read.version)
+    return row and _policy(row)
+
+
+def _read_route(db: sqlite3.Connection, read: RouteRead) -> StoredRoute | None:
+    row = _one(db, "route", read.tenant, read.name)
+    return row and _route(row)
+
+
+def _read_policies(db: sqlite3.Connection, read: PoliciesRead) -> Sequence[StoredPolicy]:
+    return [_policy(row) for row in db.execute(SQL["policies"], (read.tenant, *read.after, read.count_max))]
+
+
+def _read_routes(db: sqlite3.Connection, read: RoutesRead) -> Sequence[StoredRoute]:
+    return [_route(row) for row in db.execute(SQL["routes"], (read.tenant,))]
+
+
+def _read_lag(db: sqlite3.Connection, read: LagRead) -> int:
+    known = _one(db, "model", read.model)
+    return int((_one(db, "lag", read.model) if known else _one(db, "lag_of_unknown_model"))[0])
+
+
+_READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] = {
+    HeadRead: _read_head,
+    SessionRead: _read_session,
+    EventsRead: _read_events,
+    SessionsRead: _read_sessions,
+    ScopeRead: _read_scope,
+    PolicyRead: _read_policy,
+    RouteRead: _read_route,
+    PoliciesRead: _read_policies,
+    RoutesRead: _read_routes,
+    LagRead: _read_lag,
+}
+
+
+@contextlib.contextmanager
+def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _answer(db: sqlite3.Connection, reads: Sequence[Read], deadline: Deadline | None) -> list[Answer]:
+    answers: list[Answer] = []
+    with _snapshot(db):
+        for read in reads:
+            if deadline is not None and time.monotonic() > deadline:
+                raise _late("record_fetch")
+            answers.append(_READS[type(read)](db, read))
+    return answers
+
+
+def _lagging(db: sqlite3.Connection, model: str, count_max: int) -> Sequence[Scope]:
+    rows = db.execute(SQL["lagging"], (model, count_max))
+    return [Scope(tenant=row[0], subject=row[1], position=row[2], vector_position=row[3]) for row in rows]
+
+
+def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
+    return [(row[9], _head(row)) for row in db.execute(SQL["sessions_of_all"], (*after, count_max))]
+
+
+# --- writes: each runs inside a savepoint of the writer's transaction ---------------------------------------------
+
+
+def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
+    key = (event.tenant, event.session)
+    row = _one(db, "head", *key)
+    head = row and _head(row)
+    receipt = _one(db, "receipt", *key, event.request_id)
+    if receipt is not None:  # R4, before every other check
+        version, digest, event_hash, position, committed_at_us = receipt
+        if digest != event.digest:
+            raise RequestIdReused("the request id was used before in this session, with another body")
+        return Appended(
+            version=version,
+            event_hash=event_hash,
+            subject=head.subject,
+            position=position,
+            committed_at_us=committed_at_us,
+            replayed=True,
+        )
+    _check_head(db, event, head)
+    version = head.version + 1 if head else 1
+    _keep_tool_calls(db, event, version)
+    for number, (session, cited) in enumerate(event.citations):
+        if _one(db, "weight_at", event.tenant, session, cited) is None:
+            raise InvalidField(f"citation {number} names no event of this tenant", field="turn.entries")
+    subject = head.subject if head else event.subject
+    # A clock that is set back must not let a session's time run backwards.
+    committed_at_us = max(_now_us(), head.updated_at_us) if head else _now_us()
+    previous_hash = head.event_hash if head else canonical.NO_HASH
+    event_hash = canonical.event_hash(
+        previous_hash,
+        tenant=event.tenant,
+        session=event.session,
+        version=version,
+        kind=event.kind,
+        request_id=event.request_id,
+        committed_at_us=committed_at_us,
+        body=event.body,
+    )
+    position = _append_items(db, event, subject, version, committed_at_us)
+    weight_bytes = event.weight_bytes + (head.weight_bytes if head else 0)
+    db.execute(
+        SQL["insert_event"],
+        (*key, version, event.kind, event.request_id, event.digest, committed_at_us, len(event.items), position)
+        + (weight_bytes, previous_hash, event_hash, event.body),
+    )
+    created_at_us = head.created_at_us if head else committed_at_us
+    ended = event.kind == EventKind.END
+    db.execute(
+        SQL["put_session"],
+        (*key, subject, version, event_hash, ended, weight_bytes, position, created_at_us, committed_at_us),
+    )
+    return Appended(
+        version=version,
+        event_hash=event_hash,
+        subject=subject,
+        position=position,
+        committed_at_us=committed_at_us,
+        replayed=False,
+    )
+
+
+def _check_head(db: sqlite3.Connection, event: NewEvent, head: Head | None) -> None:
+    """Hold an append against where its session stands: version, end, subject, in this order."""
+    if head is None and event.must_exist:
+        raise SessionNotFound("the tenant has no such session", field="session_id")
+    current, expected = (head.version if head else 0), event.expected_version
+    if expected is not None and expected > current:
+        raise VersionInFuture("the expected version is ahead of the session", current_version=current)
+    if expected is not None and expected < current:
+        winner = _one(db, "request_id_of_version", event.tenant, event.session, expected + 1)
+        raise VersionConflict(
+            "another commit won this version: hydrate again, and commit with a new request id",
+            current_version=current,
+            winner_request_id=winner[0] if winner else "",
+        )
+    if head is None:
+        if not event.subject:
+            raise InvalidField("the first append of a session must name its subject", field="subject_id")
+    elif head.ended:
+        raise SessionEnded("the session was ended and takes no more turns")
+    elif event.subject and event.subject != head.subject:
+        raise SubjectMismatch("the session belongs to another subject")
+
+
+def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> None:
+    key = (event.tenant, event.session)
+    for number, call_id in enumerate(event.opened_calls):
+        if db.execute(SQL["open_tool_call"], (*key, call_id, version)).rowcount == 0:
+            raise InvalidField(f"tool call {number} has an id that the session has had", field="turn.entries")
+    for number, call_id in enumerate(event.answered_calls):
+        if db.execute(SQL["answer_tool_call"], (version, *key, call_id)).rowcount == 0:
+            raise ToolResultWithoutCall(f"tool result {number} answers no open call", field="turn.entries")
+
+
+def _append_items(
+    db: sqlite3.Connection, event: NewEvent, subject: str, version: int, committed_at_us: int
+) -> int:
+    """Write the event's items and their work order; return the subject's last position."""
+    scope = (event.tenant, subject)
+    start, items_position = _one(db, "scope_counters", *scope) or (0, 0)
+    end = start + len(event.items)
+    if event.items:
+        # While a rebuild has not yet caught up, readers see nothing behind the gap (R6).
+        db.execute(SQL["put_scope"], (*scope, end, end if items_position == start else items_position))
+        _put_items(db, scope, start, (event.session, version), event.items)
+        db.execute(SQL["order_work"], (*scope, committed_at_us))
+    return int(end)
+
+
+def _put_items(
+    db: sqlite3.Connection, scope: tuple[str, str], start: int, origin: tuple[str, int], items: Sequence[NewItem]
+) -> None:
+    db.executemany(
+        SQL["put_item"],
+        [
+            (*scope, position, *origin, item.entry, item.chunk, item.role, item.speaker, item.spoken_at_us)
+            + (item.text, item.terms, json.dumps(dict(item.tokens), sort_keys=True, separators=(",", ":")))
+            for position, item in enumerate(items, start + 1)
+        ],
+    )
+
+
+def _know_model(db: sqlite3.Connection, model: str) -> None:
+    """Note that a model is in use: from now on every append orders its vectors, and so does all that is there."""
+    if db.execute(SQL["put_model"], (model,)).rowcount:
+        db.execute(SQL["order_all_work"], (model,))
+
+
+def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequence[bytes]) -> bool:
+    key = (scope.tenant, scope.subject)
+    _know_model(db, model)
+    _, items_position = _one(db, "scope_counters", *key) or (0, 0)
+    start = _one(db, "vector_position", *key, model)[0]
+    end = start + len(vectors)
+    if start != scope.vector_position or end > items_position:
+        return False
+    db.executemany(
+        SQL["put_vector"],
+        [(*key, model, position, vector) for position, vector in enumerate(vectors, start + 1)],
+    )
+    if end == items_position:
+        db.execute(SQL["finish_work"], (*key, model))
+    else:
+        db.execute(SQL["shorten_work"], (end + 1, *key, model))
+    return True
+
+
+def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
+    db.execute(
+        SQL["put_checkpoint"], (tenant, new.session, new.tokenizer, new.version, new.weight_bytes, new.body)
+    )
+
+
+def _publish_policy(
+    db: sqlite3.Connection, tenant: str, name: str, document: str, digest: bytes
+) -> tuple[StoredPolicy, bool]:
+    row = _one(db, "latest_policy", tenant, name)
+    latest = row and _policy(row)
+    if latest and latest.digest == digest:
+        return latest, False
+    new = StoredPolicy(
+        name=name,
+        version=latest.version + 1 if latest else 1,
+        document=document,
+        digest=digest,
+        published_at_us=_now_us(),
+    )
+    db.execute(SQL["put_policy"], (tenant, name, new.version, document, digest, new.published_at_us))
+    return new, True
+
+
+def _set_route(db: sqlite3.Connection, tenant: str, route: StoredRoute) -> None:
+    built_in = route.policy_name == "default" and route.policy_version == 0
+    if not built_in and _one(db, "policy", tenant, route.policy_name, route.policy_version) is None:
+        raise PolicyNotFound("the tenant has no such policy version", version=route.policy_version)
+    db.execute(SQL["put_route"], (tenant, route.name, route.policy_name, route.policy_version))
+
+
+def _drop_derived(db: sqlite3.Connection) -> None:
+    for name in ("drop_items", "drop_vectors", "drop_checkpoints", "drop_work", "forget_items_positions"):
+        db.execute(SQL[name])
+
+
+def _restore_items(
+    db: sqlite3.Connection, tenant: str, subject: str, event: StoredEvent, items: Sequence[NewItem]
+) -> None:
+    origin, scope = (event.session, event.version), (tenant, subject)
+    row = _one(db, "items_count", tenant, *origin)
+    if row is None or row[0] != len(items):
+        # Another count would move every later position of the subject, and with it what citations point at.
+        raise InvalidField("the event is not in the log, or had another number of items", field="items")
+    start = event.position_end - len(items)
+    position, items_position = _one(db, "scope_counters", *scope) or (0, 0)
+    if event.position_end <= items_position:
+        return
+    _put_items(db, scope, start, origin, items)
+    if start == items_position:
+        items_position = _one(db, "end_of_run", *scope, start)[0]
+        db.execute(SQL["put_scope"], (*scope, position, items_position))
+    db.execute(SQL["order_work"], (*scope, event.committed_at_us))
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def _connect(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Connection:
+    """Open a connection. It never creates the file: `_prepare` does, with its permissions."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        db.execute(f"PRAGMA query_only = {int(read_only)}")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")  # what was erased is not left in free pages
+        db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _stored_schema(db: sqlite3.Connection) -> int:
+    """Return the file's schema number, 0 for an empty file. Raises on a file that is not ours, or newer."""
+    owner = db.execute("PRAGMA application_id").fetchone()[0]
+    stored = db.execute("PRAGMA user_version").fetchone()[0]
+    empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if owner != APPLICATION_ID and not (empty and owner == 0 and stored == 0):
+        raise ConfigInvalid("the record store's file is a database of another application: name another file")
+    if stored > SCHEMA:
+        raise StoreSchemaNewer(
+            f"the record store has schema {stored}, this release knows up to {SCHEMA}: run a newer release",
+            stored_schema=stored,
+            known_schema=SCHEMA,
+        )
+    return int(stored)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Cut a script into statements: `executescript` would commit the transaction that a migration needs."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _prepare(path: Path, *, busy_ms: int) -> bytes:
+    """Create the file or bring its schema up to date, in one transaction; return the signing key."""
+    if not path.parent.is_dir():
+        raise ConfigInvalid("the record store's directory does not exist")
+    if path.is_dir():
+        raise ConfigInvalid("the record store's file is a directory")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StoreReadOnly("the record store's directory is not writable: the -wal file stands there too")
+    try:
+        os.close(
+            os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        )  # SQLite gives the -wal and -shm files the same mode
+    except OSError as error:
+        raise StoreReadOnly(f"the record store's file is not writable ({error.strerror})") from error
+    with contextlib.closing(_connect(path, busy_ms=busy_ms, read_only=False)) as db:
+        _stored_schema(db)  # before anything is changed in what may not be ours
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("BEGIN IMMEDIATE")  # of several processes that start together one migrates, the others wait
+        for number in range(_stored_schema(db) + 1, SCHEMA + 1):
+            for statement in _statements(MIGRATIONS[number]):
+                db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+        db.execute(SQL["keep_signing_key"], (secrets.token_bytes(32),))
+        signing_key: bytes = _one(db, "signing_key")[0]
+        db.execute("COMMIT")
+        return signing_key
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+
+class _Job(Generic[T]):
+    """A piece of work for a thread, and the future that waits for it. Who gets `claim` decides its fate: the thread
+    that starts it, or the deadline that drops it."""
+
+    __slots__ = ("claim", "future", "phase", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T], phase: str) -> None:
+        self.work = work
+        self.future = future
+        self.phase = phase
+        self.claim = threading.Lock()
+
+    def start(self) -> bool:
+        """Claim the job for a thread; False if nobody waits for it any more."""
+        return not self.future.done() and self.claim.acquire(blocking=False)
+
+
+Outcome = tuple[_Job[Any], Any, StandpipeError | None]
+
+
+def _late(phase: str) -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed in the record store", phase=phase)
+
+
+def _resolve(outcomes: Sequence[Outcome]) -> None:
+    """Hand outcomes to those who still wait. Runs on the event loop."""
+    for job, answer, error in outcomes:
+        if job.future.done():
+            continue
+        if error is None:
+            job.future.set_result(answer)
+        else:
+            job.future.set_exception(error)
+
+
+class SqliteRecord(Record):
+    """A `Record` in one SQLite file. `lock_wait_ms` bounds the wait of calls that bring no deadline."""
+
+    engine = "sqlite"
+
+    def __init__(self, path: str | os.PathLike[str], *, lock_wait_ms: int = limits.deadline_default_ms) -> None:
+        self._path = Path(path)
+        self._lock_wait_ms = lock_wait_ms
+        self._reads: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._models: set[str] = set()
+        self._signing_key = b""
+        self._locked = False
+        self._open = False
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        give_up_at = time.monotonic() + self._lock_wait_ms / 1000
+        while True:
+            try:
+                connections = await asyncio.to_thread(self._connect_all)
+                break
+            except (
+                StoreUnavailable
+            ):  # SQLite does not wait by itself for every lock, such as that of a change to WAL
+                if time.monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(LOCK_STEP_MS / 1000)
+        for number, db in enumerate(connections):
+            run = self._run_writer if number == 0 else self._run_reader
+            name = f"record-writer-{number}" if number == 0 else f"record-reader-{number}"
+            self._threads.append(threading.Thread(target=run, args=(db,), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
+        self._open = True
+
+    def _connect_all(self) -> list[sqlite3.Connection]:
+        """Return the writer's connection, then the readers'."""
+        with contextlib.ExitStack() as opened:
+            try:
+                self._signing_key = _prepare(self._path, busy_ms=LOCK_STEP_MS)
+                connections = []
+                for number in range(1 + READERS):
+                    busy_ms = LOCK_STEP_MS if number == 0 else self._lock_wait_ms
+                    connections.append(_connect(self._path, busy_ms=busy_ms, read_only=number > 0))
+                    opened.callback(connections[-1].close)
+            except Exception as error:
+                raise store_error(error) from error
+            opened.pop_all()
+            return connections
+
+    async def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._writes.put(None)
+            for _ in range(READERS):
+                self._reads.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._threads = []
+
+    async def signing_key(self) -> bytes:
+        return self._signing_key
+
+    async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:
+        return await self._write(partial(_append, event=event), deadline)
+
+    async def fetch(self, reads: Sequence[Read], *, deadline: Deadline | None = None) -> list[Answer]:
+        return await self._read(partial(_answer, reads=reads, deadline=deadline), deadline)
+
+    async def put_vectors(
+        self, scope: Scope, *, model: str, vectors: Sequence[bytes], deadline: Deadline | None = None
+    ) -> bool:
+        return await self._write(partial(_put_vectors, scope=scope, model=model, vectors=vectors), deadline)
+
+    async def lagging(self, *, model: str, count_max: int) -> Sequence[Scope]:
+        if model not in self._models:
+            await self._write(partial(_know_model, model=model))
+            self._models.add(model)
+        return await self._read(partial(_lagging, model=model, count_max=count_max))
+
+    async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
+        await self._write(partial(_put_checkpoint, tenant=tenant, new=checkpoint))
+
+    async def publish_policy(
+        self, tenant: str, *, name: str, document: str, digest: bytes
+    ) -> tuple[StoredPolicy, bool]:
+        return await self._write(
+            partial(_publish_policy, tenant=tenant, name=name, document=document, digest=digest)
+        )
+
+    async def set_route(self, tenant: str, route: StoredRoute) -> None:
+        await self._write(partial(_set_route, tenant=tenant, route=route))
+
+    async def drop_derived(self) -> None:
+        await self._write(_drop_derived)
+
+    async def sessions_all(self, *, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
+        return await self._read(partial(_sessions_all, after=after, count_max=count_max))
+
+    async def restore_items(
+        self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]
+    ) -> None:
+        await self._write(partial(_restore_items, tenant=tenant, subject=subject, event=event, items=items))
+
+    # --- on the event loop: hand a job to a thread and wait ---
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T], deadline: Deadline | None = None) -> T:
+        if self._writes.qsize() >= limits.append_queue_max:
+            raise Overloaded(
+                "too many commits wait for the record store",
+                limit="append_queue_max",
+                maximum=limits.append_queue_max,
+            )
+        return await self._wait(self._writes, _Job(work, self._loop.create_future(), "record_append"), deadline)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T], deadline: Deadline | None = None) -> T:
+        return await self._wait(self._reads, _Job(work, self._loop.create_future(), "record_fetch"), deadline)
+
+    async def _wait(self, jobs: queue.SimpleQueue[_Job[Any] | None], job: _Job[T], deadline: Deadline | None) -> T:
+        if not self._open:
+            raise StoreUnavailable("the record store is closed")
+        wait_s = self._lock_wait_ms / 1000 if deadline is None else deadline - time.monotonic()
+        if wait_s <= 0:
+            raise _late(job.phase)
+        timer = self._loop.call_later(wait_s, self._expire, job, deadline is None)
+        jobs.put(job)
+        try:
+            return await job.future
+        finally:
+            timer.cancel()
+
+    def _expire(self, job: _Job[Any], default: bool) -> None:
+        """End the wait for a job: dropped if no thread has started it, else left to finish unseen."""
+        writes = job.phase == "record_append"
+        if job.claim.acquire(blocking=False):
+            if writes and (self._locked or default):
+                error: StandpipeError = StoreUnavailable("the record store stayed locked; nothing was written")
+            else:
+                error = _late(job.phase)
+        elif default:
+            return  # it is at work, and the caller set no limit
+        elif writes:
+            error = StoreUnavailable("the deadline passed during the commit: its request id tells if it happened")
+        else:
+            error = _late(job.phase)
+        _resolve([(job, None, error)])
+
+    # --- on the threads ---
+
+    def _report(self, outcomes: Sequence[Outcome]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(_resolve, outcomes)
+
+    def _run_reader(self, db: sqlite3.Connection) -> None:
+        with contextlib.closing(db):
+            while (job := self._reads.get()) is not None:
+                if not job.start():
+                    continue
+                try:
+                    outcome: Outcome = (job, job.work(db), None)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the thread must live on
+                    outcome = (job, None, store_error(error))
+                self._report([outcome])
+
+    def _run_writer(self, db: sqlite3.Connection) -> None:
+        with contextlib.closing(db):
+            at_work = True
+            while at_work:
+                batch = [self._writes.get()]
+                with contextlib.suppress(queue.Empty):
+                    while len(batch) < limits.append_batch_max:
+                        batch.append(self._writes.get_nowait())
+                at_work = None not in batch
+                self._commit(db, [job for job in batch if job is not None])
+
+    def _commit(self, db: sqlite3.Connection, batch: Sequence[_Job[Any]]) -> None:
+        """Run a batch of writes in one transaction. Nothing is reported before COMMIT, a conflict neither: it may be
+        with a write of the same batch."""
+        try:
+            if not self._begin(db, batch):
+                return
+            outcomes = [self._run(db, job) for job in batch if job.start()]
+            db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - as above
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            refused = store_error(error)
+            outcomes = [(job, None, refused) for job in batch]
+        self._report(outcomes)
+
+    def _begin(self, db: sqlite3.Connection, batch: Sequence[_Job[Any]]) -> bool:
+        """Take the write lock, however long another process holds it; False when every caller has given up."""
+        try:
+            while not all(job.future.done() for job in batch):
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if not _is_busy(error):
+                        raise
+                    self._locked = True
+                else:
+                    return True
+            return False
+        finally:
+            self._locked = False
+
+    def _run(self, db: sqlite3.Connection, job: _Job[Any]) -> Outcome:
+        """Run one write under its savepoint."""
+        db.execute("SAVEPOINT job")
+        try:
+            answer = job.work(db)
+        except Exception as error:
+            if not db.in_transaction:
+                raise  # SQLite has rolled all of the batch back: a full disk, an I/O error
+            db.execute("ROLLBACK TO job")
+            db.execute("RELEASE job")
+            return job, None, store_error(error)
+        db.execute("RELEASE job")
+        return job, answer, None

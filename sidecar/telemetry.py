@@ -1,0 +1,85 @@
+"""Metrics and logs. Neither ever carries content: no text, no query, no tenant, session or subject id as a label.
+
+One `Telemetry` a process, with a registry of its own, so that two servers in one process (tests) do not meet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import IO, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
+
+
+class Log:
+    """Structured logs, one JSON object a line. Fields are figures, names and reasons: callers pass no content."""
+
+    def __init__(self, stream: IO[str] | None = None, *, level: str = "info") -> None:
+        self._stream = stream or sys.stderr
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Write one line of what is normal."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Write one line of what an operator may want to look at."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Write one line of what an operator must look at."""
+        self._write("error", event, fields)
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if logging.getLevelNamesMapping()[level.upper()] >= self._level:
+            line = {"at": round(time.time(), 3), "level": level, "event": event, **fields}
+            print(json.dumps(line, default=str), file=self._stream, flush=True)
+
+
+class Telemetry:
+    """Everything that is counted. The names are the public interface; each says its unit."""
+
+    def __init__(self, log: Log | None = None) -> None:
+        self.log = log or Log()
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"standpipe_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"standpipe_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"standpipe_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+        self.calls = counter("calls_total", "Finished calls.", "method", "status", "reason")
+        self.call_seconds = histogram("call_seconds", "Time of a call in the servicer.", _SECONDS, "method")
+        self.phase_seconds = histogram("hydrate_phase_seconds", "Time of a phase of a hydrate.", _SECONDS, "phase")
+        self.hydrates_in_flight = gauge("hydrates_in_flight", "Hydrates at work.")
+        self.bundle_tokens = histogram("bundle_tokens", "Tokens of a source in a bundle.", _TOKENS, "source")
+        self.token_tax = histogram("token_tax_tokens", "Tokens of a whole bundle.", _TOKENS)
+        self.tokens_saved = counter("tokens_saved_total", "Transcript tokens that bundles did not carry.")
+        self.stable_tokens = counter("stable_tokens_total", "Bundle tokens that stand before recall.")
+        self.recalls = counter("recalls_total", "Hydrates that searched memory.", "outcome")
+        self.recalled_items = counter("recalled_items_total", "Items that recall put into bundles.")
+        self.degraded = counter("degraded_total", "Hydrates with a missing source.", "source", "cause")
+        self.commits = counter("commits_total", "Turns that were appended.")
+        self.commit_conflicts = counter("commit_conflicts_total", "Commits that lost their version.")
+        self.commit_replays = counter("commit_replays_total", "Commits that had been committed before.")
+        self.replays = counter("replays_total", "Bundles that were rendered again.", "outcome")
+        self.hot_hits = counter("hot_hits_total", "Views found in the hot store.")
+        self.hot_misses = counter("hot_misses_total", "Views not found in the hot store.")
+        self.projection_lag_items = gauge("projection_lag_items", "Items that wait for their vector.")
+        self.projected_items = counter("projected_items_total", "Items that were given their vector.")
+        self.projection_failures = counter("projection_failures_total", "Projection steps that failed.")
+        self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
+        self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
+        self.info = gauge(
+            "build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider"
+        )

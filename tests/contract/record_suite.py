@@ -1,0 +1,987 @@
+"""The conformance suite of the record contract: an engine subclasses `RecordSuite` and gives it a store.
+
+Every test names the clause of `sidecar.stores.record` that it holds the engine to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidecar import canonical
+from sidecar.errors import (
+    DeadlineExceeded,
+    InvalidField,
+    PolicyNotFound,
+    RequestIdReused,
+    SessionEnded,
+    StandpipeError,
+    StoreCorrupt,
+    StoreUnavailable,
+    SubjectMismatch,
+    ToolResultWithoutCall,
+    VersionConflict,
+    VersionInFuture,
+)
+from sidecar.stores.record import (
+    Appended,
+    Checkpoint,
+    EventKind,
+    EventsRead,
+    Head,
+    HeadRead,
+    LagRead,
+    NewEvent,
+    NewItem,
+    PoliciesRead,
+    PolicyRead,
+    Record,
+    RouteRead,
+    RoutesRead,
+    Scope,
+    ScopeRead,
+    ScopeState,
+    SessionRead,
+    SessionsRead,
+    SessionState,
+    StoredEvent,
+    StoredItem,
+    StoredRoute,
+)
+
+T = TypeVar("T")
+Reopen = Callable[[], Awaitable[Record]]
+
+RACERS = 32
+ROUNDS = 8
+MODEL = "minilm"
+
+_fresh = itertools.count(1)
+
+shared_store = settings(
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+"""For properties that run against one store: each example takes a tenant of its own."""
+
+
+class RawRecord(ABC):
+    """Ways into a store that bypass the engine."""
+
+    @abstractmethod
+    def rows(self) -> Mapping[str, int]:
+        """Return how many rows each table has."""
+
+    @abstractmethod
+    def damage_event(self, tenant: str, session: str, version: int) -> None:
+        """Make a stored event unreadable."""
+
+    @abstractmethod
+    def lose_event(self, tenant: str, session: str, version: int) -> None:
+        """Delete an event from the log."""
+
+    @abstractmethod
+    def set_updated_at(self, tenant: str, session: str, updated_at_us: int) -> None:
+        """Pretend that a session's last event was committed at another time."""
+
+    @abstractmethod
+    def keys(self) -> Mapping[str, Sequence[str]]:
+        """Return the columns of every primary key and index, in order, by name."""
+
+
+def fresh(what: str) -> str:
+    """Return an id that no other test has."""
+    return f"{what}-{next(_fresh)}"
+
+
+def item(text: str, *, entry: int = 0, chunk: int = 0) -> NewItem:
+    """Return a recall item."""
+    return NewItem(
+        entry=entry,
+        chunk=chunk,
+        role=1,
+        speaker="Ana",
+        spoken_at_us=1_700_000_000_000_000,
+        text=text,
+        terms=text.encode()[::-1],
+        tokens={"o200k_base": len(text)},
+    )
+
+
+def turn(
+    session: str = "s",
+    *,
+    tenant: str = "acme",
+    subject: str = "ana",
+    expected: int | None = None,
+    texts: Sequence[str] = ("hello",),
+    **more: Any,
+) -> NewEvent:
+    """Return an event to append: one entry a text, and a request id of its own."""
+    body = "\n".join(texts).encode()
+    values: dict[str, Any] = {
+        "request_id": fresh("request"),
+        "digest": canonical.sha256((body, subject)),
+        "kind": EventKind.TURN,
+        "body": body,
+        "weight_bytes": len(body),
+        "items": [item(text, entry=entry) for entry, text in enumerate(texts)],
+    }
+    values.update(more)
+    return NewEvent(tenant=tenant, session=session, subject=subject, expected_version=expected, **values)
+
+
+def stored(items: Sequence[NewItem], event: StoredEvent) -> list[StoredItem]:
+    """Return what the items of an event must read as."""
+    return [
+        StoredItem(
+            position=position,
+            session=event.session,
+            version=event.version,
+            **{name: getattr(new, name) for name in NewItem.__slots__},
+        )
+        for position, new in enumerate(items, event.position_end - len(items) + 1)
+    ]
+
+
+async def one(record: Record, read: Any, kind: type[T]) -> T:
+    """Fetch one read and return its answer, which must be of a type."""
+    (answer,) = await record.fetch([read])
+    assert isinstance(answer, kind)
+    return answer
+
+
+async def log(record: Record, session: str = "s", *, tenant: str = "acme") -> list[StoredEvent]:
+    """Return all of a session's events."""
+    read = EventsRead(tenant=tenant, session=session, after_version=0, count_max=1 << 20, bytes_max=1 << 30)
+    return await one(record, read, list)
+
+
+async def scope_of(record: Record, subject: str = "ana", *, tenant: str = "acme", **more: Any) -> ScopeState:
+    """Return all of a subject's memory."""
+    values = {"model": MODEL, **more}
+    return await one(record, ScopeRead(tenant=tenant, subject=subject, **values), ScopeState)
+
+
+async def outcomes(*calls: Awaitable[Appended]) -> tuple[list[Appended], list[BaseException]]:
+    """Run appends at once and return those that succeeded and the errors of the others."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    return (
+        [result for result in results if isinstance(result, Appended)],
+        [result for result in results if isinstance(result, BaseException)],
+    )
+
+
+class RecordSuite:
+    """Subclass it, and override the three fixtures."""
+
+    @pytest.fixture
+    async def record(self) -> Record:
+        """An open engine on an empty store."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def reopen(self) -> Reopen:
+        """Open one more handle on the same store, as another process would. Closed after the test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def raw(self) -> RawRecord:
+        """What bypasses the engine."""
+        raise NotImplementedError
+
+    # --- R1 ---
+
+    async def test_r01_an_append_writes_all_its_parts(self, record: Record, raw: RawRecord) -> None:
+        """An append leaves the event, its receipt, its call, its items and its work order (R1, P1)."""
+        await record.lagging(model=MODEL, count_max=1)
+        event = turn(texts=["one", "two"], opened_calls=["call"])
+        appended = await record.append(event)
+        (found,) = await log(record)
+        assert (found.body, found.request_id, found.kind) == (event.body, event.request_id, event.kind)
+        assert (await scope_of(record)).items == stored(event.items, found)
+        assert [scope.position for scope in await record.lagging(model=MODEL, count_max=9)] == [2]
+        assert await record.append(event) == replace(appended, replayed=True)
+        rows = raw.rows()
+        assert [rows[name] for name in ("events", "items", "tool_calls", "work")] == [1, 2, 1, 1]
+
+    @pytest.mark.parametrize(
+        ("refused", "error"),
+        [
+            (turn(expected=0), VersionConflict),
+            (turn(expected=7), VersionInFuture),
+            (turn(subject="bob"), SubjectMismatch),
+            (turn("other", subject=""), InvalidField),
+            (turn(opened_calls=["new", "had"]), InvalidField),
+            (turn(opened_calls=["new"], answered_calls=["new", "unknown"]), ToolResultWithoutCall),
+            (turn(citations=[("s", 1), ("s", 9)], opened_calls=["new"]), InvalidField),
+            (turn("ended"), SessionEnded),
+        ],
+    )
+    async def test_r01_a_refused_append_writes_nothing(
+        self, record: Record, raw: RawRecord, refused: NewEvent, error: type[StandpipeError]
+    ) -> None:
+        """Whatever an append is refused for, not one row of it stays (R1)."""
+        await record.append(turn(opened_calls=["had"]))
+        await record.append(turn("ended", kind=EventKind.END, texts=()))
+        before = raw.rows()
+        with pytest.raises(error):
+            await record.append(refused)
+        assert raw.rows() == before
+
+    async def test_r01_an_append_outlives_its_handle(self, record: Record, reopen: Reopen) -> None:
+        """What was acknowledged is there after the engine is gone (R1, P1)."""
+        appended = await record.append(turn())
+        await record.close()
+        head = await one(await reopen(), HeadRead(tenant="acme", session="s"), Head)
+        assert (head.version, head.event_hash) == (1, appended.event_hash)
+
+    async def test_r01_cancelling_the_caller_leaves_no_half(self, record: Record, raw: RawRecord) -> None:
+        """An append whose caller is cancelled is there whole or not at all, and its retry makes it so (R1)."""
+        for _ in range(20):
+            event = turn(fresh("s"), texts=["one", "two"])
+            task = asyncio.create_task(record.append(event))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await record.append(event)).version == 1
+        rows = raw.rows()
+        assert (rows["events"], rows["items"]) == (20, 40)
+
+    # --- R2 ---
+
+    @pytest.mark.parametrize("handles", [1, 2])
+    async def test_r02_one_winner(self, record: Record, reopen: Reopen, handles: int) -> None:
+        """Of 32 concurrent appends at a version, the first included, one wins and names itself (R2, P2)."""
+        records = [record] if handles == 1 else [record, await reopen()]
+        for version in range(ROUNDS):
+            events = [turn(expected=version) for _ in range(RACERS)]
+            won, lost = await outcomes(
+                *(records[number % handles].append(event) for number, event in enumerate(events))
+            )
+            assert [appended.version for appended in won] == [version + 1]
+            winner = (await log(record))[-1].request_id
+            assert winner in {event.request_id for event in events}
+            assert len(lost) == RACERS - 1
+            for error in lost:
+                assert isinstance(error, VersionConflict)
+                assert error.metadata == {"current_version": str(version + 1), "winner_request_id": winner}
+
+    async def test_r02_the_winner_is_of_the_expected_version(self, record: Record) -> None:
+        """A conflict far behind names the event right after the expected version, not the latest (R2)."""
+        events = [turn() for _ in range(4)]
+        for event in events:
+            await record.append(event)
+        with pytest.raises(VersionConflict) as caught:
+            await record.append(turn(expected=1))
+        assert caught.value.metadata == {"current_version": "4", "winner_request_id": events[1].request_id}
+
+    async def test_r02_a_version_ahead(self, record: Record) -> None:
+        """A version that the log has not reached is in the future, of an unknown session too (R2)."""
+        for current in (0, 1):
+            with pytest.raises(VersionInFuture) as caught:
+                await record.append(turn(expected=current + 1))
+            assert caught.value.metadata == {"current_version": str(current)}
+            await record.append(turn(expected=current))
+
+    # --- R3 ---
+
+    @pytest.mark.parametrize("handles", [1, 2])
+    async def test_r03_any_version(self, record: Record, reopen: Reopen, handles: int) -> None:
+        """Appends without an expected version all succeed, one behind the other (R3)."""
+        records = [record] if handles == 1 else [record, await reopen()]
+        won, lost = await outcomes(*(records[number % handles].append(turn()) for number in range(4 * RACERS)))
+        assert not lost
+        assert sorted(appended.version for appended in won) == list(range(1, 4 * RACERS + 1))
+
+    # --- R4 ---
+
+    async def test_r04_a_retry_returns_the_first_result(self, record: Record, raw: RawRecord) -> None:
+        """The same request again gives the same answer and writes nothing, at any later version (R4, P3)."""
+        event = turn(expected=0, opened_calls=["call"], answered_calls=["call"])
+        first = await record.append(event)
+        assert not first.replayed
+        await record.append(turn(texts=["later"]))
+        await record.append(turn(kind=EventKind.END, texts=()))
+        before = raw.rows()
+        for again in (event, replace(event, expected_version=9), replace(event, expected_version=None)):
+            assert await record.append(again) == replace(first, replayed=True)
+        assert await record.append(replace(event, subject="bob", citations=[("no", 1)])) == replace(
+            first, replayed=True
+        )
+        assert raw.rows() == before
+
+    async def test_r04_another_body_is_a_reuse(self, record: Record) -> None:
+        """The request id with another digest is refused before the version, end and subject are looked at (R4)."""
+        event = turn(expected=0)
+        await record.append(event)
+        await record.append(turn(kind=EventKind.END, texts=()))
+        for version in (0, 1, 2, 9, None):
+            with pytest.raises(RequestIdReused):
+                await record.append(
+                    replace(
+                        event, digest=bytes(32), expected_version=version, subject="bob", answered_calls=["no"]
+                    )
+                )
+
+    async def test_r04_request_ids_are_a_sessions_own(self, record: Record) -> None:
+        """Two sessions may use the same request id (R4)."""
+        for session in ("one", "two"):
+            appended = await record.append(turn(session, request_id="same", texts=[session]))
+            assert (appended.version, appended.replayed) == (1, False)
+
+    @pytest.mark.parametrize("handles", [1, 2])
+    async def test_r04_concurrent_retries_write_once(
+        self, record: Record, reopen: Reopen, raw: RawRecord, handles: int
+    ) -> None:
+        """Of 32 copies of one request in flight one writes, and all get its answer (R4, P3)."""
+        records = [record] if handles == 1 else [record, await reopen()]
+        for version in range(ROUNDS):
+            event = turn(expected=version)
+            won, lost = await outcomes(*(records[number % handles].append(event) for number in range(RACERS)))
+            assert not lost
+            assert sum(not appended.replayed for appended in won) == 1
+            assert {replace(appended, replayed=True) for appended in won} == {replace(won[0], replayed=True)}
+        assert raw.rows()["events"] == ROUNDS
+
+    # --- R5 ---
+
+    async def test_r05_the_log_is_a_chain(self, record: Record) -> None:
+        """Versions have no gaps, and each hash is over the hash before it (R5)."""
+        for number in range(5):
+            await record.append(turn(texts=[f"text {number}"]))
+        previous = canonical.NO_HASH
+        for version, event in enumerate(await log(record), 1):
+            assert (event.version, event.previous_hash) == (version, previous)
+            previous = canonical.event_hash(
+                previous,
+                tenant="acme",
+                session="s",
+                version=version,
+                kind=event.kind,
+                request_id=event.request_id,
+                committed_at_us=event.committed_at_us,
+                body=event.body,
+            )
+            assert event.event_hash == previous
+        head = await one(record, HeadRead(tenant="acme", session="s"), Head)
+        assert (head.version, head.event_hash) == (5, previous)
+
+    async def test_r05_a_sessions_time_never_runs_back(self, record: Record, raw: RawRecord) -> None:
+        """A server clock that is behind the log commits at the log's time; else it is the time in UTC (R5)."""
+        appended = await record.append(turn())
+        assert abs(appended.committed_at_us - time.time_ns() // 1000) < 60_000_000
+        ahead_us = appended.committed_at_us + 3_600_000_000
+        raw.set_updated_at("acme", "s", ahead_us)
+        assert (await record.append(turn())).committed_at_us == ahead_us
+
+    # --- R6 ---
+
+    async def test_r06_positions_have_no_gaps(self, record: Record) -> None:
+        """A subject's items are numbered from 1 over all its sessions, events without items too (R6)."""
+        texts = [["a", "b"], ["c"], [], ["d", "e", "f"]]
+        ends = [
+            (await record.append(turn(f"s{number % 2}", texts=said))).position for number, said in enumerate(texts)
+        ]
+        assert ends == [2, 3, 3, 6]
+        memory = await scope_of(record)
+        assert [(item.position, item.text) for item in memory.items] == list(enumerate("abcdef", 1))
+
+    async def test_r06_a_reader_misses_nothing(self, record: Record, reopen: Reopen) -> None:
+        """A reader that goes on from its last position sees each item once, while two handles append (R6)."""
+        other = await reopen()
+        writes = [
+            asyncio.ensure_future(
+                (record, other)[number % 2].append(turn(f"s{number % 7}", texts=["x"] * (number % 4)))
+            )
+            for number in range(120)
+        ]
+        seen: list[int] = []
+        while True:
+            done = all(write.done() for write in writes)
+            gain = await scope_of(other, after_position=len(seen))
+            seen += [item.position for item in gain.items]
+            assert gain.position == len(seen)
+            if done:
+                break
+        await asyncio.gather(*writes)
+        assert seen == list(range(1, sum(number % 4 for number in range(120)) + 1))
+
+    # --- R7 ---
+
+    async def test_r07_a_session_keeps_its_subject(self, record: Record) -> None:
+        """The first append names the subject; later ones name it or none, never another (R7)."""
+        with pytest.raises(InvalidField) as caught:
+            await record.append(turn(subject=""))
+        assert caught.value.field == "subject"
+        assert (await record.append(turn(subject="ana"))).subject == "ana"
+        assert (await record.append(turn(subject=""))).subject == "ana"
+        with pytest.raises(SubjectMismatch):
+            await record.append(turn(subject="bob"))
+
+    # --- R8 ---
+
+    async def test_r08_an_ended_session_takes_no_more(self, record: Record) -> None:
+        """After the end every append is refused, a second end too; a stale version is still a conflict (R8)."""
+        await record.append(turn())
+        await record.append(turn(kind=EventKind.END, texts=()))
+        assert (await one(record, HeadRead(tenant="acme", session="s"), Head)).ended
+        for expected in (None, 2):
+            for kind in EventKind:
+                with pytest.raises(SessionEnded):
+                    await record.append(turn(kind=kind, expected=expected))
+        with pytest.raises(VersionConflict):
+            await record.append(turn(expected=1))
+
+    # --- R9 ---
+
+    async def test_r09_a_result_needs_its_call(self, record: Record) -> None:
+        """A call is answered once, in its own turn or a later one; anything else has no call (R9)."""
+        await record.append(turn(opened_calls=["a", "b"], answered_calls=["a"]))
+        await record.append(turn(answered_calls=["b"]))
+        for answered in (["a"], ["b"], ["unknown"]):
+            with pytest.raises(ToolResultWithoutCall):
+                await record.append(turn(answered_calls=answered))
+        with pytest.raises(ToolResultWithoutCall):
+            await record.append(turn(opened_calls=["c"], answered_calls=["c", "c"]))
+        with pytest.raises(ToolResultWithoutCall):
+            await record.append(turn("other", answered_calls=["a"]))
+
+    async def test_r09_a_call_id_is_used_once(self, record: Record) -> None:
+        """A call id that the session has had, answered or not, is refused; another session may use it (R9)."""
+        await record.append(turn(opened_calls=["a", "b"], answered_calls=["a"]))
+        for opened in (["a"], ["b"], ["c", "c"]):
+            with pytest.raises(InvalidField):
+                await record.append(turn(opened_calls=opened))
+        await record.append(turn("other", opened_calls=["a"]))
+
+    # --- R10 ---
+
+    async def test_r10_citations_exist(self, record: Record) -> None:
+        """A citation names an event of the tenant that is already there (R10, P10)."""
+        await record.append(turn("old"))
+        await record.append(turn("new", citations=[("old", 1)]))
+        await record.append(turn("old", tenant="rival"))
+        for citation in (("old", 2), ("old", 0), ("none", 1), ("new", 2)):
+            with pytest.raises(InvalidField):
+                await record.append(turn("new", citations=[("old", 1), citation]))
+        with pytest.raises(InvalidField):
+            await record.append(turn("old", tenant="rival", citations=[("new", 1)]))
+
+    # --- R11 ---
+
+    async def test_r11_answers_keep_length_and_order(self, record: Record) -> None:
+        """Any mix of reads is answered one by one, in order, and what is not there is None (R11)."""
+        await record.append(turn())
+        there = HeadRead(tenant="acme", session="s")
+        reads = [
+            there,
+            HeadRead(tenant="acme", session="none"),
+            SessionRead(tenant="acme", session="none", tokenizer="o200k_base"),
+            EventsRead(tenant="acme", session="none", after_version=0, count_max=9, bytes_max=9),
+            SessionsRead(tenant="acme", subject="none", after_session="", count_max=9),
+            ScopeRead(tenant="acme", subject="none", model=MODEL),
+            PolicyRead(tenant="acme", name="none"),
+            PolicyRead(tenant="acme", name="none", version=3),
+            PoliciesRead(tenant="acme"),
+            RouteRead(tenant="acme", name="none"),
+            RoutesRead(tenant="acme"),
+            LagRead(model=MODEL),
+            there,
+        ]
+        head, *middle, same = await record.fetch(reads)
+        assert isinstance(head, Head)
+        assert head == same
+        nothing = ScopeState(position=0, vector_position=0, items=[], vectors=[])
+        assert middle == [None, None, None, [], nothing, None, None, [], None, [], 1]
+        assert await record.fetch([]) == []
+
+    async def test_r11_a_batch_sees_one_snapshot(self, record: Record, reopen: Reopen) -> None:
+        """Two reads of one batch never disagree, while another handle appends (R11)."""
+        other = await reopen()
+        await record.append(turn())
+        writing = asyncio.ensure_future(asyncio.gather(*(other.append(turn()) for _ in range(200))))
+        read = HeadRead(tenant="acme", session="s")
+        while not writing.done():
+            first, memory, last = await record.fetch(
+                [read, ScopeRead(tenant="acme", subject="ana", model=""), read]
+            )
+            assert first == last
+            assert isinstance(first, Head)
+            assert isinstance(memory, ScopeState)
+            assert first.version == memory.position
+        await writing
+
+    async def test_r11_session_read_of_a_known_version(self, record: Record) -> None:
+        """A view that is current gets no events, one behind gets those after it, one too far back all (R11)."""
+        for _ in range(5):
+            await record.append(turn(weight_bytes=10))
+        read = SessionRead(tenant="acme", session="s", tokenizer="o", window_bytes=20)
+        expected = {5: (5, []), 4: (4, [5]), 3: (3, [4, 5]), 2: (0, [1, 2, 3, 4, 5]), 6: (0, [1, 2, 3, 4, 5])}
+        for known, (after, versions) in expected.items():
+            state = await one(record, replace(read, known_version=known), SessionState)
+            assert (state.after_version, [event.version for event in state.events]) == (after, versions)
+            assert state.checkpoint is None
+            assert state.head.version == 5
+
+    @shared_store
+    @given(data=st.data())
+    async def test_r11_session_read_follows_its_docstring(self, record: Record, data: st.DataObject) -> None:
+        """For any weights, checkpoints, known and asked version and window, the read is what is written (R11)."""
+        tenant = fresh("tenant")
+        weights = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=8))
+        ends = list(itertools.accumulate(weights, initial=0))
+        for weight in weights:
+            await record.append(turn(tenant=tenant, weight_bytes=weight))
+        checkpoints = data.draw(st.sets(st.integers(1, len(weights))))
+        for version in checkpoints:
+            for tokenizer in ("o", "other"):
+                new = Checkpoint(
+                    session="s", tokenizer=tokenizer, version=version, weight_bytes=ends[version], body=b"fold"
+                )
+                await record.put_checkpoint(tenant, new)
+        for _ in range(5):
+            known = data.draw(st.integers(0, len(weights) + 1))
+            at = data.draw(st.none() | st.integers(0, len(weights) + 1))
+            window = data.draw(st.integers(0, 100))
+            read = SessionRead(
+                tenant=tenant, session="s", tokenizer="o", known_version=known, at_version=at, window_bytes=window
+            )
+            state = await one(record, read, SessionState)
+            end = len(weights) if at is None else min(at, len(weights))
+            if known == end or (0 < known < end and ends[end] - ends[known] <= window):
+                after, checkpoint = known, None
+            else:
+                fits = [
+                    version for version in checkpoints if version <= end and ends[version] <= ends[end] - window
+                ]
+                after = checkpoint = max(fits, default=0)
+            assert state.after_version == after
+            assert (state.checkpoint.version if state.checkpoint else 0) == (checkpoint or 0)
+            assert [event.version for event in state.events] == list(range(after + 1, end + 1))
+            assert state.head.version == len(weights)
+
+    @shared_store
+    @given(data=st.data())
+    async def test_r11_pages_of_events(self, record: Record, data: st.DataObject) -> None:
+        """A page stops before the event that exceeds its bytes, gives at least one, and pages join (R11)."""
+        tenant = fresh("tenant")
+        sizes = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=8))
+        for size in sizes:
+            await record.append(turn(tenant=tenant, body=b"x" * size))
+        count_max, bytes_max = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 60))
+        seen = 0
+        while True:
+            read = EventsRead(
+                tenant=tenant, session="s", after_version=seen, count_max=count_max, bytes_max=bytes_max
+            )
+            page = await one(record, read, list)
+            expected = 0
+            for count in range(1, min(count_max, len(sizes) - seen) + 1):
+                if count == 1 or sum(sizes[seen : seen + count]) <= bytes_max:
+                    expected = count
+                else:
+                    break
+            assert [event.version for event in page] == list(range(seen + 1, seen + expected + 1))
+            seen += expected
+            if not page:
+                break
+        assert seen == len(sizes)
+
+    async def test_r11_pages_of_sessions(self, record: Record) -> None:
+        """Sessions are listed by id, of a subject or of all, in pages that join (R11)."""
+        for number in (3, 1, 2, 0):
+            await record.append(turn(f"s{number}", subject="ana" if number % 2 else "bob"))
+
+        async def page(subject: str, after: str) -> list[str]:
+            read = SessionsRead(tenant="acme", subject=subject, after_session=after, count_max=2)
+            return [head.session for head in await one(record, read, list)]
+
+        assert await page("", "") == ["s0", "s1"]
+        assert await page("", "s1") == ["s2", "s3"]
+        assert await page("ana", "") == ["s1", "s3"]
+        assert await page("ana", "s1") == ["s3"]
+        assert await page("none", "") == []
+
+    async def test_r11_a_head_says_where_its_session_stands(self, record: Record) -> None:
+        """A head adds up its events: weight, positions, times (R11)."""
+        first = await record.append(turn(weight_bytes=10))
+        await record.append(turn("other", texts=["x", "y"]))
+        last = await record.append(turn(weight_bytes=32, texts=["a", "b"]))
+        head = await one(record, HeadRead(tenant="acme", session="s"), Head)
+        assert head == Head(
+            session="s",
+            subject="ana",
+            version=2,
+            event_hash=last.event_hash,
+            ended=False,
+            weight_bytes=42,
+            position_end=5,
+            created_at_us=first.committed_at_us,
+            updated_at_us=last.committed_at_us,
+        )
+        assert [(event.weight_end_bytes, event.position_end) for event in await log(record)] == [(10, 1), (42, 5)]
+
+    # --- R12 ---
+
+    async def test_r12_read_your_writes_from_anywhere(self, record: Record, reopen: Reopen) -> None:
+        """A fetch that begins after an acknowledgement sees it, through this handle and another (R12, P4)."""
+        other = await reopen()
+        for version in range(1, 40):
+            await (record, other)[version % 2].append(turn(expected=version - 1))
+            for handle in (record, other):
+                assert (await one(handle, HeadRead(tenant="acme", session="s"), Head)).version == version
+
+    # --- R13 ---
+
+    async def test_r13_vectors_go_in_order(self, record: Record) -> None:
+        """Vectors continue right behind the last one, or nothing is written (R13)."""
+        await record.append(turn(texts=["a", "b", "c"]))
+        scope = Scope(tenant="acme", subject="ana", position=3, vector_position=0)
+        assert await record.put_vectors(scope, model=MODEL, vectors=[b"1", b"2"])
+        assert not await record.put_vectors(scope, model=MODEL, vectors=[b"1", b"2"])
+        assert not await record.put_vectors(replace(scope, vector_position=3), model=MODEL, vectors=[b"4"])
+        memory = await scope_of(record)
+        assert (memory.position, memory.vector_position, memory.vectors) == (3, 2, [b"1", b"2"])
+        assert await record.put_vectors(replace(scope, vector_position=2), model=MODEL, vectors=[b"3"])
+        assert (await scope_of(record, after_vector_position=1)).vectors == [b"2", b"3"]
+        assert (await scope_of(record, after_vector_position=1, count_max=1)).vectors == [b"2"]
+
+    async def test_r13_no_vector_without_its_item(self, record: Record) -> None:
+        """Vectors beyond the last item are not taken: the worker read another state (R13)."""
+        await record.append(turn())
+        scope = Scope(tenant="acme", subject="ana", position=2, vector_position=0)
+        assert not await record.put_vectors(scope, model=MODEL, vectors=[b"1", b"2"])
+        assert not await record.put_vectors(replace(scope, subject="bob"), model=MODEL, vectors=[b"1"])
+        assert (await scope_of(record)).vector_position == 0
+
+    async def test_r13_models_are_apart(self, record: Record) -> None:
+        """Each model has vectors of its own, and none are read without a model (R13)."""
+        await record.append(turn())
+        scope = Scope(tenant="acme", subject="ana", position=1, vector_position=0)
+        for model in (MODEL, "other"):
+            assert await record.put_vectors(scope, model=model, vectors=[model.encode()])
+        assert (await scope_of(record, model="other")).vectors == [b"other"]
+        nothing = await scope_of(record, model="")
+        assert (nothing.vector_position, nothing.vectors) == (0, [])
+
+    @pytest.mark.parametrize("handles", [1, 2])
+    async def test_r13_an_effect_happens_once(self, record: Record, reopen: Reopen, handles: int) -> None:
+        """Of 32 workers that embed the same items one writes them (R13)."""
+        records = [record] if handles == 1 else [record, await reopen()]
+        for position in range(ROUNDS):
+            await record.append(turn())
+            scope = Scope(tenant="acme", subject="ana", position=position + 1, vector_position=position)
+            put = await asyncio.gather(
+                *(
+                    records[number % handles].put_vectors(scope, model=MODEL, vectors=[b"%d" % number])
+                    for number in range(RACERS)
+                )
+            )
+            assert sum(put) == 1
+            assert (await scope_of(record)).vectors[position:] == [b"%d" % put.index(True)]
+
+    # --- R14 ---
+
+    async def test_r14_lagging_names_the_oldest_first(self, record: Record) -> None:
+        """Subjects wait in the order of their oldest item without a vector, and leave when they have all (R14)."""
+        for subject in ("a", "b", "a", "c"):
+            await record.append(turn(fresh("s"), subject=subject, texts=["x", "y"]))
+            await asyncio.sleep(0.001)
+
+        async def waiting(count_max: int = 9) -> list[tuple[str, int, int]]:
+            scopes = await record.lagging(model=MODEL, count_max=count_max)
+            assert await record.fetch([LagRead(model=MODEL)]) == [
+                sum(
+                    scope.position - scope.vector_position
+                    for scope in await record.lagging(model=MODEL, count_max=9)
+                )
+            ]
+            return [(scope.subject, scope.position, scope.vector_position) for scope in scopes]
+
+        assert await waiting() == [("a", 4, 0), ("b", 2, 0), ("c", 2, 0)]
+        assert await waiting(1) == [("a", 4, 0)]
+        (first,) = await record.lagging(model=MODEL, count_max=1)
+        assert await record.put_vectors(first, model=MODEL, vectors=[b"1", b"2"])
+        assert await waiting() == [("b", 2, 0), ("a", 4, 2), ("c", 2, 0)]
+        for scope in await record.lagging(model=MODEL, count_max=9):
+            count = scope.position - scope.vector_position
+            assert await record.put_vectors(scope, model=MODEL, vectors=[b"v"] * count)
+        assert await waiting() == []
+        await record.append(turn(fresh("s"), subject="b"))
+        assert await waiting() == [("b", 3, 2)]
+
+    async def test_r14_every_model_has_its_own_lag(self, record: Record, reopen: Reopen) -> None:
+        """A model that comes into use later, through any handle, lags behind all that is there (R14)."""
+        await record.append(turn(texts=["a", "b"]))
+        (scope,) = await record.lagging(model=MODEL, count_max=9)
+        assert await record.put_vectors(scope, model=MODEL, vectors=[b"1", b"2"])
+        assert await record.fetch([LagRead(model=MODEL), LagRead(model="newer")]) == [0, 2]
+        other = await reopen()
+        assert await other.lagging(model="newer", count_max=9) == [scope]
+        await record.append(turn())
+        assert [found.position for found in await record.lagging(model=MODEL, count_max=9)] == [3]
+        assert await other.fetch([LagRead(model=MODEL), LagRead(model="newer")]) == [1, 3]
+
+    # --- R15 ---
+
+    async def _fill(self, record: Record) -> list[tuple[str, StoredEvent, Sequence[NewItem]]]:
+        """Append to three sessions of two subjects, embed and fold; return each event with its items."""
+        made = []
+        for number in range(9):
+            event = turn(f"s{number % 3}", subject="bob" if number % 3 == 2 else "ana", texts=["x"] * (number % 4))
+            await record.append(event)
+            found = (await log(record, event.session))[-1]
+            made.append((event.subject, found, event.items))
+        for scope in await record.lagging(model=MODEL, count_max=9):
+            await record.put_vectors(scope, model=MODEL, vectors=[b"v"] * scope.position)
+        fold = Checkpoint(session="s0", tokenizer="o", version=1, weight_bytes=0, body=b"fold")
+        await record.put_checkpoint("acme", fold)
+        await record.append(turn("s0", texts=(), opened_calls=["call"]))
+        return made
+
+    async def test_r15_drop_removes_the_derived_alone(self, record: Record, raw: RawRecord) -> None:
+        """Dropping takes items, vectors, checkpoints and work, and leaves the log as it was (R15, P9)."""
+        await self._fill(record)
+        logs = [await log(record, f"s{number}") for number in range(3)]
+        before = raw.rows()
+        await record.drop_derived()
+        derived = {"items", "vectors", "checkpoints", "work"}
+        assert raw.rows() == {name: 0 if name in derived else count for name, count in before.items()}
+        assert [await log(record, f"s{number}") for number in range(3)] == logs
+        assert await scope_of(record) == ScopeState(position=0, vector_position=0, items=[], vectors=[])
+        assert await record.lagging(model=MODEL, count_max=9) == []
+        state = await one(record, SessionRead(tenant="acme", session="s0", tokenizer="o"), SessionState)
+        assert (state.checkpoint, len(state.events)) == (None, 4)
+        with pytest.raises(InvalidField):
+            await record.append(turn("s0", opened_calls=["call"]))
+
+    @pytest.mark.parametrize("order", ["sessions", "commits", "backwards", "twice"])
+    async def test_r15_a_rebuilt_scope_equals_the_old_one(self, record: Record, order: str) -> None:
+        """Items come back at their positions whatever the order, while appends go on; readers see no gap (R15)."""
+        made = await self._fill(record)
+        before = {subject: await scope_of(record, subject) for subject in ("ana", "bob")}
+        await record.drop_derived()
+        appended = await record.append(turn("s0", texts=["meanwhile"]))
+        assert appended.position == before["ana"].position + 1
+        if order == "sessions":
+            made.sort(key=lambda one: (one[1].session, one[1].version))
+        elif order == "backwards":
+            made.reverse()
+        elif order == "twice":
+            made += made[:5]
+        for subject, event, items in made:
+            await record.restore_items("acme", subject=subject, event=event, items=items)
+            for name in before:
+                memory = await scope_of(record, name)
+                assert [item.position for item in memory.items] == list(range(1, memory.position + 1))
+        for subject, old in before.items():
+            memory = await scope_of(record, subject)
+            assert memory.items[: old.position] == old.items
+            assert memory.vector_position == 0
+        assert (await scope_of(record)).items[-1].text == "meanwhile"
+        lagging = await record.lagging(model=MODEL, count_max=9)
+        assert {scope.subject: scope.position for scope in lagging} == {
+            "ana": appended.position,
+            "bob": before["bob"].position,
+        }
+
+    async def test_r15_restoring_what_is_there_changes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """A rebuild that is run again writes nothing and orders no work (R15)."""
+        made = await self._fill(record)
+        before = raw.rows()
+        for subject, event, items in made:
+            await record.restore_items("acme", subject=subject, event=event, items=items)
+        assert raw.rows() == before
+
+    async def test_r15_another_number_of_items_is_refused(self, record: Record) -> None:
+        """Items that would not fill the event's own positions are refused (R15)."""
+        await record.append(turn(texts=["a", "b"]))
+        (event,) = await log(record)
+        await record.drop_derived()
+        for items in ([item("a")], [item("a")] * 3):
+            with pytest.raises(InvalidField):
+                await record.restore_items("acme", subject="ana", event=event, items=items)
+        assert (await scope_of(record)).position == 0
+
+    async def test_r15_all_sessions_are_listed(self, record: Record) -> None:
+        """Rebuild walks the sessions of every tenant by (tenant, session), in pages that join (R15)."""
+        for tenant, session in (("b", "1"), ("a", "2"), ("a", "1"), ("c", "0")):
+            await record.append(turn(session, tenant=tenant))
+        seen: list[tuple[str, str]] = []
+        while page := await record.sessions_all(after=seen[-1] if seen else ("", ""), count_max=3):
+            seen += [(tenant, head.session) for tenant, head in page]
+        assert seen == [("a", "1"), ("a", "2"), ("b", "1"), ("c", "0")]
+
+    # --- R16 ---
+
+    async def test_r16_policy_versions_are_immutable(self, record: Record, raw: RawRecord) -> None:
+        """The latest content again is the same version; other content, an older one's too, is the next (R16)."""
+
+        async def publish(document: str) -> tuple[int, bool]:
+            digest = canonical.sha256((document,))
+            policy, new = await record.publish_policy("acme", name="p", document=document, digest=digest)
+            assert (policy.document, policy.digest, policy.name) == (document, digest, "p")
+            return policy.version, new
+
+        published = [await publish(document) for document in ("one", "one", "two", "one")]
+        assert published == [(1, True), (1, False), (2, True), (3, True)]
+        assert raw.rows()["policies"] == 3
+        latest, second, none = await record.fetch(
+            [PolicyRead(tenant="acme", name="p", version=version) for version in (None, 2, 4)]
+        )
+        assert [getattr(policy, "document", None) for policy in (latest, second, none)] == ["one", "two", None]
+
+    async def test_r16_concurrent_publishing_makes_one_version(self, record: Record, reopen: Reopen) -> None:
+        """32 publishers of one content through two handles make one version (R16)."""
+        handles = [record, await reopen()]
+        published = await asyncio.gather(
+            *(
+                handles[number % 2].publish_policy("acme", name="p", document="one", digest=bytes(32))
+                for number in range(RACERS)
+            )
+        )
+        assert {policy.version for policy, _ in published} == {1}
+        assert sum(new for _, new in published) == 1
+
+    async def test_r16_policies_are_listed(self, record: Record) -> None:
+        """Versions are listed by (name, version), in pages that join (R16)."""
+        for name in ("b", "a", "b"):
+            await record.publish_policy("acme", name=name, document=name, digest=canonical.sha256((fresh("d"),)))
+        seen: list[tuple[str, int]] = []
+        while page := await one(
+            record, PoliciesRead(tenant="acme", after=seen[-1] if seen else ("", 0), count_max=2), list
+        ):
+            seen += [(policy.name, policy.version) for policy in page]
+        assert seen == [("a", 1), ("b", 1), ("b", 2)]
+
+    async def test_r16_a_route_needs_its_version(self, record: Record) -> None:
+        """A route points at a version that exists, or at the built-in default, and moves (R16)."""
+        await record.publish_policy("acme", name="p", document="one", digest=bytes(32))
+        await record.publish_policy("rival", name="q", document="one", digest=bytes(32))
+        routes = [
+            StoredRoute(name="b", policy_name="p", policy_version=1),
+            StoredRoute(name="a", policy_name="default", policy_version=0),
+        ]
+        for route in routes:
+            await record.set_route("acme", route)
+        for name, version in (("p", 2), ("p", 0), ("q", 1), ("default", 1)):
+            with pytest.raises(PolicyNotFound):
+                await record.set_route("acme", StoredRoute(name="b", policy_name=name, policy_version=version))
+        assert await record.fetch([RoutesRead(tenant="acme"), RouteRead(tenant="acme", name="b")]) == [
+            [routes[1], routes[0]],
+            routes[0],
+        ]
+        await record.set_route("acme", replace(routes[1], name="b"))
+        assert await record.fetch([RouteRead(tenant="acme", name="b")]) == [replace(routes[1], name="b")]
+
+    # --- R17 ---
+
+    async def test_r17_tenants_never_meet(self, record: Record) -> None:
+        """Two tenants with the same ids everywhere each see their own, in every read (R17, P8)."""
+        for tenant in ("acme", "rival"):
+            await record.append(turn(tenant=tenant, texts=[tenant], request_id="same"))
+            scope = Scope(tenant=tenant, subject="ana", position=1, vector_position=0)
+            assert await record.put_vectors(scope, model=MODEL, vectors=[tenant.encode()])
+            fold = Checkpoint(session="s", tokenizer="o", version=1, weight_bytes=0, body=tenant.encode())
+            await record.put_checkpoint(tenant, fold)
+            await record.publish_policy(tenant, name="p", document=tenant, digest=canonical.sha256((tenant,)))
+            await record.set_route(tenant, StoredRoute(name="r", policy_name="p", policy_version=1))
+        await record.append(turn("private", tenant="rival", subject="eve"))
+        await record.set_route("rival", StoredRoute(name="private", policy_name="p", policy_version=1))
+        for tenant in ("acme", "rival"):
+            (event,) = await log(record, tenant=tenant)
+            memory = await scope_of(record, tenant=tenant)
+            assert (event.body, memory.items[0].text, memory.vectors) == (
+                tenant.encode(),
+                tenant,
+                [tenant.encode()],
+            )
+            state = await one(record, SessionRead(tenant=tenant, session="s", tokenizer="o"), SessionState)
+            assert state.checkpoint is not None
+            assert state.checkpoint.body == tenant.encode()
+            policies = await one(record, PoliciesRead(tenant=tenant), list)
+            assert [policy.document for policy in policies] == [tenant]
+        private = [
+            HeadRead(tenant="acme", session="private"),
+            RouteRead(tenant="acme", name="private"),
+            EventsRead(tenant="acme", session="private", after_version=0, count_max=9, bytes_max=99),
+        ]
+        assert await record.fetch(private) == [None, None, None]
+        assert (await scope_of(record, "eve")).items == []
+        heads = await one(record, SessionsRead(tenant="acme", subject="", after_session="", count_max=9), list)
+        assert [head.session for head in heads] == ["s"]
+        assert len(await one(record, RoutesRead(tenant="acme"), list)) == 1
+
+    async def test_r17_every_key_leads_with_the_tenant(self, record: Record, raw: RawRecord) -> None:
+        """No key or index of a tenant's rows leads with anything else, but the embedding queue's (R17)."""
+        leads = {name: columns[0] for name, columns in raw.keys().items() if "tenant" in columns}
+        assert leads.pop("work_by_age") == "model"
+        assert len(leads) > 9
+        assert set(leads.values()) == {"tenant"}
+
+    # --- R18 ---
+
+    async def test_r18_a_row_that_cannot_be_read(self, record: Record, raw: RawRecord) -> None:
+        """A damaged or lost event is reported as such, and other sessions are not harmed (R18)."""
+        for session in ("damaged", "lost", "whole"):
+            for _ in range(3):
+                await record.append(turn(session))
+        raw.damage_event("acme", "damaged", 2)
+        raw.lose_event("acme", "lost", 2)
+        for session in ("damaged", "lost"):
+            with pytest.raises(StoreCorrupt):
+                await record.fetch([SessionRead(tenant="acme", session=session, tokenizer="o")])
+        await record.fetch([SessionRead(tenant="acme", session="whole", tokenizer="o")])
+
+    async def test_r18_a_deadline_that_has_passed(self, record: Record, raw: RawRecord) -> None:
+        """A call whose deadline is over does nothing, and says which wait it was (R18, P12)."""
+        past = time.monotonic() - 1
+        with pytest.raises(DeadlineExceeded) as caught:
+            await record.fetch([HeadRead(tenant="acme", session="s")], deadline=past)
+        assert caught.value.metadata == {"phase": "record_fetch"}
+        with pytest.raises(DeadlineExceeded) as caught:
+            await record.append(turn(), deadline=past)
+        assert caught.value.metadata == {"phase": "record_append"}
+        assert raw.rows()["events"] == 0
+        await record.append(turn(), deadline=time.monotonic() + 60)
+
+    async def test_r18_a_closed_store_is_unavailable(self, record: Record) -> None:
+        """Close finishes the appends at work, can be called twice, and every later call is refused (R18)."""
+        appends = [asyncio.ensure_future(record.append(turn())) for _ in range(100)]
+        await asyncio.sleep(0)
+        await record.close()
+        await record.close()
+        assert sorted(appended.version for appended in await asyncio.gather(*appends)) == list(range(1, 101))
+        for call in (record.append(turn()), record.fetch([]), record.drop_derived()):
+            with pytest.raises(StoreUnavailable):
+                await call
+
+    async def test_r18_the_signing_key_stays(self, record: Record, reopen: Reopen) -> None:
+        """The deployment's key is made once, and every handle has the same (R18)."""
+        key = await record.signing_key()
+        assert len(key) == 32
+        assert key == await (await reopen()).signing_key()
+
+    # --- R19 ---
+
+    async def test_r19_a_checkpoint_is_written_once(self, record: Record, raw: RawRecord) -> None:
+        """The same (session, tokenizer, version) again changes nothing (R19)."""
+        await record.append(turn())
+        fold = Checkpoint(session="s", tokenizer="o", version=1, weight_bytes=0, body=b"first")
+        await record.put_checkpoint("acme", fold)
+        await record.put_checkpoint("acme", replace(fold, body=b"second"))
+        state = await one(record, SessionRead(tenant="acme", session="s", tokenizer="o"), SessionState)
+        assert state.checkpoint == fold
+        assert raw.rows()["checkpoints"] == 1

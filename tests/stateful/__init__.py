@@ -1,0 +1,1 @@
+"""State machines: an engine against a plain model, driven by Hypothesis."""
