@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import tokenizers
 from numpy.typing import NDArray
 
@@ -297,7 +297,7 @@ class EmbedQueue:
                 vector = self.embedder.embed_one(job.texts[len(job.vectors)])
                 vector.flags.writeable = False
                 job.vectors.append(vector)
-            except Exception as cause:  # whatever it was, the worker must live on and the caller must hear of it
+            except Exception as cause:  # noqa: BLE001 - whatever it was, the worker lives on and the caller hears of it
                 error = Internal("an embedding run failed")
                 error.__cause__ = cause
             self._put_back(job, error)

