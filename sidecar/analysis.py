@@ -10,12 +10,11 @@ import datetime
 from collections.abc import Mapping
 from functools import partial
 
-from standpipe.v1 import turn_pb2
-
 from sidecar import limits, recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import NewItem
+from standpipe.v1 import turn_pb2
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 

@@ -66,7 +66,7 @@ class Config:
             plain = values.get("position_embedding_type", "absolute") == "absolute"
             if values["model_type"] != "bert" or values["hidden_act"] != "gelu" or not plain:
                 raise ModelInvalid("config.json: must be of model type bert, activation gelu, absolute positions")
-            return cls(
+            config = cls(
                 dimensions=int(values["hidden_size"]),
                 layers=int(values["num_hidden_layers"]),
                 heads=int(values["num_attention_heads"]),
@@ -75,6 +75,7 @@ class Config:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelInvalid("config.json: cannot be read as the configuration of a BERT") from error
+        return config
 
 
 def read_safetensors(data: bytes) -> dict[str, Array]:
@@ -89,9 +90,9 @@ def read_safetensors(data: bytes) -> dict[str, Array]:
                 start, end = entry["data_offsets"]
                 chunk = memoryview(data)[8 + header_bytes :][start:end]
                 tensors[name] = np.frombuffer(chunk, "<f4").reshape(entry["shape"])
-        return tensors
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelInvalid("safetensors: the file is malformed or truncated") from error
+    return tensors
 
 
 def build(config: Config, weights: dict[str, Array], *, int8: bool) -> bytes:
@@ -179,7 +180,7 @@ class _Graph:
         return self._normalise(self._node("Add", narrow, states), name + "output.LayerNorm")
 
     def _sentence_vector(self, states: str, mask: str) -> None:
-        """Take the mean of the states under the mask, divided by its length; the floors are for a mask of zeros."""
+        """Take the mean of the states under the mask, of length 1; the floors are for a mask of zeros."""
         row = self._node("MatMul", self._node("Unsqueeze", mask, self._integers(1)), states)
         total = self._node("Squeeze", row, self._integers(1))
         count = self._node("ReduceSum", mask, self._integers(1), keepdims=1)
@@ -191,7 +192,7 @@ class _Graph:
         return self._linear(values, self._weights[name + ".weight"].T, self._weights[name + ".bias"])
 
     def _linear(self, values: str, weight: Array, bias: Array) -> str:
-        """Values @ weight + bias; weight is [in, out]."""
+        """Write values @ weight + bias; weight is [in, out]."""
         if not self._int8:
             return self._node("Add", self._node("MatMul", values, self._constant(weight)), self._constant(bias))
         quantised, scales = _quantise(weight, axis=0, levels=LINEAR_LEVELS)

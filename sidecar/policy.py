@@ -32,11 +32,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from standpipe.v1 import bundle_pb2
 
 from sidecar import canonical, limits
 from sidecar.errors import BudgetTooSmall, LimitExceeded, PolicyInvalid, TokenizerUnknown
 from sidecar.tokens import Tokenizers
+from standpipe.v1 import bundle_pb2
 
 POLICY, SUMMARY, HISTORY, RECALL = (
     bundle_pb2.SOURCE_POLICY,

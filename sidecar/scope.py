@@ -11,17 +11,16 @@ and depends on the position alone, so that every pod ranks the same items.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
+from typing import NamedTuple, cast
 
-import numpy as np
-from standpipe.v1 import turn_pb2
-
-from sidecar import limits, recall
-from sidecar.segment import Count, header, quoted_body
+from sidecar import limits, recall, segment
+from sidecar.segment import Count
 from sidecar.stores.record import Record, ScopeRead, ScopeState, StoredItem
+from standpipe.v1 import turn_pb2
 
 _BASE_STEP = limits.scope_items_max // 8
 _PAGE_ITEMS = 8192
@@ -30,24 +29,29 @@ _PAGE_ITEMS = 8192
 _DAY_US = 86_400_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+Group = tuple[str, int]
+"""A session and a day (since 1970, UTC): items of one group stand under one date."""
+
+
+class Candidate(NamedTuple):
     """An item that recall may show."""
 
-    position: int
-    ref: turn_pb2.EventRef
-    role: turn_pb2.Role
-    speaker: str
-    text: str
-    group: tuple[str, int]
-    """Its session and day: items of one group stand under one date."""
-    tokens: int
+    item: StoredItem
+    shown: segment.Quoted
     score_micros: int
+    tokens: int
 
     @property
-    def day(self) -> int:
-        """Days since 1970, UTC."""
-        return self.group[1]
+    def ref(self) -> turn_pb2.EventRef:
+        """Where the item is in the log."""
+        return turn_pb2.EventRef(session_id=self.item.session, version=self.item.version, entry=self.item.entry)
+
+    @property
+    def piece(self) -> segment.Piece:
+        """Its segment."""
+        return segment.quoted_piece(
+            self.shown, self.item.role, self.item.speaker, self.ref, score_micros=self.score_micros, tokens=self.tokens
+        )
 
 
 def base_of(position: int) -> int:
@@ -67,6 +71,9 @@ class ScopeMemory:
         self.vector_position = base
         self._block = recall.Block(dimensions if model else 1)
         self._items: list[StoredItem] = []
+        self._groups: list[Group] = []
+        self._sessions: dict[str, list[int]] = {}
+        self._shown: dict[int, segment.Quoted] = {}
         self._names: dict[str, str] = {}
         self._counts: dict[tuple[str, int], int] = {}
         self._text_bytes = 0
@@ -74,7 +81,7 @@ class ScopeMemory:
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return self._block.nbytes + self._text_bytes + 500 * len(self._items) + 150 * len(self._counts)
+        return self._block.nbytes + self._text_bytes + 700 * len(self._items) + 150 * len(self._counts)
 
     def read(self, *, count_max: int = _PAGE_ITEMS) -> ScopeRead:
         """Return the read that brings this block up to date."""
@@ -111,7 +118,9 @@ class ScopeMemory:
         )
         for item in fresh:
             kept = replace(item, terms=b"", session=self._name(item.session), speaker=self._name(item.speaker))
+            self._sessions.setdefault(kept.session, []).append(len(self._items))
             self._items.append(kept)
+            self._groups.append((kept.session, kept.spoken_at_us // _DAY_US))
             self._text_bytes += len(item.text)
             self.position = item.position
         for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
@@ -138,71 +147,81 @@ class ScopeMemory:
         )
         return Candidates(self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session)
 
-    def candidate(self, index: int, *, score_micros: int, tokenizer: str, count: Count) -> Candidate:
-        """Return one item. Its tokens are the stored ones, or are counted once for another tokenizer."""
+    def candidate(self, index: int, *, score_micros: int, tokens: int) -> Candidate:
+        """Return one item as a bundle shows it."""
         item = self._items[index]
-        tokens = item.tokens.get(tokenizer)
-        if tokens is None:
-            key = (tokenizer, index)
-            tokens = self._counts.get(key)
+        shown = self._shown.get(index)
+        if shown is None:
+            shown = self._shown[index] = segment.quoted(item.role, item.speaker, item.text)
+        return Candidate(item, shown, score_micros, tokens)
+
+    def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
+        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
+        found = []
+        for index in indices:
+            item = self._items[index]
+            tokens = item.tokens.get(tokenizer)
             if tokens is None:
-                tokens = self._counts[key] = count(header(item.role, item.speaker) + quoted_body(item.text))
-        return Candidate(
-            item.position,
-            turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry),
-            cast(turn_pb2.Role, item.role),
-            item.speaker,
-            item.text,
-            (item.session, item.spoken_at_us // _DAY_US),
-            tokens,
-            score_micros,
-        )
+                key = (tokenizer, index)
+                tokens = self._counts.get(key)
+                if tokens is None:
+                    text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
+                    tokens = self._counts[key] = count(text)
+            found.append(tokens)
+        return found
+
+    def groups(self, indices: Sequence[int]) -> list[Group]:
+        """Return the groups of items."""
+        return [self._groups[index] for index in indices]
+
+    def of_session(self, session: str, *, from_version: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (index, version, entry) of a session's items from a version on."""
+        indices = self._sessions.get(session, [])
+        start = bisect_left(indices, from_version, key=lambda index: self._items[index].version)
+        for index in indices[start:]:
+            yield index, self._items[index].version, self._items[index].entry
 
     def _name(self, name: str) -> str:
         return self._names.setdefault(name, name)
 
 
 class Candidates:
-    """A ranking over a scope, as bundle assembly reads it."""
-
-    tokens_min = 4
-    """No item is smaller: a label, a colon, a word and a newline."""
+    """A ranking over a scope, as bundle assembly reads it: parallel lists in rank order."""
 
     def __init__(
-        self,
-        memory: ScopeMemory,
-        ranking: recall.Ranking,
-        *,
-        total: int,
-        tokenizer: str,
-        count: Count,
-        session: str,
+        self, memory: ScopeMemory, ranking: recall.Ranking, *, total: int, tokenizer: str, count: Count, session: str
     ) -> None:
         self.session = session
+        self.total = total
+        self.indices: list[int] = ranking.items.tolist()
+        self.scores: list[int] = ranking.scores.tolist()
+        self.tokens = memory.tokens(self.indices, tokenizer=tokenizer, count=count)
+        self.groups = memory.groups(self.indices)
+        self.relevant = total if self.indices else 0
+        """Items that were ranked: all of them, unless nothing is relevant. Only the best of them are listed."""
+        self.below_floor = total - self.relevant
         self._memory = memory
-        self._ranking = ranking
         self._tokenizer = tokenizer
         self._count = count
-        self.total = total
-        self.relevant = total if len(ranking.items) else 0
-        """Items that were ranked: all of them, unless nothing is relevant."""
-        self.below_floor = total - self.relevant
 
-    def ranked(self) -> Iterator[Candidate]:
-        """Yield the items, best first: the best `recall.Settings.candidates_max`, then the rest by position."""
-        for index, score in zip(self._ranking.items.tolist(), self._ranking.scores.tolist(), strict=True):
-            yield self._candidate(index, score)
-        if len(self._ranking.items) < self.relevant:
-            for index in np.setdiff1d(np.arange(self.total), self._ranking.items).tolist():
-                yield self._candidate(index, 0)
+    def at(self, place: int) -> Candidate:
+        """Return the candidate at a place of the ranking."""
+        return self._memory.candidate(self.indices[place], score_micros=self.scores[place], tokens=self.tokens[place])
 
-    def below(self) -> Iterator[Candidate]:
-        """Yield the items below the relevance floor, by position."""
-        for index in range(self.below_floor):
-            yield self._candidate(index, 0)
+    def unlisted(self) -> Iterator[Candidate]:
+        """Yield the items that are in no list: behind the best, or below the floor; by position."""
+        listed = set(self.indices)
+        for index in range(self.total):
+            if index not in listed:
+                (tokens,) = self._memory.tokens([index], tokenizer=self._tokenizer, count=self._count)
+                yield self._memory.candidate(index, score_micros=0, tokens=tokens)
 
-    def _candidate(self, index: int, score: int) -> Candidate:
-        return self._memory.candidate(index, score_micros=score, tokenizer=self._tokenizer, count=self._count)
+    def shown_elsewhere(self, refs: Set[tuple[int, int]]) -> frozenset[int]:
+        """Return the indices of this session's items whose (version, entry) is among `refs`."""
+        if not refs:
+            return frozenset()
+        items = self._memory.of_session(self.session, from_version=min(refs)[0])
+        return frozenset(index for index, version, entry in items if (version, entry) in refs)
 
 
 class Scopes:

@@ -21,14 +21,6 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from standpipe.v1 import (
-    context_pb2,
-    context_pb2_grpc,
-    policy_pb2,
-    policy_pb2_grpc,
-    session_pb2,
-    session_pb2_grpc,
-)
 
 from sidecar import limits
 from sidecar.commit import Committer
@@ -53,6 +45,14 @@ from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
+from standpipe.v1 import (
+    context_pb2,
+    context_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
 
 SERVICES = (
     context_pb2.DESCRIPTOR.services_by_name["ContextService"].full_name,

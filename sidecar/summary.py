@@ -14,10 +14,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from standpipe.v1 import turn_pb2
-
 from sidecar import limits
 from sidecar.log.v1 import log_pb2
+from standpipe.v1 import turn_pb2
 
 HALF_LIFE_TOKENS = 16_384
 """After so many tokens of conversation a sentence counts half: one large history window."""

@@ -9,10 +9,9 @@ import json
 import re
 from collections.abc import Iterable
 
-from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
-
 from sidecar import limits
 from sidecar.errors import InvalidField, LimitExceeded, ToolResultWithoutCall
+from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
 
 _ID = re.compile(rf"[A-Za-z0-9._:@/+-]{{1,{limits.id_chars_max}}}")
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.id_chars_max}}}")

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-
-from standpipe.v1 import bundle_pb2, turn_pb2
+from dataclasses import dataclass, field, replace
 
 from sidecar import canonical, limits, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count, Piece
 from sidecar.stores.record import Checkpoint, EventKind, StoredEvent
+from standpipe.v1 import bundle_pb2, turn_pb2
 
 CLAMPS = (64, 128, 256, 512, 1024, 2048, 4096, 1 << 30)
 """What one entry may take of a window, in tokens; the last is no clamp. Units carry their offset under each."""
@@ -46,6 +45,18 @@ class Unit:
     weight_start: int
     """The session's weight before the unit's event."""
     extract: log_pb2.Extract | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary as it was made for one cut and cap."""
+
+    pieces: tuple[Piece, ...]
+    left_out: tuple[log_pb2.Extract, ...]
+
+
+_SUMMARIES_MAX = 4
+"""Summaries that a view keeps: one per cap that is in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,15 @@ class View:
     """The best extracts of the units that left."""
     open_calls: tuple[log_pb2.OpenCall, ...]
     nbytes: int
+    summaries: dict[tuple[int, int], Summary] = field(default_factory=dict, compare=False)
+    """Summaries that were made, by (units before the window, cap). A view hands them on to the next: they depend on
+    the log before the window alone."""
+
+    def keep_summary(self, key: tuple[int, int], made: Summary) -> None:
+        """Keep a summary; the oldest leaves when there are `_SUMMARIES_MAX`."""
+        self.summaries[key] = made
+        if len(self.summaries) > _SUMMARIES_MAX:
+            del self.summaries[next(iter(self.summaries))]
 
     @property
     def transcript_tokens(self) -> int:

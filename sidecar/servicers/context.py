@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import grpc
-from standpipe.v1 import context_pb2, context_pb2_grpc
 
 from sidecar.commit import Committer
 from sidecar.hydrate import Hydrator
 from sidecar.servicers.boundary import Boundary
+from standpipe.v1 import context_pb2, context_pb2_grpc
 
 
 class ContextServicer(context_pb2_grpc.ContextServiceServicer):

@@ -6,7 +6,6 @@ import base64
 from typing import cast
 
 import grpc
-from standpipe.v1 import policy_pb2, policy_pb2_grpc
 
 from sidecar import canonical, policy, validate
 from sidecar.errors import InvalidField, PolicyNotFound
@@ -21,6 +20,7 @@ from sidecar.stores.record import (
     StoredPolicy,
     StoredRoute,
 )
+from standpipe.v1 import policy_pb2, policy_pb2_grpc
 
 
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import grpc
-from standpipe.v1 import session_pb2, session_pb2_grpc, turn_pb2
 
 from sidecar import limits, validate
 from sidecar.commit import Committer
@@ -25,6 +24,7 @@ from sidecar.stores.record import (
     SessionsRead,
     StoredEvent,
 )
+from standpipe.v1 import session_pb2, session_pb2_grpc, turn_pb2
 
 
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):

@@ -45,11 +45,11 @@ def tokenizers(models_directory: Path) -> Tokenizers:
 
 @pytest.fixture(scope="session")
 def embedder(model: Model) -> Embedder:
-    """The default precision, on one thread."""
+    """Load the default precision, on one thread."""
     return Embedder(model)
 
 
 @pytest.fixture(scope="session")
 def exact_embedder(model: Model) -> Embedder:
-    """In float32."""
+    """Load float32, on one thread."""
     return Embedder(model, precision="fp32")

