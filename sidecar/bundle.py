@@ -221,6 +221,8 @@ def _recall(
     if not omissions.full:
         for candidate in candidates.below():
             _list_only(omissions, candidate)
+            if omissions.full:
+                break
     if not chosen:
         return []
     return [opening, *_quoted(chosen, days), closing]
@@ -257,16 +259,15 @@ def _leave(omissions: Omissions, reason: bundle_pb2.OmissionReason, candidate: C
 
 def _list_only(omissions: Omissions, candidate: Candidate) -> None:
     """List a candidate below the floor; it was counted with the others."""
-    if not omissions.full:
-        omissions.listed.append(
-            bundle_pb2.Omission(
-                source=RECALL,
-                reason=bundle_pb2.OMISSION_REASON_BELOW_FLOOR,
-                candidate=candidate.ref,
-                tokens=candidate.tokens,
-                score_micros=candidate.score_micros,
-            )
+    omissions.listed.append(
+        bundle_pb2.Omission(
+            source=RECALL,
+            reason=bundle_pb2.OMISSION_REASON_BELOW_FLOOR,
+            candidate=candidate.ref,
+            tokens=candidate.tokens,
+            score_micros=candidate.score_micros,
         )
+    )
 
 
 def _date(day: int) -> str:

@@ -139,7 +139,14 @@ class ScopeMemory:
             self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
         )
         return Candidates(
-            self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session
+            self,
+            ranking,
+            total=position - self.base,
+            # A ranking that is not full was cut at the floor; a full one only at its size.
+            floored=floor and len(ranking.items) < settings.candidates_max,
+            tokenizer=tokenizer,
+            count=count,
+            session=session,
         )
 
     def candidate(self, index: int, *, score_micros: int, tokenizer: str, count: Count) -> Candidate:
@@ -169,8 +176,8 @@ class ScopeMemory:
 class Candidates:
     """A ranking over a scope, as bundle assembly reads it."""
 
-    tokens_min = 4
-    """No item is smaller: a label, a colon, a word and a newline."""
+    tokens_min = 2
+    """No item is smaller: the blank behind the label begins a token, and so neither `!:` nor ` ?\\n` is alone."""
 
     def __init__(
         self,
@@ -178,6 +185,7 @@ class Candidates:
         ranking: recall.Ranking,
         *,
         total: int,
+        floored: bool,
         tokenizer: str,
         count: Count,
         session: str,
@@ -188,8 +196,8 @@ class Candidates:
         self._tokenizer = tokenizer
         self._count = count
         self.total = total
-        self.relevant = total if len(ranking.items) else 0
-        """Items that were ranked: all of them, unless nothing is relevant."""
+        self.relevant = len(ranking.items) if floored or not len(ranking.items) else total
+        """Items that may be shown: those above the relevance floor, or all if there is none."""
         self.below_floor = total - self.relevant
 
     def ranked(self) -> Iterator[Candidate]:
@@ -197,12 +205,15 @@ class Candidates:
         for index, score in zip(self._ranking.items.tolist(), self._ranking.scores.tolist(), strict=True):
             yield self._candidate(index, score)
         if len(self._ranking.items) < self.relevant:
-            for index in np.setdiff1d(np.arange(self.total), self._ranking.items).tolist():
-                yield self._candidate(index, 0)
+            yield from self._rest()
 
     def below(self) -> Iterator[Candidate]:
         """Yield the items below the relevance floor, by position."""
-        for index in range(self.below_floor):
+        if self.below_floor:
+            yield from self._rest()
+
+    def _rest(self) -> Iterator[Candidate]:
+        for index in np.setdiff1d(np.arange(self.total), self._ranking.items).tolist():
             yield self._candidate(index, 0)
 
     def _candidate(self, index: int, score: int) -> Candidate:
