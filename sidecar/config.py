@@ -151,7 +151,8 @@ def _typed(name: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
         _check(str(value).lower() in words, name, "true or false")
         return words[str(value).lower()]
     if isinstance(default, int):
-        _check(isinstance(value, int | str) and bool(re.fullmatch(r"-?[0-9]{1,18}", str(value))), name, "a whole number")
+        digits = re.fullmatch(r"-?[0-9]{1,18}", str(value))
+        _check(isinstance(value, int | str) and bool(digits), name, "a whole number")
         return int(value)
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
