@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Mapping
 from functools import partial
 
-from sidecar import limits, recall, segment, summary
+from sidecar import recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import NewItem
@@ -92,8 +92,8 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
 
 
 def weight_bytes(turn: turn_pb2.Turn) -> int:
-    """Return what a turn weighs in a view: its bytes, a giant entry no more than its limit."""
-    return sum(min(entry.ByteSize(), limits.entry_weight_bytes) for entry in turn.entries)
+    """Return what a turn weighs in a view: what its entries do."""
+    return sum(map(segment.weight_bytes, turn.entries))
 
 
 def _chunk_tokens(count: Count, label: str, part: str) -> int:

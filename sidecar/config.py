@@ -24,6 +24,9 @@ ENV_PREFIX = "STANDPIPE_"
 CONFIG_VARIABLE = "STANDPIPE_CONFIG"
 """Names the YAML file; `--config` does too."""
 
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+"""What Kubernetes puts into every pod beside a Service that is called standpipe: not ours, whatever the prefix."""
+
 
 def _setting(default: Any, doc: str) -> Any:
     if isinstance(default, tuple):
@@ -107,7 +110,8 @@ def load(
     if path:
         values |= _read_file(Path(path))
     for variable, text in environment.items():
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
+        ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
+        if ours and not _SERVICE_LINK.search(variable):
             values[variable.removeprefix(ENV_PREFIX).lower()] = text
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
     known = {one.name for one in dataclasses.fields(Config)}
@@ -123,7 +127,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", field="config") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: bytes that are no text, a date that is none
         raise ConfigInvalid(f"{path} is not YAML", field="config") from None
     if raw is None:
         return {}
@@ -140,7 +144,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         _check(str(value).lower() in words, name, "true or false")
         return words[str(value).lower()]
     if isinstance(default, int):
-        _check(isinstance(value, int | str) and bool(re.fullmatch(r"-?\d+", str(value))), name, "a whole number")
+        digits = re.fullmatch(r"-?[0-9]{1,18}", str(value))
+        _check(isinstance(value, int | str) and bool(digits), name, "a whole number")
         return int(value)
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
@@ -158,7 +163,7 @@ def _is_address(value: str) -> bool:
     if value.startswith("unix:"):
         return len(value.encode()) - 5 in range(1, 108)  # sun_path
     host, _, port = value.rpartition(":")
-    return bool(host) and port.isdigit() and int(port) < 65_536
+    return bool(host) and bool(re.fullmatch(r"[0-9]{1,5}", port)) and int(port) < 65_536
 
 
 def _check(good: bool, name: str, must_be: str) -> None:

@@ -7,10 +7,12 @@ stores: a store that is down must not take every pod down with it.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 from prometheus_client import exposition
 
@@ -80,8 +82,16 @@ class HealthServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 """Say nothing: probes come every second."""
 
+        class Pages(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            allow_reuse_port = False  # two servers on one port must be an error, not a lottery
+
+            def server_bind(self) -> None:
+                """Bind, and do not ask the DNS for our name, as HTTPServer does: it may hang where there is none."""
+                TCPServer.server_bind(self)
+
         try:
-            self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+            self._server = Pages((host.strip("[]"), int(port)), Handler)
         except OSError as error:
             raise ConfigInvalid(f"{address} cannot be bound: {error.strerror}", field="http") from None
         self._server.daemon_threads = True

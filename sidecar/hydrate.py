@@ -290,7 +290,8 @@ class Hydrator:
         rules = self._policies.nearest(plan.tenant, plan.route)
         tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
         since = time.perf_counter_ns()
-        held = await self._sessions.held(plan.tenant, plan.session, tokenizer)
+        ttl_s = rules.session_hot_s if rules else None
+        held = await self._sessions.held(plan.tenant, plan.session, tokenizer, ttl_s=ttl_s)
         clock.add("hot", since)
         subject = plan.subject or (held.subject if held else "")
         memory = self._scopes.held(plan.tenant, subject) if self._wants_recall(plan, subject) else None
@@ -419,8 +420,11 @@ class Hydrator:
                 session=session.session,
                 floor=rules.recall_floor,
             )
-            inline = receipt.position - memory.base <= _RANK_INLINE_ITEMS
-            candidates = rank() if inline else await asyncio.to_thread(rank)
+            if receipt.position - memory.base <= _RANK_INLINE_ITEMS:
+                candidates = rank()
+            else:
+                async with memory.lock:
+                    candidates = await asyncio.to_thread(rank)
         clock.add("rank", since)
         since = time.perf_counter_ns()
         served = bundle.assemble(rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max)

@@ -106,6 +106,9 @@ omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
 
 # --- the process -------------------------------------------------------------------------------------------
+view_ttl_s: Final = 86_400
+"""How long an idle view stays hot unless a policy says otherwise: a day of conversation."""
+
 view_cache_bytes: Final = 64 << 20
 """Views in the in-process hot store, least recently used out first."""
 

@@ -144,8 +144,10 @@ def allocate(
         for source in allowed
     }
     reserve = {source: min(policy.sources[source].reserve.of(max(0, room)), cap[source]) for source in allowed}
-    required = prompt_tokens + sum(policy.sources[source].reserve.tokens for source in allowed if cap[source])
-    if room < 0 or (required > total and sum(reserve.values()) > room):
+    if room < 0 or sum(reserve.values()) > room:
+        reserves = [policy.sources[source].reserve for source in allowed if caps.get(source, 1)]
+        free_percent = max(1, 100 - sum(one.percent or 0 for one in reserves))
+        required = prompt_tokens + -(-100 * sum(one.tokens for one in reserves) // free_percent)
         raise BudgetTooSmall(
             f"a budget of {total} tokens cannot hold the {required} that the prompts and reserves of policy "
             f"{policy.id} need",
@@ -234,7 +236,7 @@ def _tokenizer(top: Mapping[str, Any], tokenizers: Tokenizers) -> str:
 def _prompts(raw: Any) -> tuple[Prompt, ...]:
     if not isinstance(raw, list):
         raise PolicyInvalid("must be a list of {name, text}", field="prompts")
-    prompts = []
+    prompts, size = [], 0
     for index, item in enumerate(raw):
         path = f"prompts[{index}]"
         fields = _mapping(item, path, {"name", "text"})
@@ -246,6 +248,15 @@ def _prompts(raw: Any) -> tuple[Prompt, ...]:
         if text.lstrip().startswith("/"):  # would join the line before it into one token; see `sidecar.tokens`
             raise PolicyInvalid("must not begin with a slash", field=f"{path}.text")
         prompts.append(Prompt(name, text))
+        size += len(text.encode())
+        if size > limits.policy_bytes:  # a small document can name one text many times
+            raise LimitExceeded(
+                f"the prompts are more than {limits.policy_bytes} bytes",
+                field=path,
+                limit="policy_bytes",
+                maximum=limits.policy_bytes,
+                actual=size,
+            )
     return tuple(prompts)
 
 
@@ -256,7 +267,7 @@ def _sources(raw: Any) -> dict[bundle_pb2.Source, SourceRule]:
     rules = {}
     for name, source in SOURCES.items():
         if name in fields:
-            rule = _mapping(fields[name] or {}, f"sources.{name}", {"cap", "reserve"})
+            rule = _mapping({} if fields[name] is None else fields[name], f"sources.{name}", {"cap", "reserve"})
             rules[source] = SourceRule(
                 _amount(rule.get("cap", defaults[name]), f"sources.{name}.cap"),
                 _amount(rule.get("reserve", reserves[name]), f"sources.{name}.reserve"),

@@ -60,9 +60,15 @@ class EmbeddingProjection:
     async def step(self) -> bool:
         """Do one round over the subjects that lag; return whether there were any."""
         lagging = await self._record.lagging(model=self._model_id, count_max=16)
+        failed: StandpipeError | None = None
         for scope in lagging:
-            await self._advance(scope)
+            try:
+                await self._advance(scope)
+            except StandpipeError as error:  # one subject's trouble must not hold up those behind it
+                failed = failed or error
         self._telemetry.projection_lag_items.set(await self.lag())
+        if failed is not None:
+            raise failed
         return bool(lagging)
 
     async def lag(self) -> int:
@@ -94,14 +100,21 @@ class EmbeddingProjection:
             raise
         except Internal:
             vectors = [await self._embed_or_zero(text) for text in texts]
-        return [recall.pack_vector(*recall.quantise(vector)) for vector in vectors]
+        return [recall.pack_vector(*recall.quantise(self._finite_or_zero(vector))) for vector in vectors]
 
     async def _embed_or_zero(self, text: str) -> Vector:
         try:
             return (await self._embedder.embed_items([text]))[0]
         except Internal:
-            self._telemetry.projection_failures.inc()
-            return np.zeros(self._dimensions, np.float32)
+            return self._zero()
+
+    def _finite_or_zero(self, vector: Vector) -> Vector:
+        """Return the vector, or zero where the model ran but gave no number (overflow of half precision)."""
+        return vector if np.isfinite(vector).all() else self._zero()
+
+    def _zero(self) -> Vector:
+        self._telemetry.projection_failures.inc()
+        return np.zeros(self._dimensions, np.float32)
 
     async def _wait(self) -> None:
         try:

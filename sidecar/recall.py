@@ -5,15 +5,15 @@ of its vector, half each), by what is said around it (its neighbours, its sessio
 priors (its speaker is named in the query; long messages pay for their many chances).
 
     terms, chunk, quantise    at write: what is stored with an item
-    Block                     at read: a scope's items as parallel arrays, brought up to date by position
+    Block                     at read: a scope's items as parallel arrays, kept up to date
     rank                      the one function that orders them
 
 The same items and query give the same order on every machine:
 
 - Vectors are int8. A dot product of two is a sum of integers below 2**24 and so exact in float32,
   in whatever order BLAS adds it up.
-- All else is element-wise IEEE arithmetic in a fixed order, or a maximum. Logarithms, whose last
-  bit depends on the maths library, are rounded before use.
+- All else is element-wise IEEE arithmetic, a sum in a stated order, or a maximum. Logarithms, whose
+  last bit depends on the maths library, are rounded before use.
 - Every part of a score is rounded to whole micro-units, and the score is the sum of these integers.
   Equal scores are ordered by position.
 """
@@ -24,8 +24,9 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 from zlib import crc32
 
@@ -37,6 +38,9 @@ MICRO = 1_000_000
 
 DIMENSIONS_MAX = 1_040
 """Above it an int8 dot product could pass 2**24 and float32 would round: 1,040 * 127**2 < 2**24."""
+
+ROWS_AT_ONCE = 1_024
+"""Vectors widened at a time: 1.5 MB at 384 dimensions, which stays in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +57,34 @@ class Settings:
     length_norm: float = 0.75
     """BM25's b. Flat from 0.5 to 1."""
     neighbour_weight: float = 0.25
-    """Share of each adjacent item's score: an answer seldom repeats its question. Flat from 0.15 to 0.35."""
+    """Share of each adjacent item's score: an answer seldom repeats its question. Flat from 0.15 to
+    0.35."""
     session_weight: float = 0.3
     """Share of the score of the session's best item: evidence clusters. Flat from 0.2 to 0.5."""
     speaker_bonus: float = 0.3
-    """For items of a speaker whom the query names. Flat from 0.2 to 0.4, no effect where no one is named."""
+    """For items of a speaker whom the query names. Flat from 0.2 to 0.4, no effect where no one is
+    named."""
     message_cost: float = 0.15
-    """Per doubling of the chunks in the item's message, since n chunks have n chances. Flat from 0.1 to 0.2."""
+    """Per doubling of the chunks in the item's message, since n chunks have n chances. Flat from
+    0.1 to 0.2."""
     token_cost: float = 0.05
-    """Per doubling of the item's tokens over `tokens_free`: two short items beat a long one. Flat to 0.1."""
+    """Per doubling of the item's tokens over `tokens_free`: two short items beat a long one. Flat
+    from 0.03 to 0.1."""
     tokens_free: int = 32
     """Size in tokens up to which an item pays no token cost."""
-    repeat_cost: float = 0.5
-    """Per better chunk of the same message: see other messages first. Flat from 0.2 to 1."""
+    repeat_cost: float = 0.1
+    """Per better chunk of the same message: see other messages first. Flat from 0.1; more shows
+    less of each message."""
     cosine_floor: float = 0.3
     """Cosine from which an item shows that the scope has something to say to the query."""
     lexical_floor: float = 1.25
-    """The same for its matched term weight, in terms as rare as can be: an identifier or two names."""
+    """The same for its matched term weight, in terms as rare as can be: an identifier or two
+    names."""
     lexical_floor_alone: float = 0.5
     """The same for an item whose cosine is not known."""
     score_floor: float = 0.3
-    """Share of the best score under which an item is left out. Saves tokens at no cost up to 0.4."""
+    """Share of the best score under which an item is left out. Free up to 0.3, a point lost at
+    0.4."""
     candidates_max: int = 512
     """Items in a ranking: four times what 4,000 tokens hold, and it bounds the sorting."""
 
@@ -83,7 +94,7 @@ class Settings:
 
 
 class Terms(NamedTuple):
-    """A text's lexical terms: `hashes` uint32[n], ascending and distinct, `counts` uint8[n], 1 to 255."""
+    """A text's terms: `hashes` uint32[n], ascending and distinct; `counts` uint8[n], from 1."""
 
     hashes: np.ndarray
     counts: np.ndarray
@@ -99,17 +110,15 @@ _WORD = re.compile(rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}])[^\W_]|[{_MARKS}])+")
 """A run of a script written without spaces (group 1), else a word with its combining marks."""
 
 _STOP = frozenset(
-    "a an the and or of to in on at for from by with about as into is are was were be been being am do does"
-    " did has have had having i me my we our you your he him his she her it its they them their this that"
-    " these those what which who whom when where why how will would could should can may might"
-    " d ll m re s t ve".split()
+    "a an the and or of to in on at for from by with about as into is are was were be been being am"
+    " do does did has have had having i me my we our you your he him his she her it its they them"
+    " their this that these those what which who whom when where why how will would could should"
+    " can may might d ll m re s t ve".split()
 )
-"""Question and function words. They are rare in a chat's statements, so idf would reward them: leaving
-them out is worth a point of recall. Other languages rely on idf."""
+"""Question and function words. They are rare in a chat's statements, so idf would reward them:
+leaving them out is worth a point of recall. Other languages rely on idf."""
 
-_MONTHS = (
-    "January February March April May June July August September October November December".split()
-)
+_MONTHS = "January February March April May June July August September October November December".split()
 
 
 def terms(text: str) -> Terms:
@@ -134,8 +143,8 @@ def terms(text: str) -> Terms:
 
 
 def item_terms(text: str, *, speaker: str, year: int, month: int, day: int) -> Terms:
-    """Analyse an item as it is indexed: its date in words, its speaker and its text, so that "in May"
-    and a name find it. The vector is of the text alone, which measured better.
+    """Analyse an item as it is indexed: its date in words, its speaker and its text, so that "in
+    May" and a name find it. The vector is of the text alone, which measured better.
     """
     return terms(f"{day} {_MONTHS[month - 1]} {year} {speaker}: {text}")
 
@@ -158,7 +167,8 @@ def unpack_terms(data: bytes) -> Terms:
 # Chunks
 
 CHUNK_TOKENS_MAX = 96
-"""Tokens a chunk may hold. Smaller chunks pack a bundle better and read worse; see recall_notes.md."""
+"""Tokens a chunk may hold. Smaller chunks pack a bundle better and read worse; see
+recall_notes.md."""
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # paragraph
@@ -168,16 +178,14 @@ _BOUNDARIES = (
 )
 
 
-def chunk(
-    text: str, count_tokens: Callable[[str], int], tokens_max: int = CHUNK_TOKENS_MAX
-) -> list[tuple[int, int]]:
+def chunk(text: str, count_tokens: Callable[[str], int], tokens_max: int = CHUNK_TOKENS_MAX) -> list[tuple[int, int]]:
     """Cut `text` into spans (start, end) that cover it without gap or overlap, each of at most
     `tokens_max` tokens (counted piece by piece), at the coarsest boundaries that allow it:
     paragraphs, lines, sentences, words, characters. An empty text has no spans.
     """
     spans: list[tuple[int, int]] = []
     spans_tokens: list[int] = []
-    for start, end, tokens in _pieces(text, 0, len(text), count_tokens, tokens_max, level=0):
+    for start, end, tokens in _pieces(text, 0, len(text), count_tokens=count_tokens, tokens_max=tokens_max, level=0):
         if spans and spans_tokens[-1] + tokens <= tokens_max:
             spans[-1] = (spans[-1][0], end)
             spans_tokens[-1] += tokens
@@ -187,7 +195,15 @@ def chunk(
     return spans
 
 
-def _pieces(text, start, end, count_tokens, tokens_max, level):
+def _pieces(
+    text: str,
+    start: int,
+    end: int,
+    *,
+    count_tokens: Callable[[str], int],
+    tokens_max: int,
+    level: int,
+) -> Iterator[tuple[int, int, int]]:
     """Yield (start, end, tokens) for the largest pieces of a span that fit, in order."""
     if start == end:
         return
@@ -195,13 +211,11 @@ def _pieces(text, start, end, count_tokens, tokens_max, level):
     if tokens <= tokens_max or end - start == 1:
         yield start, end, tokens
         return
+    cuts = [(start + end) // 2]
     if level < len(_BOUNDARIES):
         cuts = [match.end() for match in _BOUNDARIES[level].finditer(text, start, end)]
-        level += 1
-    else:
-        cuts = [(start + end) // 2]
-    for left, right in zip([start, *cuts], [*cuts, end], strict=True):
-        yield from _pieces(text, left, right, count_tokens, tokens_max, level)
+    for left, right in pairwise([start, *cuts, end]):
+        yield from _pieces(text, left, right, count_tokens=count_tokens, tokens_max=tokens_max, level=level + 1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -238,7 +252,7 @@ class Query:
     text: str
     terms: Terms
     vector: np.ndarray | None = None
-    scale: np.float32 = np.float32(0)
+    scale: float = 0.0
 
     @classmethod
     def of(cls, text: str, vector: np.ndarray | None = None) -> Query:
@@ -267,7 +281,7 @@ class Item:
     """Microseconds since 1970, UTC."""
     vector: np.ndarray | None = None
     """int8[d] from `quantise`, None until it is embedded."""
-    scale: np.float32 = np.float32(0)
+    scale: float = 0.0
 
 
 class _Column:
@@ -280,7 +294,8 @@ class _Column:
     def extend(self, values: np.ndarray | Sequence) -> None:
         size = self._size + len(values)
         if size > len(self._data):
-            data = np.zeros((max(size, 2 * len(self._data)), *self._data.shape[1:]), self._data.dtype)
+            capacity = max(size, 2 * len(self._data))
+            data = np.zeros((capacity, *self._data.shape[1:]), self._data.dtype)
             data[: self._size] = self.view
             self._data = data
         self._data[self._size : size] = values
@@ -296,8 +311,9 @@ class _Column:
 
 
 class _Postings:
-    """The inverted index: a part sorted by term, and a short unsorted tail. The tail is merged in when
-    it has grown to an eighth of the rest, so that an append is a copy and eight pay for a merge.
+    """The inverted index: a part sorted by term, and a short unsorted tail. The tail is merged in
+    when it has grown to an eighth of the rest, so that an append is a copy and eight pay for a
+    merge.
     """
 
     TAIL_MIN = 4_096
@@ -335,14 +351,16 @@ class _Postings:
 
     def of(self, term: np.uint32, items_end: int) -> tuple[np.ndarray, np.ndarray]:
         """The items below `items_end` that hold `term`, ascending, and how often each does."""
-        place = int(np.searchsorted(self._hashes, term))
+        place = self._hashes.searchsorted(term)
         here = slice(0, 0)
         if place < len(self._hashes) and self._hashes[place] == term:
             here = slice(self._starts[place], self._starts[place + 1])
-        tail = np.flatnonzero(self._tail_hashes.view == term)
-        items = np.concatenate([self._items[here], self._tail_items.view[tail]])
-        counts = np.concatenate([self._counts[here], self._tail_counts.view[tail]])
-        end = int(np.searchsorted(items, items_end))
+        items, counts = self._items[here], self._counts[here]
+        tail = (self._tail_hashes.view == term).nonzero()[0]
+        if len(tail):
+            items = np.concatenate([items, self._tail_items.view[tail]])
+            counts = np.concatenate([counts, self._tail_counts.view[tail]])
+        end = items.searchsorted(items_end)
         return items[:end], counts[:end]
 
     @property
@@ -351,8 +369,8 @@ class _Postings:
 
 
 class Block:
-    """A scope's items as parallel arrays, in order of position. One writer; a reader on another thread
-    needs a lock. About 1.7 kB an item, nearly all of it the vector, widened to float32 for BLAS.
+    """A scope's items as parallel arrays, in order of position. One writer; a reader on another
+    thread needs a lock. About 0.6 kB an item at 384 dimensions, and up to as much to spare.
     """
 
     positions: np.ndarray
@@ -372,7 +390,7 @@ class Block:
     lengths: np.ndarray
     """int32[n], terms counted with repetition."""
     vectors: np.ndarray
-    """float32[n, d], whole numbers from -127 to 127; zeros where there is no vector."""
+    """int8[n, d], zeros where there is no vector."""
     scales: np.ndarray
     """float32[n], 0 where there is no vector."""
 
@@ -390,7 +408,7 @@ class Block:
             "times": _Column(np.int64),
             "tokens": _Column(np.int32),
             "lengths": _Column(np.int32),
-            "vectors": _Column(np.float32, dimensions),
+            "vectors": _Column(np.int8, dimensions),
             "scales": _Column(np.float32),
         }
         self._postings = _Postings()
@@ -415,7 +433,7 @@ class Block:
         return sum(column.nbytes for column in self._columns.values()) + self._postings.nbytes
 
     def append(self, items: Sequence[Item]) -> None:
-        """Add items whose positions ascend and lie past all in the block, else ValueError and no change.
+        """Add items whose positions ascend past those in the block, else ValueError and no change.
 
         Costs a copy of the items, however large the block, but for a rare doubling or merge.
         """
@@ -425,7 +443,7 @@ class Block:
         positions = np.array([item.position for item in items], np.int64)
         if (np.diff(positions) <= 0).any() or (first and positions[0] <= self.positions[-1]):
             raise ValueError("positions must ascend past those in the block")
-        vectors = np.zeros((len(items), self._dimensions), np.float32)
+        vectors = np.zeros((len(items), self._dimensions), np.int8)
         for row, item in zip(vectors, items, strict=True):
             if item.vector is not None:
                 row[:] = item.vector
@@ -448,7 +466,7 @@ class Block:
         )
 
     def _link(self, items: Sequence[Item], first: int) -> dict[str, list[int]]:
-        """Number the items' messages, sessions and speakers, and tie each item to its previous one."""
+        """Number messages, sessions and speakers, and tie each item to the one before it."""
         columns = {"messages": [], "sessions": [], "speakers": [], "previous": []}
         message = int(self.messages[-1]) if first else -1
         for index, item in enumerate(items, first):
@@ -469,7 +487,8 @@ class Block:
         return columns
 
     def put_vector(self, position: int, vector: np.ndarray, scale: np.float32) -> None:
-        """Give the item at `position` the vector that `quantise` made of its text, else KeyError."""
+        """Give the item at `position` the vector that `quantise` made of its text, else
+        KeyError."""
         index = int(np.searchsorted(self.positions, position))
         if index == len(self) or self.positions[index] != position:
             raise KeyError(position)
@@ -498,8 +517,8 @@ class Ranking:
     scores: np.ndarray
     """int64[m], micro-units, descending."""
     parts: dict[str, np.ndarray]
-    """int64[m] each, the integers a score is the sum of: lexical, dense, neighbours, session, speaker,
-    length, repeat."""
+    """int64[m] each, the integers a score is the sum of: lexical, dense, neighbours, session,
+    speaker, length, repeat."""
 
 
 _NONE = np.empty(0, np.int64)
@@ -521,8 +540,11 @@ def rank(
     by its terms alone. Items at the positions in `exclude` count as context and are not ranked.
     """
     positions = block.positions
-    n = len(block) if limit_positions is None else int(np.searchsorted(positions, limit_positions, "right"))
-    vectors_end = n if vector_limit is None else int(np.searchsorted(positions[:n], vector_limit, "right"))
+    n = vectors_end = len(block)
+    if limit_positions is not None:
+        n = vectors_end = int(positions.searchsorted(limit_positions, "right"))
+    if vector_limit is not None:
+        vectors_end = int(positions[:n].searchsorted(vector_limit, "right"))
     bm25, matched = _bm25(block, query.terms, n, settings)
     cosines, known = _cosines(block, query, vectors_end, n)
     if not _relevant(cosines, matched, known, settings).any():
@@ -543,51 +565,66 @@ def rank(
     parts["repeat"] = round(-settings.repeat_cost * MICRO) * _better_chunks(block.messages[items])
     scores = total[items].astype(np.int64) + parts["repeat"]
     order = _ordered(scores, items, len(items))
-    best = scores[order[:1]]
-    order = order[scores[order] >= np.minimum(np.rint(settings.score_floor * best), best)]
+    best = scores.max(initial=0)
+    order = order[scores[order] >= best - round((1 - settings.score_floor) * max(best, MICRO))]
     return Ranking(items[order], scores[order], {name: part[order] for name, part in parts.items()})
 
 
 def _bm25(block: Block, asked: Terms, n: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """BM25 of the first n items, and the idf of the terms each has matched as a multiple of the idf of
-    a term that only one item holds: float64[n] twice.
+    """BM25 of the first n items, and the idf of the terms each has matched as a multiple of the idf
+    of a term that only one item holds: float64[n] twice.
     """
-    scores, matched = np.zeros(n), np.zeros(n)
+    found = [block.postings(term, n) for term in asked.hashes]
+    if not any(len(items) for items, _ in found):
+        return np.zeros(n), np.zeros(n)
+    holders = [len(items) for items, _ in found]
+    idf = np.repeat([_idf(n, count) for count in holders], holders)
+    items = np.concatenate([items for items, _ in found])
+    counts = np.concatenate([counts for _, counts in found])
     lengths = block.lengths[:n]
-    mean_length = lengths.sum(dtype=np.int64) / max(n, 1)
+    mean_length = lengths.sum(dtype=np.int64) / n
     k1, b = settings.saturation, settings.length_norm
-    for term in asked.hashes:
-        items, counts = block.postings(term, n)
-        if len(items):
-            idf = _idf(n, len(items))
-            norm = k1 * (1 - b + b * lengths[items] / mean_length)
-            scores[items] += idf * (k1 + 1) * counts / (counts + norm)
-            matched[items] += idf
+    norm = k1 * (1 - b + b * lengths[items] / mean_length)
+    weights = idf * (k1 + 1) * counts / (counts + norm)
+    # bincount adds up in the order given: term by term, each time the same.
+    scores, matched = (np.bincount(items, each, minlength=n) for each in (weights, idf))
     return scores, matched / _idf(n, 1)
 
 
 def _idf(n: int, holders: int) -> float:
-    """BM25's inverse document frequency, rounded so that the last bit of a maths library cannot show."""
+    """BM25's inverse document frequency, rounded so that the last bit of a maths library cannot
+    show."""
     return round(math.log(1 + (n - holders + 0.5) / (holders + 0.5)), 6)
 
 
 def _cosines(block: Block, query: Query, vectors_end: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines float64[n] and bool[n], which of them are known: those of items before `vectors_end`
-    with a vector, if the query has one.
+    """Cosines float64[n], and bool[n] which of them are known: those of the items before
+    `vectors_end` that have a vector, if the query has one.
     """
     cosines, known = np.zeros(n), np.zeros(n, bool)
     if query.vector is not None and query.scale > 0:
-        dots = block.vectors[:vectors_end] @ query.vector.astype(np.float32)  # exact: integers below 2**24
-        cosines[:vectors_end] = dots * (block.scales[:vectors_end].astype(np.float64) * np.float64(query.scale))
-        known[:vectors_end] = block.scales[:vectors_end] > 0
+        scales = block.scales[:vectors_end].astype(np.float64)
+        dots = _dots(block.vectors[:vectors_end], query.vector)
+        cosines[:vectors_end] = dots * (scales * float(query.scale))
+        known[:vectors_end] = scales > 0
     return cosines, known
 
 
-def _relevant(
-    cosines: np.ndarray, matched: np.ndarray, known: np.ndarray, settings: Settings
-) -> np.ndarray:
-    """bool[n]: the items with raw evidence that the scope has something to say. Scores cannot tell: they
-    are relative to the scope's best item, however bad it is.
+def _dots(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Exact dot products float32[n] of int8[n, d] with int8[d]. Rows are widened to float32 for
+    BLAS a cache-full at a time: a quarter of the memory, and faster than reading float32 from it.
+    """
+    dots = np.empty(len(vectors), np.float32)
+    wide = vector.astype(np.float32)
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        np.dot(vectors[rows].astype(np.float32), wide, out=dots[rows])
+    return dots
+
+
+def _relevant(cosines: np.ndarray, matched: np.ndarray, known: np.ndarray, settings: Settings) -> np.ndarray:
+    """bool[n]: the items with raw evidence that the scope has something to say. Scores cannot tell:
+    they are relative to the scope's best item, however bad it is.
     """
     return np.where(
         known,
@@ -596,10 +633,9 @@ def _relevant(
     )
 
 
-def _own(
-    bm25: np.ndarray, cosines: np.ndarray, known: np.ndarray, settings: Settings
-) -> dict[str, np.ndarray]:
-    """What an item itself says: BM25 against the best, and where known the cosine between worst and best."""
+def _own(bm25: np.ndarray, cosines: np.ndarray, known: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+    """What an item itself says: BM25 against the best, and where known the cosine between worst and
+    best."""
     lexical = bm25 / (bm25.max() or 1)
     low = cosines.min(initial=1, where=known)
     spread = cosines.max(initial=-1, where=known) - low
@@ -609,7 +645,8 @@ def _own(
 
 
 def _context(block: Block, own: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """What is said around an item: the items before and after it in its session, and the session's best."""
+    """What is said around an item: the items before and after it in its session, and the session's
+    best."""
     previous = block.previous[: len(own)]
     later = np.flatnonzero(previous >= 0)
     earlier = previous[later]
@@ -624,12 +661,16 @@ def _context(block: Block, own: np.ndarray, settings: Settings) -> dict[str, np.
 
 
 def _priors(block: Block, query: Query, n: int, settings: Settings) -> dict[str, np.ndarray]:
-    """What is known of an item before it is read: who speaks, and how long it and its message are."""
+    """What is known of an item before it is read: who speaks, and how long it and its message
+    are."""
     named = block.named_speakers(query.terms)[block.speakers[:n]]
     chunks = np.bincount(block.messages[:n])
     message_cost = settings.message_cost * _log2(chunks)[block.messages[:n]]
     token_cost = settings.token_cost * _log2(np.maximum(block.tokens[:n] / settings.tokens_free, 1))
-    return {"speaker": _micro(settings.speaker_bonus * named), "length": -_micro(message_cost + token_cost)}
+    return {
+        "speaker": _micro(settings.speaker_bonus * named),
+        "length": -_micro(message_cost + token_cost),
+    }
 
 
 def _better_chunks(messages: np.ndarray) -> np.ndarray:

@@ -28,6 +28,9 @@ _PAGE_ITEMS = 8192
 
 _DAY_US = 86_400_000_000
 
+_NO_FLOOR = recall.Settings(cosine_floor=-2.0, lexical_floor=0.0, lexical_floor_alone=0.0, score_floor=-1000.0)
+"""For policies that want the budget filled whatever there is."""
+
 
 Group = tuple[str, int]
 """A session and a day (since 1970, UTC): items of one group stand under one date."""
@@ -74,6 +77,8 @@ class ScopeMemory:
         self._groups: list[Group] = []
         self._sessions: dict[str, list[int]] = {}
         self._shown: dict[int, segment.Quoted] = {}
+        self.lock = asyncio.Lock()
+        """Held while the block grows, and while another thread ranks it."""
         self._names: dict[str, str] = {}
         self._counts: dict[tuple[str, int], int] = {}
         self._text_bytes = 0
@@ -141,11 +146,17 @@ class ScopeMemory:
         floor: bool,
     ) -> Candidates:
         """Rank the memory as it was at `position`, with the vectors up to `vector_position`."""
-        settings = recall.Settings() if floor else replace(recall.Settings(), cosine_floor=-1.0, lexical_floor=0.0)
+        settings = recall.Settings() if floor else _NO_FLOOR
         ranking = recall.rank(
             self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
         )
-        return Candidates(self, ranking, total=position - self.base, tokenizer=tokenizer, count=count, session=session)
+        # A ranking that is not full was cut at the floor; a full one only at its size.
+        floored = floor and len(ranking.items) < settings.candidates_max
+        total = position - self.base
+        relevant = len(ranking.items) if floored or not len(ranking.items) else total
+        return Candidates(
+            self, ranking, total=total, relevant=relevant, tokenizer=tokenizer, count=count, session=session
+        )
 
     def candidate(self, index: int, *, score_micros: int, tokens: int) -> Candidate:
         """Return one item as a bundle shows it."""
@@ -189,7 +200,15 @@ class Candidates:
     """A ranking over a scope, as bundle assembly reads it: parallel lists in rank order."""
 
     def __init__(
-        self, memory: ScopeMemory, ranking: recall.Ranking, *, total: int, tokenizer: str, count: Count, session: str
+        self,
+        memory: ScopeMemory,
+        ranking: recall.Ranking,
+        *,
+        total: int,
+        relevant: int,
+        tokenizer: str,
+        count: Count,
+        session: str,
     ) -> None:
         self.session = session
         self.total = total
@@ -197,9 +216,9 @@ class Candidates:
         self.scores: list[int] = ranking.scores.tolist()
         self.tokens = memory.tokens(self.indices, tokenizer=tokenizer, count=count)
         self.groups = memory.groups(self.indices)
-        self.relevant = total if self.indices else 0
-        """Items that were ranked: all of them, unless nothing is relevant. Only the best of them are listed."""
-        self.below_floor = total - self.relevant
+        self.relevant = relevant
+        """Items above the relevance floor, or all if there is none. Only the best of them are in the lists."""
+        self.below_floor = total - relevant
         self._memory = memory
         self._tokenizer = tokenizer
         self._count = count
@@ -269,7 +288,9 @@ class Scopes:
         """Bring a block up to an answer of the store, reading on if the answer was only a page of it."""
         if base_of(state.position) != memory.base:
             return await self.load(memory.tenant, memory.subject)
-        if not memory.apply(read, state):
+        async with memory.lock:
+            current = memory.apply(read, state)
+        if not current:
             await self._catch_up(memory)
         self._keep(memory)
         return memory
@@ -295,7 +316,9 @@ class Scopes:
         while True:
             read = memory.read()
             (state,) = await self._record.fetch([read])
-            if memory.apply(read, cast(ScopeState, state)) or (until is not None and memory.position >= until):
+            async with memory.lock:
+                current = memory.apply(read, cast(ScopeState, state))
+            if current or (until is not None and memory.position >= until):
                 return
 
     def _empty(self, tenant: str, subject: str, base: int, model: str) -> ScopeMemory:

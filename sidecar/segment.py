@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from sidecar import canonical
+from sidecar import canonical, limits
 from standpipe.v1 import bundle_pb2, turn_pb2
 
 Count = Callable[[str], int]
@@ -57,7 +57,7 @@ def label(role: int, name: str) -> str:
 
 def header(role: int, name: str) -> str:
     """Return the header of an utterance. A name that begins with a slash is quoted: see `sidecar.tokens`."""
-    shown = label(role, name)
+    shown = _defused(label(role, name))
     return f'"{shown}": ' if shown.startswith("/") else f"{shown}: "
 
 
@@ -68,7 +68,11 @@ def body(text: str) -> str:
 
 def quoted_body(text: str) -> str:
     """Return a text as a body inside a fence: what looks like the fence's own marks is defused."""
-    return _FENCE_LOOKALIKE.sub("<\\\\", body(text))
+    return _defused(body(text))
+
+
+def _defused(text: str) -> str:
+    return _FENCE_LOOKALIKE.sub("<\\\\", text)
 
 
 def message_text(message: turn_pb2.Message) -> str:
@@ -89,6 +93,12 @@ def entry_text(entry: turn_pb2.TurnEntry) -> str:
     if kind == "message":
         return message_text(entry.message)
     return entry.tool_result.content if kind == "tool_result" else ""
+
+
+def weight_bytes(entry: turn_pb2.TurnEntry) -> int:
+    """Return what an entry weighs in a view: the bytes that are shown of it, a giant no more than its limit."""
+    shown = entry_text(entry) + entry.message.speaker + entry.tool_call.name + entry.tool_call.arguments_json
+    return min(len(shown.encode()) + 1, limits.entry_weight_bytes)
 
 
 def message_piece(message: turn_pb2.Message, ref: turn_pb2.EventRef, tokens: int | Count) -> Piece:
@@ -199,6 +209,7 @@ def shortened(whole: Piece, *, tokens_max: int, count: Count) -> Piece:
     """Return a piece of at most `tokens_max` tokens: the head and the tail of the text, with a mark between.
 
     Two thirds of the room go to the head. What is kept is verbatim, cut at white space where there is some near.
+    A name of rare characters can fill a small room by itself: then it is cut too.
     """
     segment = whole.segment
     text = segment.body.rstrip("\n")
@@ -211,9 +222,15 @@ def shortened(whole: Piece, *, tokens_max: int, count: Count) -> Piece:
         short.body = body(f"{head.rstrip()}\n[...]\n{tail.lstrip()}")
         short.shortened = True
         short.tokens = count(short.header + short.body)
-        if short.tokens <= tokens_max or room_chars <= 0:
+        if short.tokens <= tokens_max:
             return piece(short)
-        room_chars = room_chars * 9 // 10 - 1
+        if room_chars == 0:
+            break
+        room_chars = max(0, room_chars * 9 // 10 - 1)
+    while short.tokens > tokens_max and len(short.header) > 4:
+        short.header = short.header[: len(short.header) // 2] + ": "
+        short.tokens = count(short.header + short.body)
+    return piece(short)
 
 
 def _cut_back(text: str) -> str:

@@ -30,8 +30,6 @@ from sidecar.view import View
 _FOLD_INLINE_EVENTS = 32
 """Folds up to this many events run on the event loop, in about a millisecond; larger ones in a thread."""
 
-_HOT_TTL_S = 86_400.0
-
 
 @dataclass(slots=True)
 class Sessions:
@@ -41,12 +39,11 @@ class Sessions:
     hot: Hot[View]
     tokenizers: Tokenizers
     telemetry: Telemetry
-    hot_ttl_s: float = _HOT_TTL_S
     _background: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    async def held(self, tenant: str, session: str, tokenizer: str) -> View | None:
-        """Return the view that the hot store has, however old."""
-        (found,) = await self.hot.fetch([HotKey(tenant, session, tokenizer)])
+    async def held(self, tenant: str, session: str, tokenizer: str, *, ttl_s: float | None = None) -> View | None:
+        """Return the view that the hot store has, however old; it stays for `ttl_s` from now on."""
+        (found,) = await self.hot.fetch([HotKey(tenant, session, tokenizer)], ttl_s=ttl_s)
         (self.telemetry.hot_hits if found else self.telemetry.hot_misses).inc()
         return found
 
@@ -130,7 +127,7 @@ class Sessions:
             await asyncio.wait(set(self._background))
 
     async def _keep(self, tenant: str, before: View, after: View) -> None:
-        await self.hot.publish(HotKey(tenant, after.session, after.tokenizer), after, ttl_s=self.hot_ttl_s)
+        await self.hot.publish(HotKey(tenant, after.session, after.tokenizer), after)
         if before.weight_bytes // limits.checkpoint_bytes != after.weight_bytes // limits.checkpoint_bytes:
             task = asyncio.create_task(self._checkpoint(tenant, after))
             self._background.add(task)

@@ -6,9 +6,10 @@ the log, and the best extracts of all that came before.
 
 **Where history starts** is a pure function of the log and of the history cap H, with no state of its own. Let C be
 the tokens of the whole session. When C > H, history starts at the first unit that begins at or after the k-th
-multiple of H/2, for the least k that makes the rest fit. So between two cuts the section only grows, each cut
-lets its older half leave, and k is the section's epoch (P13). Any pod finds the same cut for any H and any past
-version, from two sums.
+multiple of H/2, for the least k that makes the rest fit. So between two cuts the section only grows, and each cut
+lets its older half leave. Any pod finds the same cut for any H and any past version, from two sums. Where text is so
+light in tokens that a window would reach beyond the view, the same rule cuts by weight, in quarters of the view.
+The section's epoch is the number of units before it: it changes exactly when the first unit does (P13).
 
 **Long entries** would empty a small window at a stroke. For the window's arithmetic, and in the window, an entry
 takes at most a clamp: the largest of `CLAMPS` that is at most H/8. A longer one is shown by its head and its
@@ -20,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from sidecar import canonical, limits, segment, summary
 from sidecar.log.v1 import log_pb2
@@ -43,7 +45,7 @@ class Unit:
     offsets: tuple[int, ...]
     """Tokens of the session before this unit, under each clamp."""
     weight_start: int
-    """The session's weight before the unit's event."""
+    """The session's weight before the entry that completed the unit."""
     extract: log_pb2.Extract | None
 
 
@@ -170,12 +172,15 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
         )
         if event.kind == EventKind.TURN:
             stored = log_pb2.StoredTurn.FromString(event.body)
-            for pieces, extract in _entries(view, stored, open_calls, offsets, count):
-                units.append(Unit(event.version, pieces, offsets, weight_start, extract))
+            starts = list(accumulate(map(segment.weight_bytes, stored.turn.entries), initial=weight_start))
+            for index, pieces, extract in _entries(view, stored, open_calls, offsets, count):
+                units.append(Unit(event.version, pieces, offsets, starts[index], extract))
                 offsets = tuple(
                     offset + sum(min(piece.tokens, clamp) for piece in pieces)
                     for offset, clamp in zip(offsets, CLAMPS, strict=True)
                 )
+            for call in list(open_calls)[: -limits.open_calls_max]:  # after each event, so in any batches the same
+                del open_calls[call]
     keep_from = bisect_left(units, view.weight_bytes - limits.view_bytes, key=lambda unit: unit.weight_start)
     gone, kept = units[:keep_from], tuple(units[keep_from:])
     pool = view.pool
@@ -187,7 +192,7 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
         units=kept,
         units_before=view.units_before + len(gone),
         pool=pool,
-        open_calls=tuple(open_calls.values())[-limits.open_calls_max :],
+        open_calls=tuple(open_calls.values()),
         nbytes=sum(400 + 2 * len(piece.segment.body) for unit in kept for piece in unit.pieces) + 400 * len(pool),
     )
 
@@ -208,21 +213,27 @@ class Window:
 def window(view: View, *, cap_tokens: int) -> Window:
     """Return the history window under a cap: see the module's text. A cap of 0 shows nothing."""
     clamp_index = max(0, bisect_left(CLAMPS, cap_tokens // CLAMP_SHARE + 1) - 1)
-    excess = view.offsets[clamp_index] - cap_tokens
-    epoch, start = 0, 0
-    if cap_tokens <= 0:
-        start = len(view.units)
-    elif excess > 0:
-        step = max(1, cap_tokens // 2)
-        epoch = -(-excess // step)
-        start = bisect_left(view.units, epoch * step, key=lambda unit: unit.offsets[clamp_index])
+    start = len(view.units)
+    if cap_tokens > 0:
+        cut = _cut(view.offsets[clamp_index], room=cap_tokens, step=max(1, cap_tokens // 2))
+        weight_cut = _cut(view.weight_bytes, room=limits.view_bytes, step=max(1, limits.view_bytes // 4))
+        start = max(
+            bisect_left(view.units, cut, key=lambda unit: unit.offsets[clamp_index]),
+            bisect_left(view.units, weight_cut, key=lambda unit: unit.weight_start),
+        )
+    evicted = view.units_before + start
     return Window(
         units=view.units[start:],
         clamp=CLAMPS[clamp_index],
-        epoch=epoch,
+        epoch=evicted,
         before=view.units[:start],
-        evicted=view.units_before + start,
+        evicted=evicted,
     )
+
+
+def _cut(size: int, *, room: int, step: int) -> int:
+    """Return the least multiple of `step` behind which at most `room` of `size` lie."""
+    return -(-max(0, size - room) // step) * step
 
 
 def extracts_before(view: View, history: Window) -> list[log_pb2.Extract]:
@@ -236,8 +247,8 @@ def _entries(
     open_calls: dict[str, log_pb2.OpenCall],
     offsets: tuple[int, ...],
     count: Count,
-) -> Iterable[tuple[tuple[Piece, ...], log_pb2.Extract | None]]:
-    """Yield the units of one turn; calls wait in `open_calls` until their result comes."""
+) -> Iterable[tuple[int, tuple[Piece, ...], log_pb2.Extract | None]]:
+    """Yield the units of one turn, each with the entry that completes it; calls wait in `open_calls`."""
     counted = list(stored.tokenizers).index(view.tokenizer) if view.tokenizer in stored.tokenizers else None
     for index, (entry, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
         ref = turn_pb2.EventRef(session_id=view.session, version=view.version, entry=index)
@@ -256,10 +267,12 @@ def _entries(
             if held is None:  # its call was pushed out by `open_calls_max` later ones: half a pair is never shown
                 continue
             call_ref = turn_pb2.EventRef(session_id=view.session, version=held.version, entry=held.entry)
+            name = held.call.name if held.version == view.version else ""  # as it was counted: `sidecar.analysis`
             yield (
+                index,
                 (
                     segment.call_piece(held.call, call_ref, held.tokens),
-                    segment.result_piece(entry.tool_result, held.call.name, ref, tokens),
+                    segment.result_piece(entry.tool_result, name, ref, tokens),
                 ),
                 None,
             )
@@ -278,7 +291,7 @@ def _entries(
                     rank=summary.rank(analysis.salience, offsets[-1]),
                     role=entry.message.role,
                 )
-            yield (segment.message_piece(entry.message, ref, tokens),), extract
+            yield index, (segment.message_piece(entry.message, ref, tokens),), extract
 
 
 def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:

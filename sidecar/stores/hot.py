@@ -11,7 +11,7 @@ H3  A fetched view equals the published one.
 H4  `forget` removes every view of a session, for all tokenizers. `flush` removes everything.
 H5  The store is bounded in bytes: beyond, the least recently used views leave. A view larger than the whole bound
     is not stored.
-H6  A view leaves when its time to live has passed since it was last published or fetched.
+H6  A view leaves when its time to live, as it was last given, has passed since it was last published or fetched.
 H7  Tenants never meet: the tenant leads the key.
 H8  `capabilities.coherent` says whether every pod sees a published view before `publish` returns. Where it is
     absent, a view proves nothing about the log, and a fresh read compares it with the record's head.
@@ -64,12 +64,12 @@ class Hot(ABC, Generic[V]):
     capabilities: Capabilities
 
     @abstractmethod
-    async def fetch(self, keys: Sequence[HotKey]) -> list[V | None]:
-        """Return the views of a batch of keys (H1)."""
+    async def fetch(self, keys: Sequence[HotKey], *, ttl_s: float | None = None) -> list[V | None]:
+        """Return the views of a batch of keys (H1). `ttl_s` is their time to live from now on; None: as it was."""
 
     @abstractmethod
-    async def publish(self, key: HotKey, view: V, *, ttl_s: float) -> bool:
-        """Store a view unless a newer one is there (H2)."""
+    async def publish(self, key: HotKey, view: V, *, ttl_s: float | None = None) -> bool:
+        """Store a view unless a newer one is there (H2). `ttl_s` None: as it was, or `limits.view_ttl_s` at first."""
 
     @abstractmethod
     async def forget(self, tenant: str, session: str) -> None:

@@ -24,15 +24,16 @@ class MemoryHot(Hot[V]):
         self._views: OrderedDict[HotKey, tuple[V, float, float]] = OrderedDict()
         self._bytes = 0
 
-    async def fetch(self, keys: Sequence[HotKey]) -> list[V | None]:
+    async def fetch(self, keys: Sequence[HotKey], *, ttl_s: float | None = None) -> list[V | None]:
         """Return the views of a batch of keys (H1)."""
-        return [self._touch(key) for key in keys]
+        return [self._touch(key, ttl_s) for key in keys]
 
-    async def publish(self, key: HotKey, view: V, *, ttl_s: float) -> bool:
+    async def publish(self, key: HotKey, view: V, *, ttl_s: float | None = None) -> bool:
         """Store a view unless a newer one is there (H2). Nothing is awaited, so nothing comes between."""
-        held = self._touch(key)
+        held = self._touch(key, ttl_s)
         if (held is not None and held.version >= view.version) or view.nbytes > self._bytes_max:
             return False
+        ttl_s = self._views[key][1] if held is not None else (ttl_s or limits.view_ttl_s)
         self._drop(key)
         self._views[key] = (view, ttl_s, self._clock() + ttl_s)
         self._bytes += view.nbytes
@@ -54,14 +55,15 @@ class MemoryHot(Hot[V]):
         """Release everything."""
         await self.flush()
 
-    def _touch(self, key: HotKey) -> V | None:
+    def _touch(self, key: HotKey, ttl_s: float | None) -> V | None:
         held = self._views.get(key)
         if held is None:
             return None
-        view, ttl_s, until = held
+        view, held_ttl_s, until = held
         if until <= self._clock():
             self._drop(key)
             return None
+        ttl_s = ttl_s or held_ttl_s
         self._views[key] = (view, ttl_s, self._clock() + ttl_s)
         self._views.move_to_end(key)
         return view
