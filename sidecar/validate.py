@@ -136,7 +136,9 @@ def _calls_before_results(entries: Iterable[turn_pb2.TurnEntry]) -> None:
     for index, entry in enumerate(entries):
         if entry.HasField("tool_result") and later.get(entry.tool_result.call_id, -1) > index:
             raise ToolResultWithoutCall(
-                "answers a call that comes after it", field=f"turn.entries[{index}].tool_result.call_id"
+                "answers a call that comes after it",
+                call_id=entry.tool_result.call_id,
+                field=f"turn.entries[{index}].tool_result.call_id",
             )
 
 
