@@ -52,7 +52,7 @@ def label(role: int, name: str) -> str:
     """Return how a speaker is shown before a text."""
     if role == turn_pb2.ROLE_TOOL:
         return f"tool {name}".rstrip()
-    return name or turn_pb2.Role.Name(role).removeprefix("ROLE_").lower()
+    return defused(name) or turn_pb2.Role.Name(role).removeprefix("ROLE_").lower()
 
 
 def header(role: int, name: str) -> str:
@@ -68,7 +68,12 @@ def body(text: str) -> str:
 
 def quoted_body(text: str) -> str:
     """Return a text as a body inside a fence: what looks like the fence's own marks is defused."""
-    return _FENCE_LOOKALIKE.sub("<\\\\", body(text))
+    return defused(body(text))
+
+
+def defused(text: str) -> str:
+    """Return a text in which nothing looks like the marks of a fence."""
+    return _FENCE_LOOKALIKE.sub("<\\\\", text)
 
 
 def message_text(message: turn_pb2.Message) -> str:
