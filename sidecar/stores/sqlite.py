@@ -420,9 +420,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     if receipt is not None:  # R4, before every other check
         version, digest, event_hash, position, committed_at_us = receipt
         if digest != event.digest:
-            raise RequestIdReused(
-                "the request id was used before in this session, with another body", version=version
-            )
+            raise RequestIdReused("the request id was used before in this session, with another body", version=version)
         return Appended(
             version=version,
             event_hash=event_hash,

@@ -26,7 +26,7 @@ def _ranks_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def embedder() -> Embedder:
-    """The real int8 model, loaded once."""
+    """Load the real int8 model, once."""
     directory = MODELS / MODEL
     if not directory.is_dir():
         pytest.skip(f"no model in {directory}: make models")

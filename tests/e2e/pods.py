@@ -18,11 +18,6 @@ from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-
-from sidecar.config import Config
-from sidecar.embed import Embedder
-from sidecar.server import Server
-from sidecar.telemetry import Log
 from standpipe.v1 import (
     bundle_pb2,
     context_pb2,
@@ -33,6 +28,11 @@ from standpipe.v1 import (
     session_pb2_grpc,
     turn_pb2,
 )
+
+from sidecar.config import Config
+from sidecar.embed import Embedder
+from sidecar.server import Server
+from sidecar.telemetry import Log
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR", ROOT / ".cache" / "models"))
@@ -75,9 +75,7 @@ def answered(text: str, **fields: Any) -> turn_pb2.TurnEntry:
 
 def call(call_id: str, name: str = "lookup", arguments_json: str = "{}") -> turn_pb2.TurnEntry:
     """Return a tool call."""
-    return turn_pb2.TurnEntry(
-        tool_call=turn_pb2.ToolCall(id=call_id, name=name, arguments_json=arguments_json)
-    )
+    return turn_pb2.TurnEntry(tool_call=turn_pb2.ToolCall(id=call_id, name=name, arguments_json=arguments_json))
 
 
 def result(call_id: str, content: str = "done", **fields: Any) -> turn_pb2.TurnEntry:
@@ -195,9 +193,9 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20
 class Pod:
     """A client of one server."""
 
-    def __init__(self, target: str, *, timeout: float = 20.0) -> None:
+    def __init__(self, target: str, *, timeout_s: float = 20.0) -> None:
         self.target = target
-        self.timeout = timeout
+        self.timeout_s = timeout_s
         self.channel = grpc.aio.insecure_channel(
             target,
             options=[
@@ -213,17 +211,23 @@ class Pod:
         self.policies = policy_pb2_grpc.PolicyServiceStub(self.channel)
 
     async def hydrate(
-        self, session: str = "s", query: str = "", *, subject: str = "anna", timeout: float | None = None, **fields: Any
+        self,
+        session: str = "s",
+        query: str = "",
+        *,
+        subject: str = "anna",
+        timeout_s: float | None = None,
+        **fields: Any,
     ) -> context_pb2.HydrateContextResponse:
         """Hydrate."""
         request = context_pb2.HydrateContextRequest(session_id=session, subject_id=subject, query=query, **fields)
-        return await self.context.HydrateContext(request, timeout=timeout or self.timeout)
+        return await self.context.HydrateContext(request, timeout=timeout_s or self.timeout_s)
 
     async def send(
-        self, request: context_pb2.CommitTurnRequest, *, timeout: float | None = None
+        self, request: context_pb2.CommitTurnRequest, *, timeout_s: float | None = None
     ) -> context_pb2.CommitTurnResponse:
         """Commit a request that was made before."""
-        return await self.context.CommitTurn(request, timeout=timeout or self.timeout)
+        return await self.context.CommitTurn(request, timeout=timeout_s or self.timeout_s)
 
     async def commit(
         self, session: str, request_id: str, *entries: turn_pb2.TurnEntry | str, **fields: Any
@@ -240,18 +244,16 @@ class Pod:
     async def replay(self, receipt: bytes, **fields: Any) -> context_pb2.ReplayContextResponse:
         """Replay."""
         request = context_pb2.ReplayContextRequest(receipt=receipt, **fields)
-        return await self.context.ReplayContext(request, timeout=self.timeout)
+        return await self.context.ReplayContext(request, timeout=self.timeout_s)
 
     async def session(self, session: str) -> session_pb2.GetSessionResponse:
         """Get a session."""
-        return await self.sessions.GetSession(
-            session_pb2.GetSessionRequest(session_id=session), timeout=self.timeout
-        )
+        return await self.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session), timeout=self.timeout)
 
     async def end(self, session: str, request_id: str, **fields: Any) -> session_pb2.EndSessionResponse:
         """End a session."""
         request = session_pb2.EndSessionRequest(session_id=session, request_id=request_id, **fields)
-        return await self.sessions.EndSession(request, timeout=self.timeout)
+        return await self.sessions.EndSession(request, timeout=self.timeout_s)
 
     async def events(self, session: str) -> list[turn_pb2.Event]:
         """List all events of a session, page by page."""
@@ -261,7 +263,7 @@ class Pod:
                 session_pb2.ListEventsRequest(
                     session_id=session, after_version=found[-1].version if found else 0, page_size=1000
                 ),
-                timeout=self.timeout,
+                timeout=self.timeout_s,
             )
             found += page.events
             if not page.events or found[-1].version >= page.head_version:
@@ -270,18 +272,18 @@ class Pod:
     async def publish(self, document: str) -> policy_pb2.PublishPolicyResponse:
         """Publish a policy."""
         request = policy_pb2.PublishPolicyRequest(document_yaml=document)
-        return await self.policies.PublishPolicy(request, timeout=self.timeout)
+        return await self.policies.PublishPolicy(request, timeout=self.timeout_s)
 
     async def route(self, name: str, policy: str, version: int) -> policy_pb2.SetRouteResponse:
         """Set a route."""
         request = policy_pb2.SetRouteRequest(
             route=policy_pb2.Route(name=name, policy_name=policy, policy_version=version)
         )
-        return await self.policies.SetRoute(request, timeout=self.timeout)
+        return await self.policies.SetRoute(request, timeout=self.timeout_s)
 
     async def info(self) -> context_pb2.GetServerInfoResponse:
         """Describe the server."""
-        return await self.context.GetServerInfo(context_pb2.GetServerInfoRequest(), timeout=self.timeout)
+        return await self.context.GetServerInfo(context_pb2.GetServerInfoRequest(), timeout=self.timeout_s)
 
     async def embedded(self) -> None:
         """Wait until every item has its vector."""
@@ -312,9 +314,7 @@ class Local(Pod):
         """Return the server's metrics: by name and labels, as they are exposed."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.server.http_port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return {
-            line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")
-        }
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
 @contextlib.asynccontextmanager

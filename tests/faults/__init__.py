@@ -1,1 +1,1 @@
-"""What happens when things die, race or stall. Sized by STANDPIPE_ROUNDS; the seed is printed, STANDPIPE_SEED sets it."""
+"""What happens when things die, race or stall. STANDPIPE_ROUNDS sizes it; STANDPIPE_SEED repeats a printed seed."""

@@ -45,9 +45,7 @@ def read_log(record: Path, session: str, *, tenant: str = "default") -> list[tup
         assert version == number, f"{session}: version {version} stands at place {number}"
         assert before == previous, f"{session}: event {version} does not name the one before"
         computed = hashlib.sha256(
-            _canonical(
-                previous, tenant, session, version, kind, request_id, at_us, hashlib.sha256(body).digest()
-            )
+            _canonical(previous, tenant, session, version, kind, request_id, at_us, hashlib.sha256(body).digest())
         ).digest()
         assert computed == event_hash, f"{session}: event {version} does not match its hash"
         previous = event_hash

@@ -1,4 +1,4 @@
-"""kill -9 under load. What was acknowledged is there once; what was not becomes so by a retry of the same request id."""
+"""kill -9 under load: what was acknowledged is there once; what was not becomes so by a retry of its request id."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
-
 from standpipe.v1 import context_pb2
+
 from tests.e2e.pods import HISTORY, Fleet, Pod, Process, commit_request, exact, shown
 from tests.faults.log_check import check_store, read_log, rounds
 
@@ -47,9 +47,9 @@ class Writer:
         """Commit and keep the books; return whether it was acknowledged."""
         self.in_doubt = request
         try:
-            answer = await pod.send(request, timeout=10)
+            answer = await pod.send(request, timeout_s=10)
         except grpc.aio.AioRpcError as error:
-            assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED), error
+            _expect(error, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             return False
         self.in_doubt = None
         assert answer.result.version == self.version + 1
@@ -63,9 +63,9 @@ class Writer:
             if read_every and self.version % read_every == 0:
                 version = self.version
                 try:
-                    seen = await reader.hydrate(self.session, timeout=10)
+                    seen = await reader.hydrate(self.session, timeout_s=10)
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    _expect(error, grpc.StatusCode.UNAVAILABLE)
                     continue
                 assert seen.bundle.session_version == version, "an acknowledged commit was not read (P4)"
                 assert f"message {version} of" in shown(seen.bundle, HISTORY)
@@ -87,14 +87,16 @@ class Writer:
         return answer.replayed
 
 
+def _expect(error: grpc.aio.AioRpcError, *codes: grpc.StatusCode) -> None:
+    assert error.code() in codes, error
+
+
 async def _load(
     writers: list[Writer], pods: list[Pod], dying: list[int], kill_after_s: float, processes: list[Process]
 ) -> None:
     """Let writers write through the processes that will die, then kill these."""
     tasks = [
-        asyncio.create_task(
-            writer.write(pods[dying[at % len(dying)]], pods[dying[at % len(dying)] ^ 1], read_every=3)
-        )
+        asyncio.create_task(writer.write(pods[dying[at % len(dying)]], pods[dying[at % len(dying)] ^ 1], read_every=3))
         for at, writer in enumerate(writers)
     ]
     await asyncio.sleep(kill_after_s)
@@ -105,7 +107,7 @@ async def _load(
 
 @pytest.mark.timeout(120 + 8 * rounds(10))
 async def test_what_was_acknowledged_survives_kill_9(fleet: Fleet) -> None:
-    """Acknowledged commits outlive kill -9 of one process or both, once and in order (P1, P3), and are read at once (P4)."""
+    """Acknowledged commits outlive kill -9 of one process or both, once, in order (P1, P3), and are read at once (P4)."""
     print(f"STANDPIPE_SEED={SEED}")
     dice = random.Random(SEED)
     processes = list(await asyncio.gather(fleet.start(), fleet.start()))

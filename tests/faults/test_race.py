@@ -7,8 +7,8 @@ import random
 
 import grpc
 import pytest
-
 from standpipe.v1 import context_pb2
+
 from tests.e2e.pods import Fleet, Pod, commit_request, exact, gather, refusal_of
 from tests.faults.log_check import check_store, read_log, rounds
 
@@ -23,7 +23,7 @@ async def _committers(fleet: Fleet) -> list[Pod]:
 
 @pytest.mark.timeout(120 + 3 * rounds(20))
 async def test_one_of_64_commits_wins_each_version(fleet: Fleet) -> None:
-    """Of 64 commits at one version over two processes one wins, and each loser learns who (P2); its retry replays (P3)."""
+    """Of 64 commits at one version over two processes one wins and each loser learns who (P2); a retry replays (P3)."""
     pods = await _committers(fleet)
     session, version = "", 0
     winners: dict[str, list[tuple[int, str, bytes]]] = {}
@@ -38,9 +38,7 @@ async def test_one_of_64_commits_wins_each_version(fleet: Fleet) -> None:
         ]
         order = list(range(COMMITTERS))
         random.shuffle(order)
-        done = dict(
-            zip(order, await gather([pods[one % CHANNELS].send(requests[one]) for one in order]), strict=True)
-        )
+        done = dict(zip(order, await gather([pods[one % CHANNELS].send(requests[one]) for one in order]), strict=True))
         won = [one for one, answer in done.items() if not isinstance(answer, grpc.aio.AioRpcError)]
         assert len(won) == 1, f"round {number}: {len(won)} winners"
         (winner,) = won
