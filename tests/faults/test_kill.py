@@ -107,7 +107,7 @@ async def _load(
 
 @pytest.mark.timeout(120 + 8 * rounds(10))
 async def test_what_was_acknowledged_survives_kill_9(fleet: Fleet) -> None:
-    """Acknowledged commits outlive kill -9 of one process or both, once, in order (P1, P3), and are read at once (P4)."""
+    """Acknowledged commits outlive kill -9 of one process or both, once, in order (P1, P3), and are read (P4)."""
     print(f"STANDPIPE_SEED={SEED}")
     dice = random.Random(SEED)
     processes = list(await asyncio.gather(fleet.start(), fleet.start()))
