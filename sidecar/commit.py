@@ -195,7 +195,7 @@ def _message_fields(message: turn_pb2.Message) -> list[canonical.Field]:
     fields: list[canonical.Field] = [
         message.role,
         message.speaker,
-        at.seconds * 1_000_000_000 + at.nanos if message.HasField("spoken_at") else "",
+        *((at.seconds, at.nanos) if message.HasField("spoken_at") else ("", "")),
         message.text,
         len(message.parts),
     ]

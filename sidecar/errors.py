@@ -33,6 +33,7 @@ logs and other tenants' eyes are where it ends up.
 
 from __future__ import annotations
 
+import hashlib
 from typing import ClassVar
 
 
@@ -65,9 +66,16 @@ class LimitExceeded(InvalidField):
 
 
 class ToolResultWithoutCall(InvalidField):
-    """A tool result names a call that neither this turn nor the session's open calls hold."""
+    """A tool result names a call that neither this turn nor the session's open calls hold.
+
+    The id travels as its hash: a model or a tool wrote it.
+    """
 
     reason = "TOOL_RESULT_WITHOUT_CALL"
+
+    def __init__(self, message: str, /, *, call_id: str, field: str) -> None:
+        digest = hashlib.sha256(call_id.encode()).hexdigest()
+        super().__init__(message, field=field, tool_call_id_sha256=digest[:16])
 
 
 class TokenInvalid(InvalidField):

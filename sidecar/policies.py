@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import cast
@@ -62,7 +63,9 @@ class Policies:
 
     async def publish(self, tenant: str, document: str) -> tuple[StoredPolicy, bool]:
         """Check and store a document; the flag says whether it became a new version."""
+        name, digest = await asyncio.to_thread(self._check, document)  # the largest takes a second to read
+        return await self.record.publish_policy(tenant, name=name, document=document, digest=digest)
+
+    def _check(self, document: str) -> tuple[str, bytes]:
         parsed = policy.parse(document, version=0, tokenizers=self.tokenizers)
-        return await self.record.publish_policy(
-            tenant, name=parsed.name, document=document, digest=policy.digest(document)
-        )
+        return parsed.name, policy.digest(document)

@@ -61,6 +61,50 @@ sources:
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_DEPTH_MAX = 8
+"""Levels of a document; the schema has four."""
+
+_NODES_MAX = 4096
+"""Keys and values of a document: some hundred prompts. PyYAML takes 20 us for each."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML without what makes a small document large or ambiguous: aliases, merge and duplicate keys, depth."""
+
+    _depth = 0
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._nodes += 1
+        self._depth += 1
+        if isinstance(event, yaml.AliasEvent):
+            raise _malformed("must hold no aliases", event.start_mark)
+        if self._depth > _DEPTH_MAX or self._nodes > _NODES_MAX:
+            limit = f"must have at most {_NODES_MAX} keys and values on {_DEPTH_MAX} levels"
+            raise _malformed(limit, event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value == "<<" or (isinstance(key, yaml.ScalarNode) and key.value in seen):
+                raise _malformed("must name each setting once, without merge keys", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def _malformed(message: str, mark: Any) -> PolicyInvalid:
+    return PolicyInvalid(f"{message}: line {mark.line + 1}, column {mark.column + 1}", field="document_yaml")
+
+
+def _load(document: str) -> Any:
+    return yaml.load(document, _Loader)  # noqa: S506 - a safe loader
+
+
 @dataclass(frozen=True, slots=True)
 class Amount:
     """A number of tokens, or a share of what the prompts leave."""
@@ -174,7 +218,7 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
             actual=size,
         )
     try:
-        raw = yaml.safe_load(document)
+        raw = _load(document)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -210,7 +254,7 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
 
 def digest(document: str) -> bytes:
     """Return the SHA-256 of a document's meaning: comments, layout and key order do not count."""
-    return canonical.sha256(_flat(yaml.safe_load(document)))
+    return canonical.sha256(_flat(_load(document)))
 
 
 def _flat(value: Any) -> list[canonical.Field]:
@@ -245,6 +289,10 @@ def _prompts(raw: Any) -> tuple[Prompt, ...]:
             raise PolicyInvalid("must be at most 128 characters of A-Z a-z 0-9 . _ -", field=f"{path}.name")
         if not isinstance(text, str) or not text.strip():
             raise PolicyInvalid("must be text that is not blank", field=f"{path}.text")
+        if _CONTROL.search(text):
+            raise PolicyInvalid(
+                "must hold no control characters but tab, newline and carriage return", field=f"{path}.text"
+            )
         if text.lstrip().startswith("/"):  # would join the line before it into one token; see `sidecar.tokens`
             raise PolicyInvalid("must not begin with a slash", field=f"{path}.text")
         prompts.append(Prompt(name, text))
@@ -296,7 +344,8 @@ def _mapping(raw: Any, path: str, known: set[str]) -> Mapping[str, Any]:
         raise PolicyInvalid(f"must be a mapping of {', '.join(sorted(known))}", field=path or "document_yaml")
     for key in raw:
         if key not in known:
+            shown = key if isinstance(key, str) and _NAME.fullmatch(key) else "?"
             raise PolicyInvalid(
-                f"no such setting; known: {', '.join(sorted(known))}", field=f"{path}.{key}".lstrip(".")[:200]
+                f"no such setting; known: {', '.join(sorted(known))}", field=f"{path}.{shown}".lstrip(".")
             )
     return raw

@@ -57,7 +57,7 @@ def label(role: int, name: str) -> str:
 
 def header(role: int, name: str) -> str:
     """Return the header of an utterance. A name that begins with a slash is quoted: see `sidecar.tokens`."""
-    shown = _defused(label(role, name))
+    shown = defused(label(role, name))
     return f'"{shown}": ' if shown.startswith("/") else f"{shown}: "
 
 
@@ -68,10 +68,11 @@ def body(text: str) -> str:
 
 def quoted_body(text: str) -> str:
     """Return a text as a body inside a fence: what looks like the fence's own marks is defused."""
-    return _defused(body(text))
+    return defused(body(text))
 
 
-def _defused(text: str) -> str:
+def defused(text: str) -> str:
+    """Return a text in which nothing looks like the marks of a fence."""
     return _FENCE_LOOKALIKE.sub("<\\\\", text)
 
 

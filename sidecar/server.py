@@ -34,7 +34,7 @@ from sidecar.policies import Policies
 from sidecar.projection import EmbeddingProjection
 from sidecar.receipt import Signer
 from sidecar.scope import Scopes
-from sidecar.servicers.boundary import Boundary
+from sidecar.servicers.boundary import Boundary, ReadableOnly
 from sidecar.servicers.context import ContextServicer
 from sidecar.servicers.policy import PolicyServicer
 from sidecar.servicers.session import SessionServicer
@@ -183,13 +183,14 @@ class Server:
 
         boundary = Boundary(tenant=config.tenant, telemetry=telemetry)
         server = grpc.aio.server(options=_OPTIONS)
+        readable = ReadableOnly(server)
         context_pb2_grpc.add_ContextServiceServicer_to_server(
-            ContextServicer(boundary, hydrator, committer, self._info), server
+            ContextServicer(boundary, hydrator, committer, self._info), readable
         )
         session_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionServicer(boundary, self.record, committer, signer), server
+            SessionServicer(boundary, self.record, committer, signer), readable
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, policies), server)
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, policies), readable)
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):

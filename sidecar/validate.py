@@ -135,7 +135,9 @@ def _calls_before_results(entries: Iterable[turn_pb2.TurnEntry]) -> None:
     for index, entry in enumerate(entries):
         if entry.HasField("tool_result") and later.get(entry.tool_result.call_id, -1) > index:
             raise ToolResultWithoutCall(
-                "answers a call that comes after it", field=f"turn.entries[{index}].tool_result.call_id"
+                "answers a call that comes after it",
+                call_id=entry.tool_result.call_id,
+                field=f"turn.entries[{index}].tool_result.call_id",
             )
 
 
@@ -165,6 +167,7 @@ def _message(message: turn_pb2.Message, path: str) -> None:
         identifier(ref.session_id, f"{path}.citations[{index}].session_id")
         if ref.version < 1:
             raise InvalidField("must be at least 1", field=f"{path}.citations[{index}].version")
+        between(ref.entry, f"{path}.citations[{index}].entry", 0, limits.turn_entries_max - 1)
 
 
 def _part(part: turn_pb2.Part, path: str) -> int:
@@ -205,9 +208,14 @@ def _call(call: turn_pb2.ToolCall, path: str) -> None:
     if call.arguments_json:
         text(call.arguments_json, f"{path}.arguments_json")
         try:
-            json.loads(call.arguments_json)
+            json.loads(call.arguments_json, parse_int=len, parse_constant=_no_json)
         except (ValueError, RecursionError):
             raise InvalidField("must be JSON", field=f"{path}.arguments_json") from None
+
+
+def _no_json(word: str) -> None:
+    """Refuse NaN and Infinity, which Python alone takes for JSON."""
+    raise ValueError(word)
 
 
 def _call_id(value: str, path: str) -> None:

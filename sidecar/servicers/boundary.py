@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from sidecar import limits
-from sidecar.errors import DeadlineExceeded, Draining, Internal, StandpipeError, TenantDenied
+from sidecar.errors import DeadlineExceeded, Draining, Internal, InvalidField, StandpipeError, TenantDenied
 from sidecar.stores.record import Deadline
 from sidecar.telemetry import Telemetry
 
@@ -30,6 +31,40 @@ class Request(Protocol):
     tenant_id: str
 
 
+class Unreadable:
+    """Stands for a request whose bytes are not a message of the method."""
+
+
+class ReadableOnly:
+    """Stands before a server while services are added, so that bytes that cannot be read reach `Boundary.call`.
+
+    gRPC would answer them with UNKNOWN and its parser's own words, and write a traceback into the log.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Add the handlers of one service."""
+        self._server.add_generic_rpc_handlers(tuple(_Readable(handler) for handler in handlers))
+
+
+class _Readable(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, handler: grpc.GenericRpcHandler) -> None:
+        self._handler = handler
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        method = self._handler.service(details)
+        return method and method._replace(request_deserializer=partial(_read, method.request_deserializer))
+
+
+def _read(parse: Callable[[bytes], Message], data: bytes) -> Message | Unreadable:
+    try:
+        return parse(data)
+    except DecodeError:
+        return Unreadable()
+
+
 class Boundary:
     """Wraps the work of a method. One a process."""
 
@@ -41,7 +76,7 @@ class Boundary:
     async def call(
         self,
         method: str,
-        request: Message,
+        request: Message | Unreadable,
         context: grpc.aio.ServicerContext,
         work: Callable[[str, Deadline], Awaitable[Answer]],
     ) -> Answer:
@@ -51,6 +86,8 @@ class Boundary:
         try:
             if self.draining:
                 raise Draining("the server is shutting down")
+            if isinstance(request, Unreadable):
+                raise InvalidField("the bytes are not a message of this method", field="")
             answer = await work(self._tenant(request), _deadline(context))
         except asyncio.CancelledError:
             status = "CANCELLED"

@@ -420,7 +420,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     if receipt is not None:  # R4, before every other check
         version, digest, event_hash, position, committed_at_us = receipt
         if digest != event.digest:
-            raise RequestIdReused("the request id was used before in this session, with another body")
+            raise RequestIdReused("the request id was used before in this session, with another body", version=version)
         return Appended(
             version=version,
             event_hash=event_hash,
@@ -502,7 +502,9 @@ def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> N
             raise InvalidField(f"tool call {number} has an id that the session has had", field="turn.entries")
     for number, call_id in enumerate(event.answered_calls):
         if db.execute(SQL["answer_tool_call"], (version, *key, call_id)).rowcount == 0:
-            raise ToolResultWithoutCall(f"tool result {number} answers no open call", field="turn.entries")
+            raise ToolResultWithoutCall(
+                f"tool result {number} answers no open call", call_id=call_id, field="turn.entries"
+            )
 
 
 def _append_items(db: sqlite3.Connection, event: NewEvent, subject: str, version: int, committed_at_us: int) -> int:
