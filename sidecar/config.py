@@ -24,6 +24,10 @@ ENV_PREFIX = "STANDPIPE_"
 CONFIG_VARIABLE = "STANDPIPE_CONFIG"
 """Names the YAML file; `--config` does too."""
 
+_NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?))")
+"""Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
+every pod beside a Service whose name begins with "standpipe"."""
+
 
 def _setting(default: Any, doc: str) -> Any:
     if isinstance(default, tuple):
@@ -113,8 +117,9 @@ def load(
     if path:
         values |= _read_file(Path(path))
     for variable, text in environment.items():
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
-            values[variable.removeprefix(ENV_PREFIX).lower()] = text
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if variable.startswith(ENV_PREFIX) and not _NOT_SETTINGS.fullmatch(name):
+            values[name] = text
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
     known = {one.name: one for one in dataclasses.fields(Config)}
     for name in values:
