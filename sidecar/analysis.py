@@ -63,12 +63,15 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
     """Return the recall items of a stored turn, in order of their positions."""
     found = []
     names = _tool_names(stored.turn)
+    answered_at_us = stored.received_at_us  # a tool has no clock: it answered when the message before it was said
     for index, (entry, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
         role, name = _speaker(entry, names)
         text = segment.entry_text(entry)
-        spoken_at_us = stored.received_at_us
-        if entry.WhichOneof("entry") == "message" and entry.message.HasField("spoken_at"):
-            spoken_at_us = entry.message.spoken_at.ToMicroseconds()
+        spoken_at_us = answered_at_us
+        if entry.WhichOneof("entry") == "message":
+            at = entry.message.spoken_at
+            spoken_at_us = at.ToMicroseconds() if entry.message.HasField("spoken_at") else stored.received_at_us
+            answered_at_us = spoken_at_us
         day = _EPOCH + datetime.timedelta(microseconds=spoken_at_us)
         for chunk, span in enumerate(analysis.chunks):
             part = text[span.start : span.end]

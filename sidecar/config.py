@@ -24,8 +24,9 @@ ENV_PREFIX = "STANDPIPE_"
 CONFIG_VARIABLE = "STANDPIPE_CONFIG"
 """Names the YAML file; `--config` does too."""
 
-_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
-"""What Kubernetes puts into every pod beside a Service that is called standpipe: not ours, whatever the prefix."""
+_NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?))")
+"""Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
+every pod beside a Service whose name begins with "standpipe"."""
 
 
 def _setting(default: Any, doc: str) -> Any:
@@ -110,9 +111,9 @@ def load(
     if path:
         values |= _read_file(Path(path))
     for variable, text in environment.items():
-        ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
-        if ours and not _SERVICE_LINK.search(variable):
-            values[variable.removeprefix(ENV_PREFIX).lower()] = text
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if variable.startswith(ENV_PREFIX) and not _NOT_SETTINGS.fullmatch(name):
+            values[name] = text
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
     known = {one.name for one in dataclasses.fields(Config)}
     for name in values:

@@ -97,7 +97,8 @@ class Server:
             "started",
             version=version(),
             seconds=round(time.perf_counter() - started, 3),
-            listen=list(self.config.listen),
+            listen=self.addresses,
+            http=self.http_address,
             provider=self.provider,
         )
         return self
@@ -111,6 +112,19 @@ class Server:
         """Drain and release everything; at most `config.drain_ms` for calls that are at work."""
         self.health.ready = False
         await self._stack.aclose()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it is served: as configured, with the port that was given where 0 was asked for."""
+        return [
+            f"{one.rpartition(':')[0]}:{port}" if port else one
+            for one, port in zip(self.config.listen, self.ports, strict=True)
+        ]
+
+    @property
+    def http_address(self) -> str:
+        """Where health and metrics are served, likewise; empty for nowhere."""
+        return f"{self.config.http.rpartition(':')[0]}:{self.http_port}" if self.http_port else ""
 
     @property
     def provider(self) -> str:

@@ -1,0 +1,94 @@
+"""``standpipe serve``: the sidecar as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import signal
+from typing import Any, TypeVar
+
+import click
+
+from sidecar import config
+from sidecar.cli.failure import line
+from sidecar.cli.show import stderr
+from sidecar.errors import StandpipeError
+from sidecar.telemetry import Log
+
+C = TypeVar("C", bound=click.Command)
+
+
+def _flags(command: C) -> C:
+    """Give a command a flag for every setting."""
+    for setting in dataclasses.fields(config.Config):
+        factory = setting.default_factory
+        default = setting.default if factory is dataclasses.MISSING else factory()
+        shown = ",".join(default) if isinstance(default, tuple) else str(default).lower()
+        kind = {bool: "BOOL", int: "INT", tuple: "LIST"}.get(type(default), "TEXT")
+        command.params.append(
+            click.Option(
+                [f"--{setting.name.replace('_', '-')}"],
+                metavar=kind,
+                help=f"{setting.metadata['doc']}  [default: {shown or 'empty'}]",
+            )
+        )
+    return command
+
+
+@_flags
+@click.command(
+    epilog=f"A setting is taken from its flag, else from {config.ENV_PREFIX}<SETTING> in the environment, else"
+    " from the YAML file, else from its default. A LIST is comma-separated."
+)
+@click.option("--config", "path", metavar="FILE", help=f"A YAML file of settings; also {config.CONFIG_VARIABLE}.")
+@click.option("--print-config", is_flag=True, help="Print the settings in force, as YAML, and exit.")
+@click.pass_context
+def serve(ctx: click.Context, /, *, path: str | None, print_config: bool, **flags: Any) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Logs go to stderr, one JSON object a line."""
+    try:
+        settings = config.load(path=path, environment=os.environ, flags=flags)
+        if print_config:
+            click.echo(json.dumps(settings.masked(), indent=2))  # which is YAML too, lists and all
+            return
+        asyncio.run(_run(settings))
+    except StandpipeError as error:
+        stderr().print(line(error), style="red", soft_wrap=True, markup=False)
+        ctx.exit(2)
+
+
+async def _run(settings: config.Config) -> None:
+    from sidecar.server import Server
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        """End gracefully; a second signal ends at once."""
+        stop.set()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(one)
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, ask)
+    logging.basicConfig(handlers=[_Library(Log(level=settings.log_level))], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+    async with Server(settings) as server:
+        await stop.wait()
+        server.telemetry.log.info("draining", drain_ms=settings.drain_ms)
+    server.telemetry.log.info("stopped")
+
+
+class _Library(logging.Handler):
+    """Writes what libraries log as our lines: where and what kind, never their words, which may hold content."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+        write("library", logger=record.name, place=f"{record.module}:{record.lineno}", type=kind)

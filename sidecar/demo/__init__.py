@@ -1,0 +1,1 @@
+"""The demonstration: a written conversation, played against a real server through its public API."""
