@@ -211,8 +211,11 @@ def _recall(
         zip(candidates.indices, candidates.tokens, candidates.groups, strict=True)
     ):
         if room < smallest_left[place] and omissions.full:  # nothing behind can fit, or be listed
-            rest = [size for at, size in zip(candidates.indices[place:], candidates.tokens[place:], strict=True)
-                    if at not in elsewhere]
+            rest = [
+                size
+                for at, size in zip(candidates.indices[place:], candidates.tokens[place:], strict=True)
+                if at not in elsewhere
+            ]
             too_large = sum(size > room_all for size in rest)
             omissions.count(RECALL, bundle_pb2.OMISSION_REASON_DUPLICATE, len(candidates.indices) - place - len(rest))
             omissions.count(RECALL, bundle_pb2.OMISSION_REASON_DOES_NOT_FIT, too_large)
@@ -264,14 +267,15 @@ def _leave(omissions: Omissions, reason: bundle_pb2.OmissionReason, candidates: 
 
 def _list_unlisted(omissions: Omissions, candidates: Candidates) -> None:
     """List what was counted as a whole: what ranks behind the best, or is below the floor."""
-    reason = bundle_pb2.OMISSION_REASON_BELOW_FLOOR if candidates.below_floor else bundle_pb2.OMISSION_REASON_OVER_BUDGET
+    reason = bundle_pb2.OMISSION_REASON_OVER_BUDGET
+    if candidates.below_floor:
+        reason = bundle_pb2.OMISSION_REASON_BELOW_FLOOR
     for candidate in candidates.unlisted():
         if omissions.full:
             return
         omissions.listed.append(
             bundle_pb2.Omission(source=RECALL, reason=reason, candidate=candidate.ref, tokens=candidate.tokens)
         )
-    )
 
 
 def _date(day: int) -> str:

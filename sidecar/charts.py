@@ -46,9 +46,7 @@ _STYLE: Final[Any] = {
 }
 
 
-def draw(
-    figures: Mapping[str, Any], strips: Mapping[str, Sequence[tuple[int, int, int]]], out: Path
-) -> list[Path]:
+def draw(figures: Mapping[str, Any], strips: Mapping[str, Sequence[tuple[int, int, int]]], out: Path) -> list[Path]:
     """Draw all charts into a directory; return their paths."""
     with plt.rc_context(_STYLE):
         drawn = [_recall(figures, out / "eval-recall.png"), _categories(figures, out / "eval-categories.png")]
@@ -82,9 +80,7 @@ def _recall_of(axis: Axes, name: str, one: Mapping[str, Any]) -> None:
         y = [line[budget] for budget in line if budget in places]
         axis.plot(x, y, color=colour, linewidth=1.5, marker="o", markersize=4, linestyle=(0, (4, 2)))
         ends.append((y[-1], label, colour, "normal"))
-    axis.plot(
-        [places[b] for b in budgets], list(values.values()), color=BLUE, linewidth=2.5, marker="o", markersize=7
-    )
+    axis.plot([places[b] for b in budgets], list(values.values()), color=BLUE, linewidth=2.5, marker="o", markersize=7)
     if values:
         ends.append((list(values.values())[-1], "Standpipe", BLUE, "bold"))
     bars = bars_of(source)

@@ -34,13 +34,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Self, TypeVar
 
-import standpipe
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from standpipe.errors import StandpipeError
-from standpipe.v1.bundle_pb2 import Segment, Source
 
+import standpipe
 from sidecar import conversations
 from sidecar.config import Config
 from sidecar.conversations import Conversation, DataSet, Question, Turn
@@ -49,6 +47,8 @@ from sidecar.model import Model
 from sidecar.rebuild import rebuild
 from sidecar.server import Server
 from sidecar.stores.sqlite import SqliteRecord
+from standpipe.errors import StandpipeError
+from standpipe.v1.bundle_pb2 import Segment, Source
 
 T = TypeVar("T")
 
@@ -325,9 +325,7 @@ class _Screen:
             print(f"{time.monotonic() - self._started:6.1f} s  {name}: {total}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-async def evaluate(
-    directory: Path, out: Path, options: Options, *, console: Console | None = None
-) -> dict[str, Any]:
+async def evaluate(directory: Path, out: Path, options: Options, *, console: Console | None = None) -> dict[str, Any]:
     """Measure the sets of a directory; write `out`/eval.json and charts, print a table, and return the figures.
 
     Raises FileNotFoundError if there is nothing to measure.
@@ -364,9 +362,7 @@ async def evaluate(
 
 
 @contextlib.asynccontextmanager
-async def _serving(
-    path: Path, options: Options, embedder: Embedder | None = None
-) -> AsyncIterator[standpipe.Client]:
+async def _serving(path: Path, options: Options, embedder: Embedder | None = None) -> AsyncIterator[standpipe.Client]:
     """Run a server on a record store's file, and yield a client of it. `embedder` None: it loads its own."""
     address = f"unix:{path.with_suffix('.sock')}"
     config = Config(
@@ -415,9 +411,7 @@ async def _recall_and_determinism(
             await _each(everything, lambda pair: _replayed(client, *pair, "replay_after_rebuild"), done)
 
 
-async def _commit_all(
-    measured: list[_Measured], client: standpipe.Client, options: Options, screen: _Screen
-) -> None:
+async def _commit_all(measured: list[_Measured], client: standpipe.Client, options: Options, screen: _Screen) -> None:
     work = []
     for number, one in enumerate(measured):
         for place, conversation in enumerate(one.data.conversations):
@@ -707,9 +701,7 @@ def _print(figures: Mapping[str, Any], console: Console) -> None:
     for name, justify in (("set", "left"), ("figure", "left"), ("value", "right"), ("bar", "right"), ("", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
 
-    def row(
-        where: str, what: str, value: float | None, bar: float | None = None, *, at_most: bool = False
-    ) -> None:
+    def row(where: str, what: str, value: float | None, bar: float | None = None, *, at_most: bool = False) -> None:
         if value is None:
             table.add_row(where, what, "-", "", "")
             return
@@ -750,9 +742,7 @@ def _print(figures: Mapping[str, Any], console: Console) -> None:
         for note, n in one["notes"].items():
             console.print(f"{name}: {note.replace('_', ' ')}: {n}", style="dim", highlight=False)
         if one["determinism"]["first_mismatch"]:
-            console.print(
-                f"{name}: first mismatch: {json.dumps(one['determinism']['first_mismatch'])}", style="red"
-            )
+            console.print(f"{name}: first mismatch: {json.dumps(one['determinism']['first_mismatch'])}", style="red")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

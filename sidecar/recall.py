@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -47,7 +48,7 @@ ROWS_AT_ONCE = 1_024
 class Settings:
     """The constants of the ranking, one set for every kind of conversation.
 
-    Each stands on a plateau of evidence recall; recall_notes.md has the figures.
+    Each stands on a plateau of evidence recall; ARCHITECTURE.md has the figures.
     """
 
     dense_share: float = 0.5
@@ -168,7 +169,7 @@ def unpack_terms(data: bytes) -> Terms:
 
 CHUNK_TOKENS_MAX = 96
 """Tokens a chunk may hold. Smaller chunks pack a bundle better and read worse; see
-recall_notes.md."""
+ARCHITECTURE.md."""
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # paragraph
@@ -222,7 +223,7 @@ def _pieces(
 # Vectors
 
 
-def quantise(vector: np.ndarray) -> tuple[np.ndarray, np.float32]:
+def quantise(vector: np.ndarray) -> tuple[np.ndarray, float]:
     """Quantise a unit vector float[d] to (int8[d], scale), vector ~ scale * int8, the largest
     component at +-127. A zero vector has scale 0, which means "no vector" to a block.
     """
@@ -231,18 +232,18 @@ def quantise(vector: np.ndarray) -> tuple[np.ndarray, np.float32]:
         raise ValueError(f"a vector is finite, flat and of at most {DIMENSIONS_MAX} components")
     scale = np.abs(vector).max(initial=np.float32(0)) / np.float32(127)
     if scale == 0:
-        return np.zeros(vector.size, np.int8), np.float32(0)
-    return np.rint(vector / scale).clip(-127, 127).astype(np.int8), scale
+        return np.zeros(vector.size, np.int8), 0.0
+    return np.rint(vector / scale).clip(-127, 127).astype(np.int8), float(scale)
 
 
-def pack_vector(vector: np.ndarray, scale: np.float32) -> bytes:
+def pack_vector(vector: np.ndarray, scale: float) -> bytes:
     """Serialise what `quantise` gave: the scale as a little-endian float32, then a byte a component."""
-    return np.float32(scale).astype("<f4").tobytes() + vector.tobytes()
+    return struct.pack("<f", scale) + vector.tobytes()
 
 
-def unpack_vector(data: bytes) -> tuple[np.ndarray, np.float32]:
+def unpack_vector(data: bytes) -> tuple[np.ndarray, float]:
     """Read what `pack_vector` wrote: (int8[d], scale)."""
-    return np.frombuffer(data, np.int8, offset=4), np.float32(np.frombuffer(data, "<f4", 1)[0])
+    return np.frombuffer(data, np.int8, offset=4), float(np.frombuffer(data, "<f4", 1)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +289,10 @@ class _Column:
     """An append-only array whose capacity doubles, so that appending is cheap on average."""
 
     def __init__(self, dtype: type, *shape: int) -> None:
-        self._data = np.zeros((16, *shape), dtype)
+        self._data: np.ndarray = np.zeros((16, *shape), dtype)
         self._size = 0
 
-    def extend(self, values: np.ndarray | Sequence) -> None:
+    def extend(self, values: np.ndarray | Sequence[Any]) -> None:
         size = self._size + len(values)
         if size > len(self._data):
             capacity = max(size, 2 * len(self._data))
@@ -350,7 +351,7 @@ class _Postings:
         self._clear_tail()
 
     def of(self, term: np.uint32, items_end: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items below `items_end` that hold `term`, ascending, and how often each does."""
+        """Return the items below `items_end` that hold `term`, ascending, and how often each does."""
         place = self._hashes.searchsorted(term)
         here = slice(0, 0)
         if place < len(self._hashes) and self._hashes[place] == term:
@@ -447,7 +448,7 @@ class Block:
         for row, item in zip(vectors, items, strict=True):
             if item.vector is not None:
                 row[:] = item.vector
-        for name, values in {
+        columns: dict[str, np.ndarray | Sequence[Any]] = {
             **self._link(items, first),
             "positions": positions,
             "roles": [item.role for item in items],
@@ -456,7 +457,8 @@ class Block:
             "lengths": [int(item.terms.counts.sum(dtype=np.int64)) for item in items],
             "vectors": vectors,
             "scales": [0 if item.vector is None else item.scale for item in items],
-        }.items():
+        }
+        for name, values in columns.items():
             self._columns[name].extend(values)
         self._expose()
         self._postings.extend(
@@ -466,8 +468,8 @@ class Block:
         )
 
     def _link(self, items: Sequence[Item], first: int) -> dict[str, list[int]]:
-        """Number messages, sessions and speakers, and tie each item to the one before it."""
-        columns = {"messages": [], "sessions": [], "speakers": [], "previous": []}
+        """Give numbers to messages, sessions and speakers, and tie each item to the one before it."""
+        columns: dict[str, list[int]] = {"messages": [], "sessions": [], "speakers": [], "previous": []}
         message = int(self.messages[-1]) if first else -1
         for index, item in enumerate(items, first):
             if index == 0 or item.message != self._last_message:
@@ -486,9 +488,10 @@ class Block:
             self._last_of_session[session] = index
         return columns
 
-    def put_vector(self, position: int, vector: np.ndarray, scale: np.float32) -> None:
+    def put_vector(self, position: int, vector: np.ndarray, scale: float) -> None:
         """Give the item at `position` the vector that `quantise` made of its text, else
-        KeyError."""
+        KeyError.
+        """
         index = int(np.searchsorted(self.positions, position))
         if index == len(self) or self.positions[index] != position:
             raise KeyError(position)
@@ -500,7 +503,7 @@ class Block:
         return np.array([bool(name) and name <= hashes for name in self._speaker_hashes], bool)
 
     def postings(self, term: np.uint32, items_end: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items below `items_end` that hold `term`, ascending, and how often each does."""
+        """Return the items below `items_end` that hold `term`, ascending, and how often each does."""
         return self._postings.of(term, items_end)
 
 
@@ -593,7 +596,8 @@ def _bm25(block: Block, asked: Terms, n: int, settings: Settings) -> tuple[np.nd
 
 def _idf(n: int, holders: int) -> float:
     """BM25's inverse document frequency, rounded so that the last bit of a maths library cannot
-    show."""
+    show.
+    """
     return round(math.log(1 + (n - holders + 0.5) / (holders + 0.5)), 6)
 
 
@@ -634,8 +638,9 @@ def _relevant(cosines: np.ndarray, matched: np.ndarray, known: np.ndarray, setti
 
 
 def _own(bm25: np.ndarray, cosines: np.ndarray, known: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """What an item itself says: BM25 against the best, and where known the cosine between worst and
-    best."""
+    """Score what an item itself says: BM25 against the best, and where known the cosine between worst and
+    best.
+    """
     lexical = bm25 / (bm25.max() or 1)
     low = cosines.min(initial=1, where=known)
     spread = cosines.max(initial=-1, where=known) - low
@@ -645,8 +650,9 @@ def _own(bm25: np.ndarray, cosines: np.ndarray, known: np.ndarray, settings: Set
 
 
 def _context(block: Block, own: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """What is said around an item: the items before and after it in its session, and the session's
-    best."""
+    """Score what is said around an item: the items before and after it in its session, and the session's
+    best.
+    """
     previous = block.previous[: len(own)]
     later = np.flatnonzero(previous >= 0)
     earlier = previous[later]
@@ -661,8 +667,9 @@ def _context(block: Block, own: np.ndarray, settings: Settings) -> dict[str, np.
 
 
 def _priors(block: Block, query: Query, n: int, settings: Settings) -> dict[str, np.ndarray]:
-    """What is known of an item before it is read: who speaks, and how long it and its message
-    are."""
+    """Score what is known of an item before it is read: who speaks, and how long it and its message
+    are.
+    """
     named = block.named_speakers(query.terms)[block.speakers[:n]]
     chunks = np.bincount(block.messages[:n])
     message_cost = settings.message_cost * _log2(chunks)[block.messages[:n]]
@@ -683,7 +690,7 @@ def _better_chunks(messages: np.ndarray) -> np.ndarray:
 
 
 def _ordered(scores: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
-    """The places int64[min(count, m)] of the best scores (whole numbers, [m]), descending; of equal
+    """Return the places int64[min(count, m)] of the best scores (whole numbers, [m]), descending; of equal
     scores the lower item, [m] distinct and below 2**31, goes first.
     """
     keys = (-scores.astype(np.int64) << 31) + items  # distinct, so any sort gives the same order
@@ -693,9 +700,11 @@ def _ordered(scores: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
 
 def _micro(values: np.ndarray) -> np.ndarray:
     """Whole micro-units, as float64: sums of them stay exact."""
-    return np.rint(values * MICRO)
+    micro: np.ndarray = np.rint(values * MICRO)
+    return micro
 
 
 def _log2(values: np.ndarray) -> np.ndarray:
     """Logarithms rounded to a thousandth, so that the last bit of a maths library cannot show."""
-    return np.round(np.log2(values), 3)
+    rounded: np.ndarray = np.round(np.log2(values), 3)
+    return rounded

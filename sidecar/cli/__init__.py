@@ -9,12 +9,12 @@ from importlib import metadata
 from typing import Any
 
 import click
-from standpipe import errors as client_errors
 
 from sidecar import errors as server_errors
 from sidecar.cli import demo, evaluate, model, policy, rebuild, serve, session
 from sidecar.cli.failure import exit_code, line
 from sidecar.cli.show import stderr
+from standpipe import errors as client_errors
 
 
 class _Root(click.Group):

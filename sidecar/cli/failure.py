@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from standpipe import errors as client_errors
-
 from sidecar import errors as server_errors
+from standpipe import errors as client_errors
 
 ADVICE: Mapping[str, str] = {
     "INVALID_FIELD": "Correct it and call again.",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 from rich.text import Text
-from standpipe import sync
-from standpipe.v1.policy_pb2 import ListPoliciesResponse
 
 from sidecar.cli import show
 from sidecar.cli.model import models_dir
 from sidecar.cli.target import calling, json_flag
+from standpipe import sync
+from standpipe.v1.policy_pb2 import ListPoliciesResponse
 
 _DOCUMENT = click.Path(exists=True, dir_okay=False, path_type=Path)
 

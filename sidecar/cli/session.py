@@ -12,13 +12,13 @@ from typing import Any, cast
 import click
 from google.protobuf import json_format
 from rich.text import Text
+
+from sidecar.cli import show
+from sidecar.cli.target import calling, json_flag
 from standpipe import Bundle, Consistency, assistant, sync, user
 from standpipe.client import SourceName
 from standpipe.v1.context_pb2 import HydrateContextResponse, ReplayContextResponse
 from standpipe.v1.turn_pb2 import Event, Turn, TurnEntry
-
-from sidecar.cli import show
-from sidecar.cli.target import calling, json_flag
 
 SOURCES = ("policy", "profile", "summary", "history", "recall")
 
@@ -109,9 +109,7 @@ class _InOrder(click.Command):
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     help="A turn as protobuf JSON (standpipe.v1.Turn), with tool calls and all; - is standard input.",
 )
-@click.option(
-    "--expected-version", type=click.IntRange(0), metavar="N", help="The version that it follows, from 0."
-)
+@click.option("--expected-version", type=click.IntRange(0), metavar="N", help="The version that it follows, from 0.")
 @click.option("--append", is_flag=True, help="Follow whatever version there is, instead.")
 @click.option("--request-id", help="Keeps a retry from counting twice; left out, a random one.")
 @json_flag

@@ -20,6 +20,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
 from standpipe import Bundle
 from standpipe.v1.bundle_pb2 import OmissionReason, Section, Segment, SegmentKind, Source
 from standpipe.v1.turn_pb2 import EventRef

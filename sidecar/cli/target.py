@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec
 
 import click
+
 from standpipe import sync
 
 P = ParamSpec("P")

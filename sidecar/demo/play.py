@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import standpipe
+from sidecar.config import Config
+from sidecar.demo.story import Story, Turn
+from sidecar.server import Server
 from standpipe.errors import Conflict
 from standpipe.v1.bundle_pb2 import Source
 from standpipe.v1.context_pb2 import Timings
 from standpipe.v1.turn_pb2 import EventRef, TurnEntry
-
-from sidecar.config import Config
-from sidecar.demo.story import Story, Turn
-from sidecar.server import Server
 
 ROUTE = "kitchen"
 

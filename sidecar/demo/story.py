@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 import yaml
+
 from standpipe import assistant, tool_call, tool_result, user
 from standpipe.v1.turn_pb2 import TurnEntry
 

@@ -210,9 +210,7 @@ class Bundle:
 
     def _history(self) -> Iterator[Segment | tuple[Segment, Segment]]:
         """Yield the history's segments, a tool call together with its result."""
-        segments = [
-            s for section in self.sections if section.source == Source.SOURCE_HISTORY for s in section.segments
-        ]
+        segments = [s for section in self.sections if section.source == Source.SOURCE_HISTORY for s in section.segments]
         at = 0
         while at < len(segments):
             pair = segments[at : at + 2]

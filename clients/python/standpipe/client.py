@@ -164,9 +164,7 @@ class Client:
         """
         return Session(self, session_id, subject=subject, token=token)
 
-    async def replay(
-        self, receipt: bytes, *, all_omissions: bool = False, deadline_ms: int | None = None
-    ) -> Replay:
+    async def replay(self, receipt: bytes, *, all_omissions: bool = False, deadline_ms: int | None = None) -> Replay:
         """Render a bundle that was served before again, from `Bundle.receipt` or a turn of the log (P7).
 
         `all_omissions` lists everything that was left out. Raises InvalidArgument (RECEIPT_INVALID) and
@@ -206,12 +204,8 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    async def _call(
-        self, path: str, request: Message, answer: type[Answered], deadline_ms: int | None
-    ) -> Answered:
-        return await self._wire.call(
-            path, request, answer, self._deadline_ms if deadline_ms is None else deadline_ms
-        )
+    async def _call(self, path: str, request: Message, answer: type[Answered], deadline_ms: int | None) -> Answered:
+        return await self._wire.call(path, request, answer, self._deadline_ms if deadline_ms is None else deadline_ms)
 
 
 class Session:
@@ -273,9 +267,7 @@ class Session:
             consistency = Consistency(at_least_as_fresh=self.token)
         if consistency is not None:
             request.consistency.CopyFrom(consistency)
-        got = await self._client._call(
-            "ContextService/HydrateContext", request, HydrateContextResponse, deadline_ms
-        )
+        got = await self._client._call("ContextService/HydrateContext", request, HydrateContextResponse, deadline_ms)
         self._saw(got.bundle.session_version, got.consistency_token)
         return Bundle(
             got.bundle,
@@ -474,9 +466,7 @@ class Policies:
         request = ListPoliciesRequest(tenant_id=self._client._tenant, page_size=PAGE_MAX)
         out = ListPoliciesResponse()
         while True:
-            page = await self._client._call(
-                "PolicyService/ListPolicies", request, ListPoliciesResponse, deadline_ms
-            )
+            page = await self._client._call("PolicyService/ListPolicies", request, ListPoliciesResponse, deadline_ms)
             out.policies.extend(page.policies)
             out.routes.extend(page.routes)
             if not page.next_page_token:

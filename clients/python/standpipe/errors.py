@@ -200,9 +200,7 @@ class Unimplemented(StandpipeError):
     status = "UNIMPLEMENTED"
 
 
-_BY_STATUS: Final[Mapping[str, type[StandpipeError]]] = {
-    kind.status: kind for kind in StandpipeError.__subclasses__()
-}
+_BY_STATUS: Final[Mapping[str, type[StandpipeError]]] = {kind.status: kind for kind in StandpipeError.__subclasses__()}
 _BY_REASON: Final[Mapping[str, type[StandpipeError]]] = {"OVERLOADED": Overloaded, "SESSION_ENDED": SessionEnded}
 
 

@@ -21,9 +21,7 @@ Entries: TypeAlias = TurnEntry | Iterable[TurnEntry]
 """One entry or several, in order."""
 
 
-def user(
-    text: str, *, speaker: str = "", at: datetime | None = None, citations: Iterable[EventRef] = ()
-) -> TurnEntry:
+def user(text: str, *, speaker: str = "", at: datetime | None = None, citations: Iterable[EventRef] = ()) -> TurnEntry:
     """Return what the human said. `speaker` is shown instead of "user"; `at` must have a time zone."""
     return _message(Role.ROLE_USER, text, speaker, at, citations)
 
