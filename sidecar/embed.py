@@ -30,6 +30,7 @@ import onnxruntime
 import tokenizers
 from numpy.typing import NDArray
 
+from sidecar import limits
 from sidecar.errors import (
     DeadlineExceeded,
     Draining,
@@ -44,15 +45,6 @@ from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model, Precision
 Vector = NDArray[np.float32]
 
 PROVIDER = "CPUExecutionProvider"
-TEXT_CHARS_MAX = 16_384
-"""Of a text that the tokenizer reads; what stands behind is not seen. 256 tokens are about 1,200 characters,
-and a tokenizer that reads a megabyte to use those would hold the worker for 100 ms."""
-QUERIES_MAX = 256
-"""Waiting queries. At 1.3 ms a run the last of them waits 0.3 s, longer than a hydrate would."""
-ITEMS_MAX = 4_096
-"""Waiting texts of bulk calls, and so of one call: about 20 s of work at 40 tokens each."""
-CACHE_ENTRIES_MAX = 4_096
-"""Vectors of queries: 6 MB at 384 dimensions."""
 CLOSE_S = 1.0
 """How long `close` waits for the run in hand; the drain after SIGTERM has 1.5 s in all."""
 
@@ -106,10 +98,10 @@ class Embedder:
     def embed_one(self, text: str) -> Vector:
         """Embed a text as it stands, without a prefix: float32 [dimensions].
 
-        The tokens past the model's `tokens_max` and the characters past TEXT_CHARS_MAX are not seen; a lone
-        surrogate is read as `?`. Raises Internal if the graph answers with anything but finite numbers.
+        The tokens past the model's `tokens_max` and the characters past `limits.embed_text_chars_max` are not seen;
+        a lone surrogate is read as `?`. Raises Internal if the graph answers with anything but finite numbers.
         """
-        readable = text[:TEXT_CHARS_MAX].encode("utf-8", "replace").decode("utf-8")
+        readable = text[: limits.embed_text_chars_max].encode("utf-8", "replace").decode("utf-8")
         ids = np.array([self._tokenizer.encode(readable).ids], np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         if self._takes_types:
@@ -179,9 +171,9 @@ class EmbedQueue:
         self,
         embedder: Embedder,
         *,
-        queries_max: int = QUERIES_MAX,
-        items_max: int = ITEMS_MAX,
-        cache_entries_max: int = CACHE_ENTRIES_MAX,
+        queries_max: int = limits.embed_queries_max,
+        items_max: int = limits.embed_items_max,
+        cache_entries_max: int = limits.query_cache_max,
     ) -> None:
         self.embedder = embedder
         self._queries_max = queries_max

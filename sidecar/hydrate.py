@@ -244,9 +244,9 @@ class Hydrator:
             raise InvalidField("at most one of tokenizer and model may be set", field="model")
         tokenizer = ""
         if request.tokenizer:
-            tokenizer = self._tokenizers.get(request.tokenizer).name
+            tokenizer = validate.named("tokenizer", lambda: self._tokenizers.get(request.tokenizer).name)
         elif request.model:
-            tokenizer = self._tokenizers.for_model(request.model)
+            tokenizer = validate.named("model", lambda: self._tokenizers.for_model(request.model))
         kind = request.consistency.WhichOneof("requirement")
         token = None
         if kind in ("at_least_as_fresh", "at_exact_snapshot"):

@@ -15,6 +15,13 @@ id_chars_max: Final = 128
 message_bytes: Final = 1 << 20
 """One message or tool result: 250 pages. Longer content is a document, not an utterance."""
 
+turn_bytes: Final = 2 << 20
+"""All of a turn: analysing a megabyte of text takes over a second, and a commit must end within its deadline."""
+
+whitespace_run_chars_max: Final = 500_000
+"""White space in one piece of a text: the tokenizers keep a step of backtracking for each character of it, and give up
+at a million."""
+
 tool_arguments_bytes: Final = 256 << 10
 """One tool call's arguments: JSON that a model wrote."""
 
@@ -99,8 +106,11 @@ scope_items_max: Final = 131_072
 """Items of one subject that are ranked in process, newest first: 200 MB of vectors. What is older is left out
 and named in `degraded`."""
 
-item_tokens_max: Final = 192
-"""One recall item: longer messages are cut at sentence ends, so that a budget holds several."""
+item_tokens_max: Final = 96
+"""One recall item: longer messages are cut at paragraphs, lines or sentences, so that a budget holds several."""
+
+recall_candidates_max: Final = 512
+"""Items of one ranking: four times what 4,000 tokens hold, and it bounds the sorting."""
 
 omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
@@ -127,8 +137,16 @@ append_batch_max: Final = 64
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 
-embed_queue_max: Final = 256
-"""Queries that wait for the embedder; beyond, recall goes by words alone."""
+embed_queries_max: Final = 256
+"""Queries that wait for the embedder; beyond, recall goes by words alone. At 1.3 ms a run the last of them waits 0.3 s,
+longer than a hydrate would."""
+
+embed_items_max: Final = 4096
+"""Texts of bulk calls that wait for the embedder, and of one call: about 20 s of work at 40 tokens each."""
+
+embed_text_chars_max: Final = 16_384
+"""Of a text that the embedder's tokenizer reads; what stands behind is not seen. 256 tokens are about 1,200 characters,
+and a tokenizer that reads a megabyte to use those would hold the worker for 100 ms."""
 
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""

@@ -34,6 +34,8 @@ from zlib import crc32
 import numpy as np
 import Stemmer
 
+from sidecar import limits
+
 MICRO = 1_000_000
 """Micro-units in one unit of score."""
 
@@ -86,7 +88,7 @@ class Settings:
     score_floor: float = 0.3
     """Share of the best score under which an item is left out. Free up to 0.3, a point lost at
     0.4."""
-    candidates_max: int = 512
+    candidates_max: int = limits.recall_candidates_max
     """Items in a ranking: four times what 4,000 tokens hold, and it bounds the sorting."""
 
 
@@ -167,7 +169,7 @@ def unpack_terms(data: bytes) -> Terms:
 # --------------------------------------------------------------------------------------------------
 # Chunks
 
-CHUNK_TOKENS_MAX = 96
+CHUNK_TOKENS_MAX = limits.item_tokens_max
 """Tokens a chunk may hold. Smaller chunks pack a bundle better and read worse; see
 ARCHITECTURE.md."""
 

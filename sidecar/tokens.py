@@ -29,14 +29,8 @@ from types import MappingProxyType
 import tiktoken
 import tiktoken.model
 
-from sidecar import pinned
+from sidecar import limits, pinned
 from sidecar.errors import LimitExceeded, ModelInvalid, TokenizerUnknown
-
-WHITESPACE_RUN_CHARS_MAX = 500_000
-"""Of a text that is counted. tiktoken keeps a step of backtracking for each character of a run of whitespace
-and panics at a million. All other text is counted in linear time, 0.7 s for a million characters at worst (one
-character repeated). Before tiktoken 0.13 that was quadratic, five minutes for the million: hence our lower bound
-for it."""
 
 _WHITESPACE_RUN = re.compile(r"\s+")
 
@@ -94,15 +88,15 @@ class Tokenizer:
         """Count the tokens of a text, taken as plain: what looks like a special token is not one.
 
         A lone surrogate counts as U+FFFD does. Raises LimitExceeded for a run of whitespace of more than
-        WHITESPACE_RUN_CHARS_MAX.
+        limits.whitespace_run_chars_max.
         """
-        if len(text) > WHITESPACE_RUN_CHARS_MAX:
+        if len(text) > limits.whitespace_run_chars_max:
             run = max((match.end() - match.start() for match in _WHITESPACE_RUN.finditer(text)), default=0)
-            if run > WHITESPACE_RUN_CHARS_MAX:
+            if run > limits.whitespace_run_chars_max:
                 raise LimitExceeded(
-                    f"a run of whitespace must have at most {WHITESPACE_RUN_CHARS_MAX} characters",
+                    f"a run of whitespace must have at most {limits.whitespace_run_chars_max} characters",
                     limit="whitespace_run_chars_max",
-                    maximum=WHITESPACE_RUN_CHARS_MAX,
+                    maximum=limits.whitespace_run_chars_max,
                     actual=run,
                 )
         return len(self._encoding.encode_ordinary(text))

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from sidecar import limits
 from sidecar.errors import InvalidField, LimitExceeded, ToolResultWithoutCall
 from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
+
+T = TypeVar("T")
 
 _ID = re.compile(rf"[A-Za-z0-9._:@/+-]{{1,{limits.id_chars_max}}}")
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.id_chars_max}}}")
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.id_chars_max}}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _ANY_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_WHITESPACE_RUN = re.compile(r"\s+")
+_ROLE_NAMES = frozenset(turn_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in turn_pb2.Role.values())
 _SPEAKER = turn_pb2.ROLE_USER, turn_pb2.ROLE_ASSISTANT
 
 
@@ -65,6 +70,9 @@ def text(value: str, field: str, *, limit: str = "message_bytes", maximum: int =
     """Check a text: its size in UTF-8, and no control characters but tab, newline and carriage return."""
     if _CONTROL.search(value):
         raise InvalidField("must hold no control characters but tab, newline and carriage return", field=field)
+    if len(value) > limits.whitespace_run_chars_max:
+        run = max((len(found[0]) for found in _WHITESPACE_RUN.finditer(value)), default=0)
+        size(run, field, limit="whitespace_run_chars_max", maximum=limits.whitespace_run_chars_max)
     size(len(value.encode()), field, limit=limit, maximum=maximum)
     return value
 
@@ -75,6 +83,15 @@ def line(value: str, field: str, *, limit: str, maximum: int) -> str:
         raise InvalidField("must be one line without control characters", field=field)
     size(len(value.encode()), field, limit=limit, maximum=maximum)
     return value
+
+
+def named(field: str, look_up: Callable[[], T]) -> T:
+    """Return what `look_up` finds; an InvalidField that it raises is given the field."""
+    try:
+        return look_up()
+    except InvalidField as error:
+        error.field = field
+        raise
 
 
 def page(value: int) -> int:
@@ -108,6 +125,7 @@ def turn(value: turn_pb2.Turn) -> None:
     """Check a turn: everything but what only the store can know (earlier calls, cited events)."""
     if not value.entries:
         raise InvalidField("must hold at least one entry", field="turn.entries")
+    size(value.ByteSize(), "turn", limit="turn_bytes", maximum=limits.turn_bytes)
     size(len(value.entries), "turn.entries", limit="turn_entries_max", maximum=limits.turn_entries_max)
     size(len(value.bundle_receipt), "turn.bundle_receipt", limit="receipt_bytes", maximum=limits.receipt_bytes)
     called: set[str] = set()
@@ -149,6 +167,9 @@ def _message(message: turn_pb2.Message, path: str) -> None:
         raise InvalidField("must not be blank", field=f"{path}.speaker")
     if message.speaker != message.speaker.strip():
         raise InvalidField("must not begin or end with white space", field=f"{path}.speaker")
+    own = turn_pb2.Role.Name(message.role).removeprefix("ROLE_").lower()
+    if message.speaker.casefold() in _ROLE_NAMES - {own}:
+        raise InvalidField("must not be the name of another role", field=f"{path}.speaker")
     if message.HasField("spoken_at"):
         _timestamp(message, f"{path}.spoken_at")
     if bool(message.text) == bool(message.parts):

@@ -12,7 +12,7 @@ light in tokens that a window would reach beyond the view, the same rule cuts by
 The section's epoch is the number of units before it: it changes exactly when the first unit does (P13).
 
 **Long entries** would empty a small window at a stroke. For the window's arithmetic, and in the window, an entry
-takes at most a clamp: the largest of `CLAMPS` that is at most H/8. A longer one is shown by its head and its
+takes at most a clamp: the largest of `CLAMPS` that is at most H/16. A longer one is shown by its head and its
 tail.
 """
 
@@ -32,8 +32,9 @@ from standpipe.v1 import bundle_pb2, turn_pb2
 CLAMPS = (64, 128, 256, 512, 1024, 2048, 4096, 1 << 30)
 """What one entry may take of a window, in tokens; the last is no clamp. Units carry their offset under each."""
 
-CLAMP_SHARE = 8
-"""An entry takes at most one part in so many of the history window."""
+CLAMP_SHARE = 16
+"""An entry takes at most one part in so many of the history window: however long the answers are, a window holds eight
+exchanges. On chats with answers of 1,200 tokens a share of 8 reuses 66 % of the prefix, 16 80 %, 24 88 %."""
 
 
 @dataclass(frozen=True, slots=True)

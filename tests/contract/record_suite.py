@@ -24,6 +24,7 @@ from sidecar.errors import (
     PolicyNotFound,
     RequestIdReused,
     SessionEnded,
+    SessionNotFound,
     StandpipeError,
     StoreCorrupt,
     StoreUnavailable,
@@ -425,7 +426,7 @@ class RecordSuite:
         """The first append names the subject; later ones name it or none, never another (R7)."""
         with pytest.raises(InvalidField) as caught:
             await record.append(turn(subject=""))
-        assert caught.value.field == "subject"
+        assert caught.value.field == "subject_id"
         assert (await record.append(turn(subject="ana"))).subject == "ana"
         assert (await record.append(turn(subject=""))).subject == "ana"
         with pytest.raises(SubjectMismatch):

@@ -297,7 +297,7 @@ def test_terms_are_the_same_in_every_process():
     assert terms("Anna's running boats").hashes.tolist() == sorted(
         recall.crc32(stem) for stem in (b"anna", b"run", b"boat")
     )
-    code = "import recall; print(recall.pack_terms(recall.terms('Zürich 東京都 boats')).hex())"
+    code = "from sidecar import recall; print(recall.pack_terms(recall.terms('Zürich 東京都 boats')).hex())"
     runs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},

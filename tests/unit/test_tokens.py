@@ -12,7 +12,7 @@ import tiktoken_ext.openai_public  # type: ignore[import-untyped]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar import tokens
+from sidecar import limits, tokens
 from sidecar.errors import LimitExceeded, ModelInvalid, TokenizerUnknown
 from sidecar.tokens import ENCODINGS, Tokenizers, is_safe_segment
 
@@ -125,7 +125,7 @@ def test_lone_surrogates_count_as_replacement_characters(tokenizers: Tokenizers,
 )
 def test_long_repetitions_are_counted_in_time(tokenizers: Tokenizers, name: str, text: str) -> None:
     """Half a million of any one character, alone or before another, takes a few tenths of a second."""
-    long = (text * tokens.WHITESPACE_RUN_CHARS_MAX)[: tokens.WHITESPACE_RUN_CHARS_MAX]
+    long = (text * limits.whitespace_run_chars_max)[: limits.whitespace_run_chars_max]
     before = time.thread_time()
     counts = [tokenizers.get(name).count(long), tokenizers.get(name).count(long + "x")]
     assert time.thread_time() - before < 5
@@ -134,13 +134,13 @@ def test_long_repetitions_are_counted_in_time(tokenizers: Tokenizers, name: str,
 
 def test_endless_whitespace_is_refused(tokenizers: Tokenizers) -> None:
     """A run of whitespace past the limit, on which tiktoken would panic, names the limit instead."""
-    text = "a" + " " * (tokens.WHITESPACE_RUN_CHARS_MAX + 1) + "b"
+    text = "a" + " " * (limits.whitespace_run_chars_max + 1) + "b"
     with pytest.raises(LimitExceeded) as caught:
         tokenizers.get("o200k_base").count(text)
     assert caught.value.metadata == {
         "limit": "whitespace_run_chars_max",
-        "maximum": str(tokens.WHITESPACE_RUN_CHARS_MAX),
-        "actual": str(tokens.WHITESPACE_RUN_CHARS_MAX + 1),
+        "maximum": str(limits.whitespace_run_chars_max),
+        "actual": str(limits.whitespace_run_chars_max + 1),
     }
 
 
