@@ -134,7 +134,9 @@ class ScopeMemory:
         floor: bool,
     ) -> Candidates:
         """Rank the memory as it was at `position`, with the vectors up to `vector_position`."""
-        settings = recall.Settings() if floor else replace(recall.Settings(), cosine_floor=-1.0, lexical_floor=0.0)
+        settings = recall.Settings()
+        if not floor:
+            settings = replace(settings, cosine_floor=-1.0, lexical_floor=0.0, lexical_floor_alone=0.0)
         ranking = recall.rank(
             self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
         )
