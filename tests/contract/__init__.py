@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract.record_suite")
+pytest.register_assert_rewrite("tests.contract.record_suite", "tests.contract.hot_suite")
