@@ -248,7 +248,7 @@ class Pod:
 
     async def session(self, session: str) -> session_pb2.GetSessionResponse:
         """Get a session."""
-        return await self.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session), timeout=self.timeout)
+        return await self.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session), timeout=self.timeout_s)
 
     async def end(self, session: str, request_id: str, **fields: Any) -> session_pb2.EndSessionResponse:
         """End a session."""
