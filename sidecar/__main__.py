@@ -13,7 +13,7 @@ def main() -> None:
     try:
         from sidecar.cli import cli  # noqa: PLC0415  # its dependencies may be missing
 
-        cli()
+        cli(prog_name="standpipe")
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name in ("", "sidecar", "standpipe"):

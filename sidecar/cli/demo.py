@@ -44,7 +44,7 @@ asyncio.run(main())
 @click.option("--plain", is_flag=True, help="No colours and no block characters, 80 columns.")
 @click.option("--json", "as_json", is_flag=True, help="Print what happened as JSON.")
 def demo(directory: Path, embedder: str, *, plain: bool, as_json: bool) -> None:
-    """Play a written conversation through the API of a real server, and show the bundle.
+    """Play a conversation against a real server, and show the bundle.
 
     The server is in this process, on a loopback port, over stores in a temporary directory. No model is called:
     the assistant's words are part of the data. The relevance is real: nothing is known of the answers beforehand.

@@ -8,34 +8,42 @@ from pathlib import Path
 import click
 
 from sidecar.cli import show
+from sidecar.cli.model import models_dir
 
 
 @click.command("eval")
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", default="build", show_default=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--models-dir", default="models", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.argument("source", metavar="DIRECTORY", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--out",
+    default="build",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where eval.json and the charts go.",
+)
+@models_dir
 @click.option("--tokenizer", default="cl100k_base", show_default=True, help="What counts the budgets.")
-@click.option("--embedder", default="all-MiniLM-L6-v2", show_default=True, help="The model's directory, or none.")
-@click.option("--conversations", type=click.IntRange(1), help="At most so many of each set.")
-@click.option("--questions", type=click.IntRange(1), help="At most so many of each conversation.")
+@click.option("--embedder", default="all-MiniLM-L6-v2", show_default=True, help="Its directory there, or none.")
+@click.option("--conversations", type=click.IntRange(1), metavar="N", help="The first N of each set.")
+@click.option("--questions", type=click.IntRange(1), metavar="N", help="The first N of each conversation.")
 def evaluate(
-    directory: Path,
+    source: Path,
     out: Path,
-    models_dir: Path,
+    directory: Path,
+    *,
     tokenizer: str,
     embedder: str,
     conversations: int | None,
     questions: int | None,
 ) -> None:
-    """Measure recall, prefix reuse, tokens sent and determinism on the conversations of DIRECTORY."""
+    """Measure recall, prefix reuse and tokens sent on conversations.
+
+    DIRECTORY holds them as *.json, or is one file.
+    """
     from sidecar.evaluate import Options
     from sidecar.evaluate import evaluate as run
 
-    options = Options(
-        models_dir=models_dir,
-        tokenizer=tokenizer,
-        embedder=embedder,
-        conversations_max=conversations,
-        questions_max=questions,
-    )
-    asyncio.run(run(directory, out, options, console=show.stdout()))
+    options = Options(directory, tokenizer, embedder, conversations, questions)
+    try:
+        asyncio.run(run(source, out, options, console=show.stdout()))
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from None

@@ -22,7 +22,7 @@ ADVICE: Mapping[str, str] = {
     "ROUTE_NOT_FOUND": "Point it at a policy with `standpipe policy route`.",
     "SESSION_ENDED": "Begin a new session; this one stays readable.",
     "SUBJECT_MISMATCH": "Name the session's own subject, or none.",
-    "VERSION_CONFLICT": "Hydrate again and commit under a new request id.",
+    "VERSION_CONFLICT": "`standpipe hydrate` shows what came first.",
     "VERSION_IN_FUTURE": "Hydrate again: the log is not that far.",
     "TENANT_DENIED": "Leave --tenant out, or name the server's own.",
     "UNAUTHENTICATED": "Send a valid credential.",
@@ -41,15 +41,11 @@ ADVICE: Mapping[str, str] = {
 }
 """What to do, by reason: one for each value of `standpipe.v1.ErrorReason`."""
 
-_NO_SERVER = "no server answers there. Start one with `standpipe serve`, or name another with --target."
-
 
 def line(error: server_errors.StandpipeError | client_errors.StandpipeError) -> str:
     """Return an error in one line."""
     if isinstance(error, client_errors.StandpipeError):
         status, message = error.code, error.field_message or error.message
-        if status == "UNAVAILABLE" and not error.reason:
-            message = _NO_SERVER
     else:
         status, message = error.status, error.message
     field = f" in {error.field}" if error.field else ""

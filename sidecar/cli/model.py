@@ -32,7 +32,7 @@ _to = click.option(
 
 @click.group()
 def model() -> None:
-    """Fetch and verify the embedding model and the tokenizer ranks, before serving."""
+    """Fetch and verify the embedding model and the tokenizer ranks."""
 
 
 @model.command("fetch")

@@ -13,9 +13,10 @@ from sidecar.cli import show
 @click.command()
 @click.option("--record", required=True, metavar="sqlite:PATH", help="The record store.")
 def rebuild(record: str) -> None:
-    """Drop what is derived from the log and make it again, checking every hash chain.
+    """Make again what is derived from a record store's log.
 
-    Vectors follow when a sidecar serves the store; until then recall goes by words alone.
+    It checks every hash chain on its way. Vectors follow when a sidecar serves the store; until then recall goes by
+    words alone.
     """
     path = Path(record.removeprefix("sqlite:"))
     if not record.startswith("sqlite:") or not path.is_file():

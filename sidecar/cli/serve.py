@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import logging
 import os
 import signal
 from typing import Any, TypeVar
 
 import click
+import yaml
 
 from sidecar import config
 from sidecar.cli.failure import line
@@ -26,8 +26,8 @@ def _flags(command: C) -> C:
     for setting in dataclasses.fields(config.Config):
         factory = setting.default_factory
         default = setting.default if factory is dataclasses.MISSING else factory()
-        shown = ",".join(default) if isinstance(default, tuple) else str(default).lower()
-        kind = {bool: "BOOL", int: "INT", tuple: "LIST"}.get(type(default), "TEXT")
+        shown = ",".join(default) if isinstance(default, tuple) else str(default)
+        kind = {bool: "true|false", int: "INT", tuple: "LIST"}.get(type(default), "TEXT")
         command.params.append(
             click.Option(
                 [f"--{setting.name.replace('_', '-')}"],
@@ -51,7 +51,8 @@ def serve(ctx: click.Context, /, *, path: str | None, print_config: bool, **flag
     try:
         settings = config.load(path=path, environment=os.environ, flags=flags)
         if print_config:
-            click.echo(json.dumps(settings.masked(), indent=2))  # which is YAML too, lists and all
+            plain = {name: [*value] if isinstance(value, tuple) else value for name, value in settings.masked().items()}
+            click.echo(yaml.safe_dump(plain, sort_keys=False), nl=False)
             return
         asyncio.run(_run(settings))
     except StandpipeError as error:

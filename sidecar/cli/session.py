@@ -145,9 +145,10 @@ def commit(
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done), indent=2, default=str))
     else:
-        again = ", as an earlier commit of this request id had made it" if done.replayed else ""
-        rows = [("request", done.request_id), ("hash", done.event_hash), ("token", done.token)]
-        show.facts(show.stdout(), [("version", f"{done.version}{again}"), *rows])
+        console = show.stdout()
+        console.print(f"version {done.version}" + (", committed before under this request id" if done.replayed else ""))
+        for label in ("request_id", "event_hash", "token"):  # whole, to be copied
+            console.print(f"{label.replace('_', ' ')} {getattr(done, label)}", soft_wrap=True)
 
 
 def _entries(order: list[str], users: tuple[str, ...], assistants: tuple[str, ...]) -> list[TurnEntry]:
@@ -172,7 +173,10 @@ def _read_turn(path: Path) -> Turn:
 @json_flag
 @calling
 def events(client: sync.Client, /, *, session: str, after: int, as_json: bool) -> None:
-    """List SESSION's log and check its hash chain: JSON gives one event a line."""
+    """List SESSION's log, its hash chain checked.
+
+    JSON gives one event a line.
+    """
     console = show.stdout()
     table = show.grid(head=("version", "committed (UTC)", "chain", "hash"))
     table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -223,7 +227,10 @@ def _entry(entry: TurnEntry) -> str:
 @json_flag
 @calling
 def replay(client: sync.Client, /, *, receipt: Any, all_omissions: bool, as_json: bool) -> None:
-    """Render a past bundle again, from its RECEIPT: a file with it as base64, or - for standard input."""
+    """Render a past bundle again from its RECEIPT.
+
+    RECEIPT is a file with it as base64, or - for standard input.
+    """
     try:
         sealed = base64.b64decode("".join(receipt.read().split()), validate=True)
     except (binascii.Error, UnicodeDecodeError, ValueError):

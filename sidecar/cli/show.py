@@ -6,10 +6,13 @@ On a terminal there are colours, unless NO_COLOR is set; elsewhere there is plai
 from __future__ import annotations
 
 import datetime
+import io
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import click
 from google.protobuf import json_format
@@ -46,11 +49,23 @@ Step = Callable[[str], None]
 """Names the step that a progress bar shows."""
 
 
+class _Trimmed(io.TextIOBase):
+    """Standard output without the blanks that tables put at the ends of lines: files and pipes have no use for them."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
 def stdout(*, plain: bool = False) -> Console:
     """Return where results go. `plain`: without colours and block characters, 80 columns wide."""
     if plain:
-        return Console(highlight=False, color_system=None, force_terminal=False, width=PLAIN_COLUMNS)
-    return Console(highlight=False)
+        return Console(file=cast("IO[str]", _Trimmed()), highlight=False, color_system=None, width=PLAIN_COLUMNS)
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(file=cast("IO[str]", _Trimmed()), highlight=False)
 
 
 def stderr() -> Console:
@@ -142,7 +157,7 @@ def fail(text: str) -> NoReturn:
 
 def bar(console: Console, part: int, whole: int, *, columns: int, style: str) -> Text:
     """Return a bar that is filled to part/whole."""
-    full, empty = ("#", ".") if console.color_system is None else ("━", "━")
+    full, empty = ("#", ".") if console.color_system is None or console.no_color else ("━", "━")
     filled = min(columns, -(-columns * part // max(1, whole)))
     return Text.assemble((full * filled, style), (empty * (columns - filled), "bright_black"))
 
@@ -164,10 +179,10 @@ def bundle(console: Console, shown: Bundle, *, quote: Quote | None = None) -> No
         console.print(
             Text.assemble((name(section.source), f"bold {style}"), (f"  epoch {section.epoch}", "bright_black"))
         )
-        console.print(_segments(section))
+        console.print(_segments(console, section))
     if shown.omission_counts:
         heading(console, "left out")
-        console.print(_left_out(shown, quote))
+        console.print(_left_out(console, shown, quote))
 
 
 def cost(console: Console, shown: Bundle) -> None:
@@ -197,19 +212,19 @@ def _costs(console: Console, shown: Bundle) -> Table:
     return table
 
 
-def _entries() -> Table:
+def _entries(console: Console) -> Table:
     """Return the table of bundle entries: a figure, a word, the text, its tokens, where it stands in the log."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
     table.add_column(width=5, justify="right", no_wrap=True)
-    table.add_column(width=10, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=10 if console.width < 100 else 20, no_wrap=True, overflow="ellipsis")
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(width=4, justify="right", no_wrap=True)
     table.add_column(no_wrap=True, style="bright_black")
     return table
 
 
-def _segments(section: Section) -> Table:
-    table = _entries()
+def _segments(console: Console, section: Section) -> Table:
+    table = _entries(console)
     for segment in section.segments:
         frame = segment.kind == SegmentKind.SEGMENT_KIND_FRAME
         table.add_row(
@@ -222,8 +237,8 @@ def _segments(section: Section) -> Table:
     return table
 
 
-def _left_out(shown: Bundle, quote: Quote | None) -> Table:
-    table = _entries()
+def _left_out(console: Console, shown: Bundle, quote: Quote | None) -> Table:
+    table = _entries(console)
     for count in shown.omission_counts:
         table.add_row(str(count.candidates), name(count.source), reason(count.reason), "", "", style="bold")
         same = [one for one in shown.omissions if (one.source, one.reason) == (count.source, count.reason)]

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec
 import click
 
 from standpipe import sync
+from standpipe.errors import Unavailable
 
 P = ParamSpec("P")
 
@@ -31,7 +32,14 @@ def calling(command: Callable[Concatenate[sync.Client, P], None]) -> Callable[..
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         target, tenant = str(kwargs.pop("target")), str(kwargs.pop("tenant"))
         with sync.connect(target, tenant=tenant) as client:
-            command(client, *args, **kwargs)
+            try:
+                command(client, *args, **kwargs)
+            except Unavailable as error:
+                if not error.reason:  # gRPC's own words are about sockets
+                    error.message = (
+                        f"no server answers at {target}; `standpipe serve` starts one, --target names another"
+                    )
+                raise
 
     return run
 

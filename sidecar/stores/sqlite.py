@@ -637,7 +637,7 @@ def _stored_schema(db: sqlite3.Connection) -> int:
     stored = db.execute("PRAGMA user_version").fetchone()[0]
     empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if owner != APPLICATION_ID and not (empty and owner == 0 and stored == 0):
-        raise ConfigInvalid("the record store's file is a database of another application: name another file")
+        raise ConfigInvalid("holds a database of another application: name another file", field="record")
     if stored > SCHEMA:
         raise StoreSchemaNewer(
             f"the record store has schema {stored}, this release knows up to {SCHEMA}: run a newer release",
@@ -660,9 +660,9 @@ def _statements(script: str) -> Iterator[str]:
 def _prepare(path: Path, *, busy_ms: int) -> bytes:
     """Create the file or bring its schema up to date, in one transaction; return the signing key."""
     if not path.parent.is_dir():
-        raise ConfigInvalid("the record store's directory does not exist")
+        raise ConfigInvalid("its directory does not exist", field="record")
     if path.is_dir():
-        raise ConfigInvalid("the record store's file is a directory")
+        raise ConfigInvalid("must name a file, not a directory", field="record")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise StoreReadOnly("the record store's directory is not writable: the -wal file stands there too")
     try:
