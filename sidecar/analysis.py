@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from functools import partial
 
 from sidecar import recall, segment, summary
 from sidecar.log.v1 import log_pb2
@@ -34,9 +33,7 @@ def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_u
         text = segment.entry_text(entry)
         ref = turn_pb2.EventRef()
         if text.strip():
-            label = segment.header(role, name)
-            spans = recall.chunk(text, partial(_chunk_tokens, lead, label))
-            analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in spans)
+            analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in recall.chunk(text, lead))
         kind = entry.WhichOneof("entry")
         chosen = summary.choose(text, role) if kind == "message" else None
         extract = ""
@@ -97,10 +94,6 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
 def weight_bytes(turn: turn_pb2.Turn) -> int:
     """Return what a turn weighs in a view: what its entries do."""
     return sum(map(segment.weight_bytes, turn.entries))
-
-
-def _chunk_tokens(count: Count, label: str, part: str) -> int:
-    return count(label + segment.quoted_body(part))
 
 
 def _tool_names(turn: turn_pb2.Turn) -> dict[str, str]:

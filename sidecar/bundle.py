@@ -234,6 +234,7 @@ def _recall(
             _leave(omissions, bundle_pb2.OMISSION_REASON_DOES_NOT_FIT, candidates, place)
         else:
             _leave(omissions, bundle_pb2.OMISSION_REASON_OVER_BUDGET, candidates, place)
+    candidates.chosen = len(chosen)
     seen = len(chosen) + sum(n for (source, _), n in omissions.counts.items() if source == RECALL)
     omissions.count(RECALL, bundle_pb2.OMISSION_REASON_OVER_BUDGET, candidates.relevant - seen)
     omissions.count(RECALL, bundle_pb2.OMISSION_REASON_BELOW_FLOOR, candidates.below_floor)

@@ -48,6 +48,8 @@ _FINISH_S_MIN = 0.004
 
 _SOURCE: Mapping[int, bundle_pb2.Source] = {int(source): source for source in bundle_pb2.Source.values()}
 
+_SOURCE_NAMES = {source: bundle_pb2.Source.Name(source).removeprefix("SOURCE_").lower() for source in _SOURCE}
+
 _RANK_INLINE_ITEMS = 20_000
 """Scopes up to this size are ranked on the event loop, in a few milliseconds; larger ones in a thread."""
 
@@ -479,21 +481,16 @@ class Hydrator:
         telemetry = self._telemetry
         for phase, us in clock.phases.items():
             telemetry.phase_seconds.labels(phase).observe(us / 1e6)
-        recalled = 0
         for section in answer.bundle.sections:
-            name = bundle_pb2.Source.Name(section.source).removeprefix("SOURCE_").lower()
-            telemetry.bundle_tokens.labels(name).observe(section.tokens)
-            if section.source == RECALL:
-                recalled = sum(1 for segment in section.segments if segment.citations)
+            telemetry.bundle_tokens.labels(_SOURCE_NAMES[section.source]).observe(section.tokens)
         telemetry.token_tax.observe(answer.token_tax.bundle_tokens)
         telemetry.tokens_saved.inc(max(0, answer.token_tax.transcript_tokens - answer.token_tax.bundle_tokens))
         telemetry.stable_tokens.inc(answer.token_tax.stable_tokens)
         if candidates is not None:
-            telemetry.recalls.labels("hit" if recalled else "empty").inc()
-            telemetry.recalled_items.inc(recalled)
+            telemetry.recalls.labels("hit" if candidates.chosen else "empty").inc()
+            telemetry.recalled_items.inc(candidates.chosen)
         for item in answer.degraded:
-            name = bundle_pb2.Source.Name(item.source).removeprefix("SOURCE_").lower()
-            telemetry.degraded.labels(name, item.cause).inc()
+            telemetry.degraded.labels(_SOURCE_NAMES[item.source], item.cause).inc()
 
     def _owned(self, session: View, plan: _Plan) -> View:
         """Check that the session is the subject's that the request names."""

@@ -219,6 +219,8 @@ class Candidates:
         self.relevant = relevant
         """Items above the relevance floor, or all if there is none. Only the best of them are in the lists."""
         self.below_floor = total - relevant
+        self.chosen = 0
+        """How many of them the bundle shows; set by its assembly."""
         self._memory = memory
         self._tokenizer = tokenizer
         self._count = count

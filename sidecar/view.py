@@ -49,6 +49,11 @@ class Unit:
     """The session's weight before the entry that completed the unit."""
     extract: log_pb2.Extract | None
 
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return sum(400 + 2 * len(piece.segment.body) for piece in self.pieces)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -84,6 +89,7 @@ class View:
     """The best extracts of the units that left."""
     open_calls: tuple[log_pb2.OpenCall, ...]
     nbytes: int
+    """About how much memory it takes."""
     summaries: dict[tuple[int, int], Summary] = field(default_factory=dict, compare=False)
     """Summaries that were made, by (units before the window, cap). A view hands them on to the next: they depend on
     the log before the window alone."""
@@ -131,6 +137,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, subject: str) -> View:
         units_before=state.units,
         pool=tuple(state.pool),
         open_calls=tuple(state.open_calls),
+        nbytes=400 * len(state.pool),
     )
 
 
@@ -194,7 +201,10 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
         units_before=view.units_before + len(gone),
         pool=pool,
         open_calls=tuple(open_calls.values()),
-        nbytes=sum(400 + 2 * len(piece.segment.body) for unit in kept for piece in unit.pieces) + 400 * len(pool),
+        nbytes=view.nbytes
+        + 400 * (len(pool) - len(view.pool))
+        + sum(unit.nbytes for unit in units[len(view.units) :])
+        - sum(unit.nbytes for unit in gone),
     )
 
 
