@@ -18,7 +18,7 @@ from standpipe.v1 import bundle_pb2, turn_pb2
 Count = Callable[[str], int]
 """Counts the tokens of a text, with one tokenizer."""
 
-_FENCE_LOOKALIKE = re.compile(r"<(?=/?\s*(?:recalled|earlier)\b)", re.IGNORECASE)
+_FENCE_LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:recalled|earlier)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
