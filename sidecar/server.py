@@ -66,6 +66,9 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a lottery
 )
 
+_DRAIN_PAUSE_S = 0.1
+"""How long new calls are answered with DRAINING before the sockets close."""
+
 
 def version() -> str:
     """Return the release."""
@@ -217,7 +220,10 @@ class Server:
         async def drain() -> None:
             boundary.draining = True
             await servicer.enter_graceful_shutdown()
-            await server.stop(config.drain_ms / 1000)
+            # What gRPC has taken in and not yet handed over when it stops ends as CANCELLED, which no client retries.
+            pause_s = min(_DRAIN_PAUSE_S, config.drain_ms / 1000)
+            await asyncio.sleep(pause_s)
+            await server.stop(config.drain_ms / 1000 - pause_s)
 
         stack.push_async_callback(drain)
 

@@ -914,19 +914,17 @@ class SqliteRecord(Record):
 
     def _begin(self, db: sqlite3.Connection, batch: Sequence[_Job[Any]]) -> bool:
         """Take the write lock, however long another process holds it; False when every caller has given up."""
-        try:
-            while not all(job.future.done() for job in batch):
-                try:
-                    db.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    if not _is_busy(error):
-                        raise
-                    self._locked = True
-                else:
-                    return True
-            return False
-        finally:
-            self._locked = False
+        while not all(job.future.done() for job in batch):
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                self._locked = True  # until a BEGIN succeeds: the next batch waits for the same lock
+            else:
+                self._locked = False
+                return True
+        return False
 
     def _run(self, db: sqlite3.Connection, job: _Job[Any]) -> Outcome:
         """Run one write under its savepoint."""

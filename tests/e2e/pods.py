@@ -18,6 +18,11 @@ from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+
+from sidecar.config import Config
+from sidecar.embed import Embedder
+from sidecar.server import Server
+from sidecar.telemetry import Log
 from standpipe.v1 import (
     bundle_pb2,
     context_pb2,
@@ -28,11 +33,6 @@ from standpipe.v1 import (
     session_pb2_grpc,
     turn_pb2,
 )
-
-from sidecar.config import Config
-from sidecar.embed import Embedder
-from sidecar.server import Server
-from sidecar.telemetry import Log
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR", ROOT / ".cache" / "models"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from standpipe.v1 import context_pb2
-
 from tests.e2e.pods import (
     HISTORY,
     RECALL,
@@ -103,7 +102,8 @@ async def test_least_latency_may_lag_and_is_whole(two_pods: Pods) -> None:
     await one.append("s", "r2", "second")
     old = await other.hydrate("s", consistency=nearest)
     assert old.bundle.session_version in (1, 2)
-    assert shown(old.bundle, HISTORY) == "user: first\nuser: second\n"[: 12 if old.bundle.session_version == 1 else None]
+    first_turns = ["user: first\n", "user: second\n"][: old.bundle.session_version]
+    assert shown(old.bundle, HISTORY) == "".join(first_turns)
     replay = await one.replay(old.receipt)
     assert exact(replay.bundle) == exact(old.bundle)
     assert (await other.hydrate("s")).bundle.session_version == 2
@@ -135,7 +135,7 @@ async def test_a_token_of_a_store_that_was_set_back_is_named(fleet: Fleet) -> No
 
 
 async def test_append_mode_loses_none_of_32_writers(two_pods: Pods) -> None:
-    """32 writers in mode APPEND over two pods all succeed, none is lost, and both pods then agree bytewise (P2, P3, P6)."""
+    """32 writers in mode APPEND over two pods all succeed, none is lost, and both pods agree bytewise (P2, P3, P6)."""
     done = await asyncio.gather(
         *(
             two_pods[(writer + number) % 2].append("s", f"{writer}-{number}", f"writer {writer} says {number}")
@@ -239,7 +239,7 @@ async def test_a_session_keeps_its_subject(two_pods: Pods) -> None:
 
 
 async def test_a_route_moves_at_once_everywhere(two_pods: Pods) -> None:
-    """A hydrate that starts after SetRoute follows the new policy through every pod (P4), and old bundles replay (P7)."""
+    """A hydrate that starts after SetRoute follows the new policy through any pod (P4); old bundles replay (P7)."""
     one, other = two_pods
     for number in range(6):
         published = await one.publish(f"name: p\nprompts: [{{name: a, text: Prompt number {number}.}}]\n")
@@ -265,7 +265,8 @@ async def test_a_request_lowers_and_never_raises(two_pods: Pods) -> None:
     await one.publish("name: tight\nbudget_tokens: 500\nsources:\n  history: {cap: 200}\n  recall: {cap: 100}\n")
     await one.route("tight", "tight", 1)
     for number in range(30):
-        await one.append("s", f"r{number}", f"Turn {number}: " + ("the harbour at night. " if number % 7 == 0 else "many words of something else. ") * 4)
+        text = "the harbour at night" if number % 7 == 0 else "many words of something else"
+        await one.append("s", f"r{number}", f"Turn {number}: {text}. " * 4)
     plain = await one.hydrate("s", "harbour at night", route="tight")
     high = await one.hydrate(
         "s",

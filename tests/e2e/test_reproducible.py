@@ -1,8 +1,7 @@
-"""The same bundle again: by the same request (P6), from its receipt (P7), after a rebuild (P9); and a stable prefix (P13)."""
+"""The same bundle again: by request (P6), from its receipt (P7), after a rebuild (P9); and a stable prefix (P13)."""
 
 from __future__ import annotations
 
-import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from google.protobuf import timestamp_pb2
 from sidecar.embed import Embedder
 from sidecar.rebuild import rebuild
 from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
-
 from tests.e2e.pods import (
     HISTORY,
     POLICY,
@@ -275,7 +273,7 @@ async def test_long_tokens_do_not_slide_the_window(pod: Local) -> None:
     await pod.route("big", "big", 1)
     rule = "\n".join(["Remember that I need the table of my invoices from May.", *(["-" * 128] * 90)])
     watch = Watch(route="big")
-    await _watch(pod, [watch], ([said(f"Table {number}:\n{rule}")] for number in itertools.islice(itertools.count(), 40)))
+    await _watch(pod, [watch], ([said(f"Table {number}:\n{rule}")] for number in range(40)))
 
 
 async def test_the_prefix_is_the_same_from_a_cold_start(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
-from standpipe.v1 import context_pb2
 
+from standpipe.v1 import context_pb2
 from tests.e2e.pods import HISTORY, Fleet, Pod, Process, commit_request, exact, shown
 from tests.faults.log_check import check_store, read_log, rounds
 

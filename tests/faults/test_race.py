@@ -7,8 +7,8 @@ import random
 
 import grpc
 import pytest
-from standpipe.v1 import context_pb2
 
+from standpipe.v1 import context_pb2
 from tests.e2e.pods import Fleet, Pod, commit_request, exact, gather, refusal_of
 from tests.faults.log_check import check_store, read_log, rounds
 
