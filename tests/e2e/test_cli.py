@@ -1,0 +1,469 @@
+"""The command line as its users have it: processes against a process that serves."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import pty
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import standpipe
+from sidecar.cli.failure import ADVICE
+from sidecar.config import Config
+from standpipe import sync
+from standpipe.v1.error_pb2 import ErrorReason
+from tests.e2e.pods import MODELS, ROOT
+
+WAIT_S = 30.0
+POLICY = """\
+name: support
+budget_tokens: 400
+prompts: [{name: persona, text: Be brief.}]
+sources: {history: {}, recall: {}}
+"""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return an environment without settings of whoever runs the tests, warnings being errors in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])
+    python = {"PYTHONPATH": paths, "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **python, "STANDPIPE_MODELS_DIR": str(MODELS), "COLUMNS": "80", **changes}
+
+
+def run(*arguments: str, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "sidecar", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+        env=environment(**changes),
+    )
+
+
+class Serving:
+    """A `standpipe serve` process."""
+
+    def __init__(self, *flags: str, **changes: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sidecar", "serve", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**changes),
+        )
+        assert self.process.stderr is not None
+        self.started: dict[str, Any] = json.loads(self.process.stderr.readline())
+
+    @property
+    def target(self) -> str:
+        """Where it really listens."""
+        return str(self.started["listen"][0])
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Signal it; return (exit code, standard output, the rest of its log)."""
+        self.process.send_signal(number)
+        out, log = self.process.communicate(timeout=WAIT_S)
+        return self.process.returncode, out, log
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Serve, without an embedder, for all tests of this file."""
+    record = tmp_path_factory.mktemp("cli") / "record.db"
+    found = Serving(
+        "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--record", f"sqlite:{record}", "--embedder", "none"
+    )
+    yield found
+    found.end(signal.SIGKILL)
+
+
+def call(server: Serving, *arguments: str, code: int = 0, stdin: str = "") -> str:
+    """Run a client command against the server; return what it printed where results belong, or errors."""
+    done = run(*arguments, "--target", server.target, stdin=stdin)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def commit(server: Serving, session: str) -> dict[str, Any]:
+    """Commit a session's first turn."""
+    said = ("--user", "My cat is called Bo.", "--assistant", "Noted.")
+    return json.loads(call(server, "commit", session, "--subject", "anna", *said, "--expected-version", "0", "--json"))
+
+
+# --- serve ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_drains_and_exits_0(tmp_path: Path, number: int) -> None:
+    """A signal ends the server gracefully: exit code 0, nothing on stdout, JSON on stderr, a commit kept (P1)."""
+    record = f"sqlite:{tmp_path / 'record.db'}"
+    flags = ("--listen", f"127.0.0.1:0,unix:{tmp_path}/s.sock", "--http", "127.0.0.1:0", "--embedder", "none")
+    serving = Serving(*flags, "--record", record)
+    assert serving.started["event"] == "started"
+    host, _, port = serving.target.rpartition(":")
+    assert (host, int(port) > 0) == ("127.0.0.1", True)
+    assert serving.started["listen"][1] == f"unix:{tmp_path}/s.sock"
+    with urllib.request.urlopen(f"http://{serving.started['http']}/readyz", timeout=WAIT_S) as page:
+        assert page.status == 200
+    with sync.connect(serving.started["listen"][1]) as client:
+        client.session("s", subject="anna").commit([standpipe.user("Hi.")], expected_version=0)
+    code, out, log = serving.end(number)
+    assert (code, out) == (0, "")
+    assert [json.loads(line)["event"] for line in log.splitlines()] == ["draining", "stopped"]
+    assert "1 sessions, 1 events" in run("rebuild", "--record", record).stdout
+
+
+def test_serve_ends_while_a_call_hangs_on(tmp_path: Path) -> None:
+    """A client that keeps its channel open does not hold up the exit beyond drain_ms (P12)."""
+    serving = Serving(
+        *("--listen", "127.0.0.1:0", "--http", "", "--record", f"sqlite:{tmp_path}/r.db", "--embedder", "none"),
+        *("--drain-ms", "300"),
+    )
+    with sync.connect(serving.target) as client:
+        client.server_info()
+        assert serving.end()[0] == 0
+
+
+def test_every_setting_has_a_flag() -> None:
+    """The help of serve names each field of the configuration with what it means."""
+    shown = " ".join(run("serve", "--help").stdout.split())
+    for setting in dataclasses.fields(Config):
+        assert f"--{setting.name.replace('_', '-')} " in shown
+        assert setting.metadata["doc"].split(";")[0].split(":")[0] in shown
+
+
+def test_flags_beat_environment_beat_file(tmp_path: Path) -> None:
+    """Settings come from the file, over it the environment, over that the flags; the result is a file again."""
+    file = tmp_path / "config.yaml"
+    file.write_text("tenant: of-file\nembedder: of-file\nprecision: fp32\n")
+    first = run("serve", "--print-config", "--config", str(file), "--tenant", "of-flag", STANDPIPE_EMBEDDER="none")
+    for line in ("tenant: of-flag", "embedder: none", "precision: fp32", "drain_ms: 1500", "- 127.0.0.1:7460"):
+        assert line in first.stdout
+    file.write_text(first.stdout)
+    assert run("serve", "--print-config", STANDPIPE_CONFIG=str(file)).stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "field"),
+    [
+        (("--drain-ms", "soon"), {}, "drain_ms"),
+        (("--listen", "nowhere"), {}, "listen"),
+        ((), {"STANDPIPE_LISTN": "x"}, "listn"),
+        (("--config", "/nowhere/x.yaml"), {}, "config"),
+        (("--record", "sqlite:/nowhere/x.db", "--listen", "127.0.0.1:0", "--http", ""), {}, "record"),
+        (("--record", "mysql:x"), {}, "record"),
+    ],
+)
+def test_bad_setting_exits_2(flags: tuple[str, ...], variables: dict[str, str], field: str) -> None:
+    """A setting that is wrong ends the start with one line that names it, and exit code 2."""
+    done = run("serve", *flags, **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: FAILED_PRECONDITION CONFIG_INVALID in {field}: .*\n", done.stderr)
+
+
+def test_client_variables_are_no_settings() -> None:
+    """What names a target for the client, and what Kubernetes writes for a Service, do not stop the server."""
+    links = {"STANDPIPE_TARGET": "x:1", "STANDPIPE_SERVICE_HOST": "10.0.0.1", "STANDPIPE_PORT_7460_TCP": "tcp://x"}
+    assert run("serve", "--print-config", **links).returncode == 0
+
+
+def test_taken_port_exits_2(server: Serving, tmp_path: Path) -> None:
+    """A second server on one port does not start, and says which address it is."""
+    flags = ("--record", f"sqlite:{tmp_path}/r.db", "--http", "", "--embedder", "none")
+    done = run("serve", "--listen", server.target, *flags)
+    assert done.returncode == 2
+    assert server.target in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_missing_model_says_what_to_run(tmp_path: Path) -> None:
+    """Without a model, serve and demo end with exit code 2 or 1 and the command that fetches it."""
+    flags = ("--listen", "127.0.0.1:0", "--http", "", "--record", f"sqlite:{tmp_path}/r.db")
+    done = run("serve", *flags, "--models-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert "standpipe model ranks" in done.stderr
+    done = run("demo", "--models-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert f"standpipe model fetch --to {tmp_path} && standpipe model ranks --to {tmp_path}" in done.stderr
+
+
+def test_light_install_is_told(tmp_path: Path) -> None:
+    """Where the commands' dependencies are missing, one line says what to install, with exit code 2."""
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click', name='click')")
+    done = run("info", PYTHONPATH=f"{tmp_path}:{environment()['PYTHONPATH']}")
+    assert done.returncode == 2
+    assert done.stderr == 'error: click is not installed, run: pip install "standpipe[sidecar]"\n'
+
+
+# --- calls ---------------------------------------------------------------------------------------------------
+
+
+def test_info(server: Serving) -> None:
+    """`info` shows engines, embedder and limits; as JSON too; and says where no server answers."""
+    assert "words alone" in call(server, "info")
+    assert json.loads(call(server, "info", "--json"))["record_engine"] == "sqlite"
+    done = run("info", STANDPIPE_TARGET="127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: UNAVAILABLE: no server answers at 127.0.0.1:1; `standpipe serve` starts one")
+
+
+def test_commit_keeps_the_order_of_entries(server: Serving) -> None:
+    """Users' and assistants' entries stand in the log in the order of the command line."""
+    texts = ["one", "two", "three", "four"]
+    flags = ["--user", texts[0], "--user", texts[1], "--assistant", texts[2], "--user", texts[3]]
+    assert call(server, "commit", "order", "--subject", "anna", *flags, "--append").startswith("version 1\n")
+    (event,) = map(json.loads, call(server, "events", "order", "--json").splitlines())
+    entries = [entry["message"] for entry in event["turn"]["entries"]]
+    assert [entry["text"] for entry in entries] == texts
+    assert [entry["role"] for entry in entries] == ["ROLE_USER", "ROLE_USER", "ROLE_ASSISTANT", "ROLE_USER"]
+
+
+def test_commit_retry_and_conflict(server: Serving) -> None:
+    """The same request id is answered again (P3); another one at that version is told the winner's id (P2)."""
+    first = ("commit", "race", "--subject", "anna", "--user", "Hi", "--expected-version", "0", "--request-id")
+    won = call(server, *first, "mine")
+    again = call(server, *first, "mine")
+    assert again == won.replace("version 1", "version 1, committed before under this request id")
+    error = call(server, *first, "other", code=1)
+    assert error.startswith("error: ABORTED VERSION_CONFLICT")
+    assert "winner_request_id=mine" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_commit_of_a_file(server: Serving, tmp_path: Path) -> None:
+    """A turn with tool calls comes as protobuf JSON, from a file or from standard input."""
+    turn = {
+        "entries": [
+            {"message": {"role": "ROLE_USER", "text": "Weather?"}},
+            {"toolCall": {"id": "c1", "name": "weather", "argumentsJson": "{}"}},
+            {"toolResult": {"callId": "c1", "content": "rain"}},
+        ]
+    }
+    file = tmp_path / "turn.json"
+    file.write_text(json.dumps(turn))
+    call(server, "commit", "file", "--subject", "anna", "--file", str(file), "--expected-version", "0")
+    call(server, "commit", "file", "--file", "-", "--append", stdin=file.read_text().replace("c1", "c2"))
+    assert "Weather? | call weather | re" in call(server, "events", "file")
+    file.write_text("{}}")
+    assert "not a turn as protobuf JSON" in call(server, "commit", "file", "--file", str(file), "--append", code=2)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--user", "Hi"),
+        ("--user", "Hi", "--append", "--expected-version", "1"),
+        ("--append",),
+        ("--append", "--user", "Hi", "--file", str(ROOT / "pyproject.toml")),
+    ],
+)
+def test_commit_usage(server: Serving, flags: tuple[str, ...]) -> None:
+    """A commit without a version or without content, or with both forms of either, is a usage error."""
+    assert "Error: give " in call(server, "commit", "usage", *flags, code=2)
+
+
+def test_events_show_the_chain(server: Serving) -> None:
+    """`events` checks that each event names the hash of the one before, and names the head."""
+    commit(server, "chain")
+    head = json.loads(call(server, "commit", "chain", "--user", "And [b]?", "--append", "--json"))["event_hash"]
+    shown = call(server, "events", "chain")
+    assert "And [b]?" in shown
+    assert f"2 events, each names the hash of the one before; head {head}" in shown
+    assert call(server, "events", "chain", "--after", "1").count(" ok ") == 1
+    assert "SESSION_NOT_FOUND" in call(server, "events", "nobody", code=1)
+
+
+def test_hydrate_forms(server: Serving) -> None:
+    """A bundle comes as a picture, as JSON, and as the messages of both providers."""
+    token = commit(server, "forms")["token"]
+    flags = ("hydrate", "forms", "--query", "What is my cat called?")
+    shown = call(server, *flags, "--token", token)
+    assert "history" in shown
+    assert "My cat is called Bo." in shown
+    assert "embedder off" in shown
+    assert "token tax" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert json.loads(call(server, *flags, "--openai"))[-1]["content"].endswith("What is my cat called?")
+    assert json.loads(call(server, *flags, "--anthropic"))["messages"][0]["role"] == "user"
+    answer = json.loads(call(server, *flags, "--json"))
+    assert answer["bundle"]["session_version"] == "1"
+    assert set(answer) >= {"receipt", "consistency_token", "timings", "token_tax", "recall", "degraded"}
+
+
+def test_hydrate_lowers_and_chooses(server: Serving) -> None:
+    """Budgets, caps and sources of the command line reach the request; wrong ones are told by name."""
+    commit(server, "lower")
+    flags = ("hydrate", "lower", "--query", "cat", "--json")
+    bundle = json.loads(call(server, *flags, "--budget", "100", "--cap", "history=90", "--include", "history"))[
+        "bundle"
+    ]
+    assert bundle["budget_tokens"] == 100
+    assert [(one["source"], one["cap_tokens"] <= 90) for one in bundle["sections"]] == [("SOURCE_HISTORY", True)]
+    assert "SOURCE=TOKENS" in call(server, *flags, "--cap", "memory=1", code=2)
+    assert "ROUTE_NOT_FOUND in route" in call(server, *flags, "--route", "nowhere", code=1)
+    assert "TOKEN_INVALID in consistency.at_least_as_fresh" in call(server, *flags, "--token", "x", code=1)
+    assert "TENANT_DENIED" in call(server, *flags, "--tenant", "other", code=1)
+
+
+def test_replay_of_a_receipt(server: Serving, tmp_path: Path) -> None:
+    """A receipt in base64, from a file or standard input, gives the bundle again (P7); anything else is told."""
+    commit(server, "again")
+    answer = json.loads(call(server, "hydrate", "again", "--query", "cat", "--json"))
+    file = tmp_path / "receipt"
+    file.write_text(answer["receipt"])
+    assert json.loads(call(server, "replay", str(file), "--json"))["bundle"] == answer["bundle"]
+    assert "to session again of anna" in call(server, "replay", "-", "--all-omissions", stdin=answer["receipt"] + "\n")
+    assert "not base64" in call(server, "replay", "-", code=2, stdin="no receipt")
+    forged = base64.b64encode(b"x" * 40).decode()
+    assert "RECEIPT_INVALID in receipt" in call(server, "replay", "-", code=1, stdin=forged)
+
+
+def test_policies(server: Serving, tmp_path: Path) -> None:
+    """A policy is published once, listed, printed as it was, and routed to; a wrong one is told by field."""
+    file = tmp_path / "support.yaml"
+    file.write_text(POLICY)
+    assert call(server, "policy", "publish", str(file), str(file)).split("\n")[:2] == [
+        f"support@1  published  {file}",
+        f"support@1  unchanged  {file}",
+    ]
+    assert call(server, "policy", "get", "support") == POLICY
+    assert json.loads(call(server, "policy", "get", "support", "--version", "1", "--json"))["name"] == "support"
+    assert call(server, "policy", "route", "help", "support@1") == "help -> support@1\n"
+    assert re.search(r"support@1 .* help\n", call(server, "policy", "list"))
+    assert json.loads(call(server, "policy", "list", "--json"))["routes"][0]["name"] == "help"
+    file.write_text(POLICY.replace("400", "many"))
+    assert "POLICY_INVALID in budget_tokens" in call(server, "policy", "publish", str(file), code=1)
+    assert "POLICY_NOT_FOUND" in call(server, "policy", "get", "nothing", code=1)
+    assert "POLICY_NOT_FOUND" in call(server, "policy", "route", "help", "support@9", code=1)
+    assert "POLICY@VERSION" in call(server, "policy", "route", "help", "support", code=2)
+
+
+def test_policy_check_needs_no_server(tmp_path: Path) -> None:
+    """`policy check` says what a document allows in tokens, or which field is wrong."""
+    file = tmp_path / "support.yaml"
+    file.write_text(POLICY)
+    done = run("policy", "check", str(file))
+    assert done.returncode == 0
+    assert "support is good: 400 tokens" in done.stdout
+    assert re.search(r"summary +none\nhistory +at most \d+\n", done.stdout)
+    file.write_text(POLICY + "colour: red\n")
+    done = run("policy", "check", str(file))
+    assert done.returncode == 1
+    assert "POLICY_INVALID in colour" in done.stderr
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def test_models_are_verified_and_fetched_once(tmp_path: Path) -> None:
+    """`verify` lists every file; `fetch` and `ranks` leave alone what is there; what is missing or bad is told."""
+    done = run("model", "verify")
+    assert done.returncode == 0
+    assert len(re.findall(r"^\S+ +[0-9a-f]{16} +ok$", done.stdout, re.MULTILINE)) >= 5
+    assert "all-MiniLM-L6-v2@" in run("model", "fetch", "--to", str(MODELS)).stdout
+    made = run("model", "ranks", str(MODELS / "tokenizers"), "--to", str(tmp_path))
+    assert made.stdout == f"cl100k_base, o200k_base in {tmp_path}/tokenizers\n"
+    assert "o200k_base.tiktoken is verified" in made.stderr
+    (tmp_path / "tokenizers" / "o200k_base.tiktoken").write_text("x")
+    done = run("model", "verify", "--models-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "MODEL_INVALID" in done.stderr
+    assert run("model", "fetch", str(tmp_path), "--to", str(tmp_path / "other")).returncode == 1
+
+
+def test_rebuild_tells_a_broken_chain(server: Serving, tmp_path: Path) -> None:
+    """`rebuild` counts what it checked, refuses a store that is not there, and stops at an event that was changed."""
+    record = tmp_path / "record.db"
+    flags = ("--listen", "127.0.0.1:0", "--http", "", "--record", f"sqlite:{record}", "--embedder", "none")
+    serving = Serving(*flags)
+    commit(serving, "s")
+    serving.end()
+    done = run("rebuild", "--record", f"sqlite:{record}")
+    assert (done.returncode, done.stdout) == (0, "1 sessions, 1 events: every hash chain holds\n")
+    with sqlite3.connect(record) as db:
+        db.execute("UPDATE events SET request_id = 'forged'")
+    db.close()
+    done = run("rebuild", "--record", f"sqlite:{record}")
+    assert done.returncode == 1
+    assert "STORE_CORRUPT" in done.stderr
+    assert run("rebuild", "--record", f"sqlite:{tmp_path}/none.db").returncode == 2
+
+
+def test_eval_tells_an_empty_directory(tmp_path: Path) -> None:
+    """`eval` without conversations says so."""
+    done = run("eval", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "no conversations in" in done.stderr
+
+
+def test_demo_json_and_plain() -> None:
+    """The demo runs as a command: JSON for programs, and 80 plain columns for people."""
+    done = run("demo", "--embedder", "none", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["asked"][-1]["source"] == "recall"
+    assert figures["replay_equal"]
+    assert figures["race"]["told_winner"] == figures["race"]["winner"]
+    done = run("demo", "--embedder", "none", "--plain", COLUMNS="200", FORCE_COLOR="1")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout
+    assert not re.search(r" $", done.stdout, re.MULTILINE)
+
+
+# --- looks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_terminals_get_colours_unless_refused(server: Serving, no_color: str, coloured: bool) -> None:
+    """On a terminal a bundle has colours, with NO_COLOR none; in a pipe there is no escape at all."""
+    commit(server, f"colour-{coloured}")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sidecar", "hydrate", f"colour-{coloured}", "--target", server.target]
+    variables = {"TERM": "xterm-256color", **({"NO_COLOR": no_color} if no_color else {})}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment(**variables)) as process:
+        os.close(theirs)
+        out = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                out += chunk
+        except OSError:  # how Linux says that the other end was closed
+            pass
+        finally:
+            os.close(ours)
+    assert process.returncode == 0
+    assert (b"\x1b[34m" in out or b";34m" in out) == coloured
+    assert "\x1b" not in call(server, "hydrate", f"colour-{coloured}")
+
+
+def test_every_reason_has_advice() -> None:
+    """Every reason of the API's closed set comes with a word on what to do, and no other does."""
+    reasons = {name.removeprefix("ERROR_REASON_") for name, _ in ErrorReason.items()} - {"UNSPECIFIED"}
+    assert set(ADVICE) == reasons
+    assert all(text.endswith(".") for text in ADVICE.values())
+
+
+def test_help_is_quick_to_import() -> None:
+    """The help of the command line loads no numerics, tokenizer or server."""
+    heavy = "{'numpy', 'onnxruntime', 'tiktoken', 'sidecar.server'}"
+    code = f"import sys, sidecar.cli; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout.strip() == ""
