@@ -121,7 +121,7 @@ def tell(console: Console, done: Played) -> None:
     show.facts(console, remembered, title="What was remembered")
     show.facts(console, _proofs(done), title="What can be relied on")
     show.facts(console, _costs(done), title="What it cost")
-    show.heading(console, "The same from your code (pip install standpipe; standpipe serve)")
+    show.heading(console, "The same from your code, beside a running `standpipe serve`")
     console.print(Text(textwrap.indent(CLIENT.rstrip(), "  ")), soft_wrap=True)
 
 
