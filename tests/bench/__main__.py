@@ -71,7 +71,8 @@ def draw(figures: list[Figure], path: Path) -> None:
         unit = "×" if one.unit == "times" else f" {one.unit}"
         axis.annotate(
             f"{one.value:g}{unit}", (share, place), (6, 0), textcoords="offset points", va="center",
-            color=colour, fontweight="bold", fontsize=9.5,
+            color=colour, fontweight="bold", fontsize=9.5, zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
         axis.annotate(
             f"{'≤' if one.at_most else '≥'} {one.bar:g}", (1.0, place), xycoords=("axes fraction", "data"),
@@ -90,9 +91,7 @@ def draw(figures: list[Figure], path: Path) -> None:
     )
     axis.set_yticks(range(len(rows)), [one.title for one in rows], fontsize=9.5)
     axis.set_ylim(len(rows) - 0.4, -0.62)
-    axis.set_xlim(
-        0, max(1.25, *(one.value / one.bar if one.at_most else one.bar / one.value for one in rows)) * 1.14
-    )
+    axis.set_xlim(0, max(1.25, *(one.value / one.bar if one.at_most else one.bar / one.value for one in rows)) * 1.14)
     axis.set_xticks([])
     axis.tick_params(length=0)
     for side in axis.spines.values():

@@ -20,12 +20,12 @@ from typing import Any
 import grpc
 import numpy as np
 import psutil
-from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, turn_pb2
 
 from sidecar.embed import Embedder
 from sidecar.model import Model
 from sidecar.stores.sqlite import PAGE_BYTES, SqliteRecord
 from sidecar.tokens import Tokenizers
+from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, turn_pb2
 from tests.bench import seed
 
 HYDRATE = "/standpipe.v1.ContextService/HydrateContext"
@@ -531,9 +531,7 @@ def _hydrate(
     include: Iterable[bundle_pb2.Source] = (),
     caps: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    request = context_pb2.HydrateContextRequest(
-        session_id=session, subject_id=subject, query=query, include=include
-    )
+    request = context_pb2.HydrateContextRequest(session_id=session, subject_id=subject, query=query, include=include)
     for name, cap in caps.items():
         request.budget.sources.add(source=bundle_pb2.Source.Value(f"SOURCE_{name.upper()}"), cap_tokens=cap)
     return request.SerializeToString()
@@ -548,6 +546,5 @@ def _commit(session: str, version: int, turn: turn_pb2.Turn) -> bytes:
 def _phases(answer: context_pb2.HydrateContextResponse) -> str:
     named = answer.timings
     return "one call in µs: " + ", ".join(
-        f"{phase} {getattr(named, f'{phase}_us')}"
-        for phase in ("hot", "record", "embed", "rank", "render", "total")
+        f"{phase} {getattr(named, f'{phase}_us')}" for phase in ("hot", "record", "embed", "rank", "render", "total")
     )

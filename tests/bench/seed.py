@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from standpipe.v1 import turn_pb2
 
 from sidecar import analysis, canonical, recall
 from sidecar.stores.record import EventKind, NewEvent, Scope
 from sidecar.stores.sqlite import SqliteRecord
+from standpipe.v1 import turn_pb2
 
 Count = Callable[[str], int]
 
-_WORDS = (  # noqa: SIM905 - a list of forty would be forty lines
+_WORDS = (
     "harbour lantern copper meadow ticket saddle violin orchard pepper granite whistle canvas river ladder "
     "button marble forest kettle window anchor feather candle bridge pocket thunder garden mirror blanket "
     "cinnamon compass bicycle notebook ceramic pelican turnip workshop glacier umbrella satchel telescope"

@@ -101,9 +101,7 @@ async def _serve(address: str, handle) -> None:
         def service(self, handler_call_details):
             return handle(handler_call_details)
 
-    server = grpc.aio.server(
-        options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    )
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers((Handler(),))
     server.add_insecure_port(address)
     await server.start()
