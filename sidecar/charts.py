@@ -98,7 +98,7 @@ def _recall_of(axis: Axes, name: str, one: Mapping[str, Any]) -> None:
         )  # fmt: skip
     for height, label, colour, weight in ends:
         axis.annotate(
-            label, (len(places) - 1, height), (14, 0), textcoords="offset points", va="center",
+            label, (len(places) - 1, height), (24, 0), textcoords="offset points", va="center",
             color=colour, fontweight=weight, fontsize=9,
         )  # fmt: skip
     axis.set_xticks(range(len(budgets)), [f"{budget:,}" for budget in budgets])
@@ -182,6 +182,7 @@ def _strip(name: str, one: Mapping[str, Any], strip: Sequence[tuple[int, int, in
     axis.grid(axis="y")
     axis.set_xlabel("request, one per two turns")
     axis.set_ylabel("tokens")
+    axis.yaxis.set_major_formatter("{x:,.0f}")
     figures = one["prefix_reuse"]
     axis.set_title(f"{name}: one conversation, as a prefix cache sees it", pad=40)
     axis.text(

@@ -17,11 +17,9 @@ The conversations stay where they are: nothing but figures and ids is written.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -743,33 +741,3 @@ def _print(figures: Mapping[str, Any], console: Console) -> None:
             console.print(f"{name}: {note.replace('_', ' ')}: {n}", style="dim", highlight=False)
         if one["determinism"]["first_mismatch"]:
             console.print(f"{name}: first mismatch: {json.dumps(one['determinism']['first_mismatch'])}", style="red")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(prog="standpipe eval", description="Measure on recorded conversations.")
-    parser.add_argument("directory", type=Path, help="a directory of *.json, or one file")
-    parser.add_argument("--out", type=Path, default=Path("build"), help="where eval.json and the charts go")
-    parser.add_argument("--models-dir", type=Path, default=None, help="default: $STANDPIPE_MODELS_DIR")
-    parser.add_argument("--tokenizer", default="cl100k_base")
-    parser.add_argument("--embedder", default="all-MiniLM-L6-v2", help="a directory in models-dir, or none")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="conversations of each set")
-    parser.add_argument("--questions", type=int, default=None, metavar="N", help="questions of each conversation")
-    given = parser.parse_args(arguments)
-    options = Options(
-        models_dir=given.models_dir or Path(os.environ.get("STANDPIPE_MODELS_DIR") or ".cache/models"),
-        tokenizer=given.tokenizer,
-        embedder=given.embedder,
-        conversations_max=given.limit,
-        questions_max=given.questions,
-    )
-    try:
-        asyncio.run(evaluate(given.directory, given.out, options))
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

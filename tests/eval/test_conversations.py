@@ -34,9 +34,7 @@ def test_a_date_is_read_in_the_forms_that_are_known(text, expected):
     assert conversations.moment(text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "  ", "next Tuesday", "8 May", None, True, [], 1e300, "0001-01-01T00:00+23:59"]
-)
+@pytest.mark.parametrize("text", ["", "  ", "next Tuesday", "8 May", None, True, [], 1e300, "0001-01-01T00:00+23:59"])
 def test_a_date_that_is_not_understood_is_absent(text):
     """A turn whose date cannot be read has none, rather than a wrong one."""
     assert conversations.moment(text) is None
@@ -84,9 +82,7 @@ def test_a_whole_conversation_is_read():
 
 def test_missing_fields_are_filled():
     """Turns need no more than a text: ids are places, the first speaker is the user, the session goes on."""
-    one = _one(
-        [{"text": "Hi", "speaker": "Ana"}, {"text": "Yo", "speaker": "Bo"}, {"text": "Tea?", "speaker": "Ana"}]
-    )
+    one = _one([{"text": "Hi", "speaker": "Ana"}, {"text": "Yo", "speaker": "Bo"}, {"text": "Tea?", "speaker": "Ana"}])
     assert [turn.id for turn in one.turns] == ["0", "1", "2"]
     assert [turn.is_user for turn in one.turns] == [True, False, True]
     assert len(one.sessions) == 1

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from standpipe.v1 import bundle_pb2, turn_pb2
 
 from sidecar import evaluate
 from sidecar.evaluate import Options, Request, reuse, share_found
+from standpipe.v1 import bundle_pb2, turn_pb2
 
 MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR") or Path(__file__).parents[2] / ".cache" / "models")
 
@@ -172,6 +172,4 @@ def test_a_run_writes_its_figures_and_says_them(run):
 async def test_nothing_to_measure_is_an_error(tmp_path):
     """A directory without conversations is refused before anything starts."""
     with pytest.raises(FileNotFoundError):
-        await evaluate.evaluate(
-            tmp_path, tmp_path, Options(models_dir=MODELS), console=Console(file=io.StringIO())
-        )
+        await evaluate.evaluate(tmp_path, tmp_path, Options(models_dir=MODELS), console=Console(file=io.StringIO()))
