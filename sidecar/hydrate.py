@@ -277,6 +277,9 @@ class Hydrator:
         """Start the query's embedding beside everything else."""
         if self._embedder is None or not plan.query.strip() or not _included(plan.include, RECALL):
             return None
+        rules = self._policies.nearest(plan.tenant, plan.route)
+        if rules is not None and RECALL not in rules.sources:
+            return None
         task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
         task.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
         return task

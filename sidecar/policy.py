@@ -9,9 +9,9 @@ A whole policy, with every default written out::
       - name: persona
         text: You are the support assistant of Acme.
     sources:                     # the input contract: a source that is not named here reaches no prompt
-      summary: {cap: 10%, reserve: 0}
-      history: {cap: 65%, reserve: 0}
-      recall: {cap: 100%, reserve: 25%}
+      summary: {cap: 10%, reserve: 0, priority: 2}
+      history: {cap: 65%, reserve: 0, priority: 1}
+      recall: {cap: 100%, reserve: 25%, priority: 3}
     recall:
       floor: true                # nothing below the relevance floor
     deadlines:
@@ -20,8 +20,8 @@ A whole policy, with every default written out::
       session_hot_s: 86400       # how long an idle session's view stays in the hot store
 
 `cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a
-source whatever the others want; what it does not use is free for recall, which comes last and takes what is
-left.
+source whatever the others want. Beyond the reserves, sources claim their caps in order of `priority`, 1 before 9. What a
+source does not use in the end is free for recall, which comes last and takes what is left.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ sources:
 """
 """What serves a route "default" that was never set: useful without any policy, and without a prompt of ours."""
 
+_TOKENS_MAX = {HISTORY: limits.history_tokens_max, SUMMARY: limits.summary_tokens_max}
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -123,6 +124,7 @@ class SourceRule:
 
     cap: Amount
     reserve: Amount = Amount()
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,10 @@ def allocate(
 ) -> Allocation:
     """Divide a budget. The request's numbers can only lower the policy's.
 
-    History takes its cap as far as the other sources' reserves allow; the summary takes its cap from what
-    history's and recall's claims leave, so it is the summary that gets coarser before history is cut shorter.
-    Recall's cap here is its most; `bundle.assemble` gives it what the others really left. Raises BudgetTooSmall
-    if the prompts and the reserves do not fit.
+    In order of priority each source claims its cap, as far as the reserves of the others allow: as it is written,
+    history before the summary, so that it is the summary that gets coarser before history is cut shorter. Recall's
+    cap here is its most; `bundle.assemble` gives it what the others really left. Raises BudgetTooSmall if the prompts
+    and the reserves do not fit.
     """
     total = min(policy.budget_tokens, total_tokens if total_tokens is not None else policy.budget_tokens)
     room = total - prompt_tokens
@@ -199,11 +201,12 @@ def allocate(
             budget_tokens=total,
             required_tokens=required,
         )
-    reserved = sum(reserve.values())
-    history = min(cap.get(HISTORY, 0), room - reserved + reserve.get(HISTORY, 0), limits.history_tokens_max)
-    left = room - max(history, reserve.get(HISTORY, 0)) - reserve.get(RECALL, 0)
-    summary = min(cap.get(SUMMARY, 0), left, limits.summary_tokens_max)
-    return Allocation(total=total, caps={SUMMARY: summary, HISTORY: history, RECALL: cap.get(RECALL, 0)})
+    claims = dict.fromkeys(SOURCES.values(), 0)
+    free = room - sum(reserve.values())
+    for source in sorted(allowed, key=lambda one: (policy.sources[one].priority, one)):
+        claims[source] = min(cap[source], reserve[source] + free, _TOKENS_MAX.get(source, total))
+        free -= max(0, claims[source] - reserve[source])
+    return Allocation(total=total, caps={**claims, RECALL: cap.get(RECALL, 0)})
 
 
 def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
@@ -312,13 +315,17 @@ def _sources(raw: Any) -> dict[bundle_pb2.Source, SourceRule]:
     fields = _mapping(raw, "sources", set(SOURCES))
     defaults = {"summary": "10%", "history": "65%", "recall": "100%"}
     reserves = {"summary": 0, "history": 0, "recall": "25%"}
+    priorities = {"history": 1, "summary": 2, "recall": 3}
     rules = {}
     for name, source in SOURCES.items():
         if name in fields:
-            rule = _mapping({} if fields[name] is None else fields[name], f"sources.{name}", {"cap", "reserve"})
+            rule = _mapping(
+                {} if fields[name] is None else fields[name], f"sources.{name}", {"cap", "reserve", "priority"}
+            )
             rules[source] = SourceRule(
                 _amount(rule.get("cap", defaults[name]), f"sources.{name}.cap"),
                 _amount(rule.get("reserve", reserves[name]), f"sources.{name}.reserve"),
+                _integer(rule.get("priority", priorities[name]), f"sources.{name}.priority", 1, 9),
             )
     if sum(rule.reserve.percent or 0 for rule in rules.values()) > 100:
         raise PolicyInvalid("the reserves add up to more than 100%", field="sources")
