@@ -20,8 +20,8 @@ A whole policy, with every default written out::
       session_hot_s: 86400       # how long an idle session's view stays in the hot store
 
 `cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a
-source whatever the others want. Beyond the reserves, sources claim their caps in order of `priority`, 1 before 9. What a
-source does not use in the end is free for recall, which comes last and takes what is left.
+source whatever the others want. Beyond the reserves, sources claim their caps in order of `priority`, 1 before 9.
+What a source does not use in the end is free for recall, which comes last and takes what is left.
 """
 
 from __future__ import annotations
