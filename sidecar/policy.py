@@ -185,11 +185,12 @@ def allocate(
     total = min(policy.budget_tokens, total_tokens if total_tokens is not None else policy.budget_tokens)
     room = total - prompt_tokens
     allowed = [source for source in policy.sources if not include or source in include]
-    cap = {
-        source: min(policy.sources[source].cap.of(max(0, room)), caps.get(source, total), max(0, room))
+    wanted = {
+        source: min(policy.sources[source].cap.of(max(0, room)), caps.get(source, policy.budget_tokens))
         for source in allowed
     }
-    reserve = {source: min(policy.sources[source].reserve.of(max(0, room)), cap[source]) for source in allowed}
+    cap = {source: min(wanted[source], max(0, room)) for source in allowed}
+    reserve = {source: min(policy.sources[source].reserve.of(max(0, room)), wanted[source]) for source in allowed}
     if room < 0 or sum(reserve.values()) > room:
         reserves = [policy.sources[source].reserve for source in allowed if caps.get(source, 1)]
         free_percent = max(1, 100 - sum(one.percent or 0 for one in reserves))
