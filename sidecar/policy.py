@@ -186,7 +186,7 @@ def allocate(
     room = total - prompt_tokens
     allowed = [source for source in policy.sources if not include or source in include]
     wanted = {
-        source: min(policy.sources[source].cap.of(max(0, room)), caps.get(source, policy.budget_tokens))
+        source: min(policy.sources[source].cap.of(max(0, room)), caps.get(source, limits.budget_tokens_max))
         for source in allowed
     }
     cap = {source: min(wanted[source], max(0, room)) for source in allowed}
