@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sidecar import analysis, canonical, limits, validate
-from sidecar.errors import InvalidField, ReceiptInvalid, VersionConflict
+from sidecar.errors import DeadlineExceeded, InvalidField, ReceiptInvalid, VersionConflict
 from sidecar.receipt import Signer
 from sidecar.segment import Count
 from sidecar.sessions import Sessions
@@ -62,7 +62,7 @@ class Committer:
         if request.ByteSize() <= _ANALYSE_INLINE_BYTES:
             event = self._event(tenant, request)
         else:
-            event = await asyncio.to_thread(self._event, tenant, request)
+            event = await self._event_in_time(tenant, request, deadline)
         done = await self._shielded(self._append(event, deadline))
         return context_pb2.CommitTurnResponse(
             result=self._result(tenant, request.session_id, done), replayed=done.replayed
@@ -106,6 +106,16 @@ class Committer:
         receipt = self.signer.open(request.turn.bundle_receipt, tenant=tenant, field_name=field)
         if receipt.session != request.session_id:
             raise ReceiptInvalid("belongs to another session", field=field)
+
+    async def _event_in_time(
+        self, tenant: str, request: context_pb2.CommitTurnRequest, deadline: Deadline | None
+    ) -> NewEvent:
+        """Analyse a large turn in a thread. The thread goes on when the deadline passes; the caller is answered."""
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                return await asyncio.to_thread(self._event, tenant, request)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the turn was analysed", phase="analyse") from None
 
     def _event(self, tenant: str, request: context_pb2.CommitTurnRequest) -> NewEvent:
         stored = analysis.analyse(request.turn, self.counters, received_at_us=time.time_ns() // 1000)

@@ -170,9 +170,9 @@ async def test_a_call_stands_with_its_result(two_pods: Pods) -> None:
             "user: What is the weather?\n",
             "assistant: One moment.\n",
             "call news: {}\n",
-            "tool news: \n",
+            "tool: \n",
             'call weather: {"city": "Lisbon"}\n',
-            "tool weather: sunny\n",
+            "tool: sunny\n",
         ]
         assert [one.tool_call_id for one in segments] == ["", "", "c2", "c2", "c1", "c1"]
         assert [one.is_error for one in segments] == [False, False, False, True, False, False]
