@@ -26,8 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime
-import tokenizers
 from numpy.typing import NDArray
 
 from sidecar import limits
@@ -61,6 +59,10 @@ class Embedder:
         its hash, for a graph that does not take token ids or does not answer as `model` says, and if another
         provider than the CPU took the session.
         """
+        # Here and not above: a sidecar without an embedder of its own is 30 MB smaller.
+        import onnxruntime  # noqa: PLC0415
+        import tokenizers  # noqa: PLC0415
+
         self.model = model
         self.precision = precision
         self.id = f"{model.id}/{precision}"
