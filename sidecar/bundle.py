@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from sidecar import limits, segment, summary, view
 from sidecar.policy import HISTORY, POLICY, RECALL, SUMMARY, Allocation, Policy
@@ -110,16 +111,20 @@ class Omissions:
         return self.room <= 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(NamedTuple):
     source: bundle_pb2.Source
     pieces: Sequence[Piece]
     cap: int
     epoch: int
+    tokens: int
+    scores_micros: Sequence[int]
+    """Of the pieces, where a query gave them any."""
 
-    @property
-    def tokens(self) -> int:
-        return sum(piece.tokens for piece in self.pieces)
+
+def _section(
+    source: bundle_pb2.Source, pieces: Sequence[Piece], *, cap: int, epoch: int, scores_micros: Sequence[int] = ()
+) -> _Section:
+    return _Section(source, pieces, cap, epoch, sum(piece.tokens for piece in pieces), scores_micros)
 
 
 def prompts(policy: Policy, frames: Frames) -> list[Piece]:
@@ -138,7 +143,7 @@ def assemble(
 ) -> bundle_pb2.Bundle:
     """Fit and render. `candidates` None: recall was not asked for, or could not be had."""
     omissions = Omissions(omissions_max)
-    sections = [_Section(POLICY, prompts(policy, frames), allocation.total, policy.version)]
+    sections = [_section(POLICY, prompts(policy, frames), cap=allocation.total, epoch=policy.version)]
     history = view.window(session, cap_tokens=allocation.caps[HISTORY])
     sections.append(_summary(session, history, allocation, frames, omissions))
     sections.append(_history(session, history, allocation, frames, omissions))
@@ -150,8 +155,8 @@ def assemble(
             for piece in sections[-1].pieces
             if not piece.segment.shortened
         )
-        pieces = _recall(candidates, shown, cap, frames, omissions)
-        sections.append(_Section(RECALL, pieces, cap, session.version))
+        pieces, scores_micros = _recall(candidates, shown, cap, frames, omissions)
+        sections.append(_section(RECALL, pieces, cap=cap, epoch=session.version, scores_micros=scores_micros))
     return _render(policy, allocation, session, sections, omissions)
 
 
@@ -164,7 +169,7 @@ def _summary(
     """
     cap = allocation.caps[SUMMARY]
     if not cap or not history.evicted:
-        return _Section(SUMMARY, (), cap, history.epoch)
+        return _section(SUMMARY, (), cap=cap, epoch=history.epoch)
     key = (history.evicted, cap)
     made = session.summaries.get(key)
     if made is None:
@@ -180,7 +185,7 @@ def _summary(
         ref = turn_pb2.EventRef(session_id=session.session, version=extract.version, entry=extract.entry)
         omissions.add(SUMMARY, bundle_pb2.OMISSION_REASON_OVER_BUDGET, ref, tokens=extract.tokens)
     omissions.count(SUMMARY, bundle_pb2.OMISSION_REASON_OVER_BUDGET, len(made.left_out) - len(listed))
-    return _Section(SUMMARY, made.pieces, cap, history.epoch)
+    return _section(SUMMARY, made.pieces, cap=cap, epoch=history.epoch)
 
 
 def _history(
@@ -194,12 +199,12 @@ def _history(
             ref = turn_pb2.EventRef(session_id=session.session, version=call.version, entry=call.entry)
             omissions.add(HISTORY, bundle_pb2.OMISSION_REASON_AWAITING_RESULT, ref, tokens=call.tokens)
     pieces = [frames.clamped(piece, history.clamp) for unit in history.units for piece in unit.pieces]
-    return _Section(HISTORY, pieces, cap, history.epoch)
+    return _section(HISTORY, pieces, cap=cap, epoch=history.epoch)
 
 
 def _recall(
     candidates: Candidates, shown: Set[tuple[int, int]], cap: int, frames: Frames, omissions: Omissions
-) -> list[Piece]:
+) -> tuple[list[Piece], list[int]]:
     """Fill greedily in rank order; a candidate is passed over only if it does not fit into what is left."""
     opening, closing = frames.line(RECALL_OPENING), frames.line(RECALL_CLOSING)
     room = room_all = cap - opening.tokens - closing.tokens
@@ -240,11 +245,14 @@ def _recall(
     omissions.count(RECALL, bundle_pb2.OMISSION_REASON_BELOW_FLOOR, candidates.below_floor)
     if not omissions.full:
         _list_unlisted(omissions, candidates)
-    return [opening, *_quoted(candidates, chosen, days), closing] if chosen else []
+    if not chosen:
+        return [], []
+    quoted = [(opening, 0), *_quoted(candidates, chosen, days), (closing, 0)]
+    return [piece for piece, _ in quoted], [score_micros for _, score_micros in quoted]
 
 
-def _quoted(candidates: Candidates, chosen: Sequence[int], days: Mapping[Group, Piece]) -> Iterator[Piece]:
-    """Yield the chosen in the order said: groups by their first shown item, items by position."""
+def _quoted(candidates: Candidates, chosen: Sequence[int], days: Mapping[Group, Piece]) -> Iterator[tuple[Piece, int]]:
+    """Yield (piece, score) of the chosen in the order said: groups by their first item, items by position."""
     first: dict[Group, int] = {}
     for place in chosen:
         group = candidates.groups[place]
@@ -254,8 +262,8 @@ def _quoted(candidates: Candidates, chosen: Sequence[int], days: Mapping[Group, 
         group = candidates.groups[place]
         if group != shown:
             shown = group
-            yield days[group]
-        yield candidates.at(place).piece
+            yield days[group], 0
+        yield candidates.piece(place), candidates.scores[place]
 
 
 def _leave(omissions: Omissions, reason: bundle_pb2.OmissionReason, candidates: Candidates, place: int) -> None:
@@ -298,7 +306,7 @@ def _render(
             digest.update(piece.digest)
     tokens = sum(section.tokens for section in shown)
     assert tokens <= allocation.total, "P5: the bundle is over budget"
-    return bundle_pb2.Bundle(
+    made = bundle_pb2.Bundle(
         sections=[
             bundle_pb2.Section(
                 source=section.source,
@@ -322,3 +330,7 @@ def _render(
             for (source, reason), n in sorted(omissions.counts.items())
         ],
     )
+    for section, given in zip(made.sections, shown, strict=True):  # the pieces are shared; their copies take the scores
+        for one, score_micros in zip(section.segments, given.scores_micros, strict=False):
+            one.score_micros = score_micros
+    return made

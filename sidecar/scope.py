@@ -40,21 +40,20 @@ class Candidate(NamedTuple):
     """An item that recall may show."""
 
     item: StoredItem
-    shown: segment.Quoted
+    piece: segment.Piece
+    """Its segment, shared by all queries: without a score."""
     score_micros: int
-    tokens: int
 
     @property
     def ref(self) -> turn_pb2.EventRef:
         """Where the item is in the log."""
-        return turn_pb2.EventRef(session_id=self.item.session, version=self.item.version, entry=self.item.entry)
+        ref: turn_pb2.EventRef = self.piece.segment.citations[0]
+        return ref
 
     @property
-    def piece(self) -> segment.Piece:
-        """Its segment."""
-        return segment.quoted_piece(
-            self.shown, self.item.role, self.item.speaker, self.ref, score_micros=self.score_micros, tokens=self.tokens
-        )
+    def tokens(self) -> int:
+        """Its tokens as rendered."""
+        return self.piece.tokens
 
 
 def base_of(position: int) -> int:
@@ -76,7 +75,7 @@ class ScopeMemory:
         self._items: list[StoredItem] = []
         self._groups: list[Group] = []
         self._sessions: dict[str, list[int]] = {}
-        self._shown: dict[int, segment.Quoted] = {}
+        self._pieces: dict[tuple[str, int], segment.Piece] = {}
         self.lock = asyncio.Lock()
         """Held while the block grows, and while another thread ranks it."""
         self._names: dict[str, str] = {}
@@ -86,7 +85,13 @@ class ScopeMemory:
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return self._block.nbytes + self._text_bytes + 700 * len(self._items) + 150 * len(self._counts)
+        return (
+            self._block.nbytes
+            + self._text_bytes
+            + 500 * len(self._items)
+            + 1000 * len(self._pieces)
+            + 150 * len(self._counts)
+        )
 
     def read(self, *, count_max: int = _PAGE_ITEMS) -> ScopeRead:
         """Return the read that brings this block up to date."""
@@ -158,13 +163,19 @@ class ScopeMemory:
             self, ranking, total=total, relevant=relevant, tokenizer=tokenizer, count=count, session=session
         )
 
-    def candidate(self, index: int, *, score_micros: int, tokens: int) -> Candidate:
-        """Return one item as a bundle shows it."""
-        item = self._items[index]
-        shown = self._shown.get(index)
-        if shown is None:
-            shown = self._shown[index] = segment.quoted(item.role, item.speaker, item.text)
-        return Candidate(item, shown, score_micros, tokens)
+    def candidate(self, index: int, *, score_micros: int, tokens: int, tokenizer: str) -> Candidate:
+        """Return one item with its segment and score."""
+        return Candidate(self._items[index], self.piece(index, tokens=tokens, tokenizer=tokenizer), score_micros)
+
+    def piece(self, index: int, *, tokens: int, tokenizer: str) -> segment.Piece:
+        """Return the segment of an item, without a score; it is made once."""
+        piece = self._pieces.get((tokenizer, index))
+        if piece is None:
+            item = self._items[index]
+            ref = turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
+            piece = segment.quoted_piece(item.role, item.speaker, item.text, ref, tokens)
+            self._pieces[tokenizer, index] = piece
+        return piece
 
     def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
         """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
@@ -227,7 +238,16 @@ class Candidates:
 
     def at(self, place: int) -> Candidate:
         """Return the candidate at a place of the ranking."""
-        return self._memory.candidate(self.indices[place], score_micros=self.scores[place], tokens=self.tokens[place])
+        return self._memory.candidate(
+            self.indices[place],
+            score_micros=self.scores[place],
+            tokens=self.tokens[place],
+            tokenizer=self._tokenizer,
+        )
+
+    def piece(self, place: int) -> segment.Piece:
+        """Return the segment of the candidate at a place of the ranking."""
+        return self._memory.piece(self.indices[place], tokens=self.tokens[place], tokenizer=self._tokenizer)
 
     def unlisted(self) -> Iterator[Candidate]:
         """Yield the items that are in no list: behind the best, or below the floor; by position."""
@@ -235,7 +255,7 @@ class Candidates:
         for index in range(self.total):
             if index not in listed:
                 (tokens,) = self._memory.tokens([index], tokenizer=self._tokenizer, count=self._count)
-                yield self._memory.candidate(index, score_micros=0, tokens=tokens)
+                yield self._memory.candidate(index, score_micros=0, tokens=tokens, tokenizer=self._tokenizer)
 
     def shown_elsewhere(self, refs: Set[tuple[int, int]]) -> frozenset[int]:
         """Return the indices of this session's items whose (version, entry) is among `refs`."""

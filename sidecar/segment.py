@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 from sidecar import canonical, limits
 from standpipe.v1 import bundle_pb2, turn_pb2
@@ -150,43 +150,19 @@ def result_piece(result: turn_pb2.ToolResult, tool_name: str, ref: turn_pb2.Even
     )
 
 
-class Quoted(NamedTuple):
-    """How an item of memory is shown, apart from what the query gives it: made once per item."""
-
-    header: str
-    body: str
-    digest: bytes
-
-
-def quoted(role: int, speaker: str, text: str) -> Quoted:
-    """Return the form in which a piece of memory is quoted."""
-    made = piece(
+def quoted_piece(role: int, speaker: str, text: str, ref: turn_pb2.EventRef, tokens: int) -> Piece:
+    """Make the recall segment of a piece of memory, apart from the score that a query gives it."""
+    return _sealed(
         bundle_pb2.Segment(
             kind=bundle_pb2.SEGMENT_KIND_TEXT,
             role=cast(turn_pb2.Role, role),
             name=speaker,
             header=header(role, speaker),
             body=quoted_body(text),
-        )
+            citations=[ref],
+        ),
+        tokens,
     )
-    return Quoted(made.segment.header, made.segment.body, made.digest)
-
-
-def quoted_piece(
-    shown: Quoted, role: int, speaker: str, ref: turn_pb2.EventRef, *, score_micros: int, tokens: int
-) -> Piece:
-    """Make the recall segment of a quoted item."""
-    made = bundle_pb2.Segment(
-        kind=bundle_pb2.SEGMENT_KIND_TEXT,
-        role=cast(turn_pb2.Role, role),
-        name=speaker,
-        header=shown.header,
-        body=shown.body,
-        tokens=tokens,
-        score_micros=score_micros,
-        citations=[ref],
-    )
-    return Piece(made, tokens, shown.digest)
 
 
 def frame_piece(text: str, count: Count) -> Piece:
