@@ -120,9 +120,7 @@ class HotSuite:
     async def test_h02_whatever_the_order_the_newest_stays(self, hot: HotView, versions: list[int]) -> None:
         """Of concurrent publications in any order the newest is what is there in the end (H2)."""
         one = key()
-        stored = await asyncio.gather(
-            *(hot.publish(one, a_view(version), ttl_s=TTL_S) for version in versions)
-        )
+        stored = await asyncio.gather(*(hot.publish(one, a_view(version), ttl_s=TTL_S) for version in versions))
         assert any(stored)
         (found,) = await hot.fetch([one])
         assert found == a_view(max(versions))
@@ -225,9 +223,7 @@ class HotSuite:
         await pass_time(2.1)
         assert await hot.fetch([one]) == [None]
 
-    async def test_h06_a_time_to_live_is_kept_until_another_is_given(
-        self, hot: HotView, pass_time: PassTime
-    ) -> None:
+    async def test_h06_a_time_to_live_is_kept_until_another_is_given(self, hot: HotView, pass_time: PassTime) -> None:
         """Without a time to live the view keeps its own, at first limits.view_ttl_s; a fetch may set another (H6)."""
         one, other = key(), key()
         await hot.publish(one, a_view(1), ttl_s=2.0)

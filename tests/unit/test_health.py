@@ -73,9 +73,7 @@ async def test_before_the_first_heartbeat_nothing_is_alive(state: Health, pages:
 
 
 @pytest.mark.usefixtures("beating")
-async def test_a_stuck_event_loop_is_seen(
-    state: Health, pages: HealthServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stuck_event_loop_is_seen(state: Health, pages: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """P12: while the loop is blocked the port still answers: alive at first, 503 once the heartbeat is late."""
     monkeypatch.setattr(health, "HEARTBEAT_LATE_S", 0.4)
     monkeypatch.setattr(health, "HEARTBEAT_S", 0.05)

@@ -133,7 +133,13 @@ def test_a_scope_is_ranked_over_its_newest_items() -> None:
 def test_an_item_is_at_most_its_limit(tokenizers: Tokenizers) -> None:
     """P5: however long a message, its recall items are each at most item_tokens_max as they are shown."""
     count = tokenizers.get("o200k_base").count
-    texts = ["word " * 3000, "x" * 5000, "漢字" * 2000, "One sentence here. " * 300, "\n\n".join(["line of text"] * 400)]
+    texts = [
+        "word " * 3000,
+        "x" * 5000,
+        "漢字" * 2000,
+        "One sentence here. " * 300,
+        "\n\n".join(["line of text"] * 400),
+    ]
     for text in texts:
         stored = analysis.analyse(
             turn_pb2.Turn(entries=[say(text, speaker="Ana")]), {"o200k_base": count}, received_at_us=1
@@ -155,11 +161,11 @@ def test_a_ranking_is_bounded() -> None:
     candidates = conversation.candidates(
         "zebra giraffe", tokenizer="words", count=lambda text: len(text.split()), session="other", floor=False
     )
-    ranked = list(candidates.ranked())
-    assert len(ranked) == candidates.total == 603 > limits.recall_candidates_max
-    assert len({candidate.position for candidate in ranked}) == 603
-    assert [candidate.score_micros > 0 for candidate in ranked].count(True) <= limits.recall_candidates_max
-    assert all("giraffe" in candidate.text for candidate in ranked[:3])
+    ranked = [candidates.at(place) for place in range(len(candidates.indices))]
+    assert len(ranked) == limits.recall_candidates_max < candidates.total == candidates.relevant == 603
+    assert all("giraffe" in candidate.item.text for candidate in ranked[:3])
+    rest = list(candidates.unlisted())
+    assert len({candidate.item.position for candidate in (*ranked, *rest)}) == 603
     assert recall.Settings().candidates_max == limits.recall_candidates_max
 
 

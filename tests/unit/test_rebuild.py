@@ -52,7 +52,9 @@ async def record(path: Path) -> AsyncIterator[SqliteRecord]:
     await store.close()
 
 
-async def commit(record: SqliteRecord, session: str, *entries: Entry, subject: str = "ana", tenant: str = "acme") -> int:
+async def commit(
+    record: SqliteRecord, session: str, *entries: Entry, subject: str = "ana", tenant: str = "acme"
+) -> int:
     """Append a turn, analysed as a commit does; return its version."""
     turn = turn_pb2.Turn(entries=entries)
     stored = analysis.analyse(turn, {"words": words}, received_at_us=STARTED_US)
@@ -192,9 +194,7 @@ def touch(path: Path, statement: str, *values: object) -> None:
         ("UPDATE events SET kind = 2 WHERE session = 's-1' AND version = 4", 4),
     ],
 )
-async def test_a_changed_event_is_found_and_named(
-    record: SqliteRecord, path: Path, change: str, version: int
-) -> None:
+async def test_a_changed_event_is_found_and_named(record: SqliteRecord, path: Path, change: str, version: int) -> None:
     """P1: any change of a stored event breaks the chain at its version, and the error names it (R5)."""
     await fill(record)
     touch(path, change)
@@ -239,9 +239,7 @@ def chain(length: int) -> list[StoredEvent]:
             "committed_at_us": version, "body": bytes([version]),
         }  # fmt: skip
         mac = canonical.event_hash(previous, tenant="acme", **values)
-        events.append(
-            StoredEvent(**values, previous_hash=previous, event_hash=mac, weight_end_bytes=0, position_end=0)
-        )
+        events.append(StoredEvent(**values, previous_hash=previous, event_hash=mac, weight_end_bytes=0, position_end=0))
     return events
 
 
