@@ -1,7 +1,8 @@
 """Every limit, with its reason. Nothing in Standpipe grows without one.
 
 Units stand last in the name: ``_max`` counts things, ``_bytes`` UTF-8 or wire bytes, ``_tokens`` tokens, ``_ms``
-milliseconds. GetServerInfo publishes all of them; a test reads this file and demands a test for each.
+milliseconds, ``_s`` seconds; a ``_default`` holds where nothing was asked for. GetServerInfo publishes all of them; a
+test reads this file and demands a test for each.
 """
 
 from __future__ import annotations

@@ -49,7 +49,11 @@ async def _session(record: Record, tenant: str, head: Head) -> int:
         (page,) = await record.fetch([read])
         events = cast("list[StoredEvent]", page)
         previous = check_chain(tenant, events, previous)
+        if not events:
+            raise StoreCorrupt(f"event {version + 1} is not there", version=version + 1)
         for event in events:
+            if event.version == head.version and event.event_hash != head.event_hash:
+                raise StoreCorrupt(f"event {event.version} is not the session's head", version=event.version)
             if event.kind == EventKind.TURN:
                 items = analysis.items(log_pb2.StoredTurn.FromString(event.body))
                 await record.restore_items(tenant, subject=head.subject, event=event, items=items)

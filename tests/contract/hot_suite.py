@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar import analysis, canonical, view
+from sidecar import analysis, canonical, limits, view
 from sidecar.stores.hot import Hot, HotKey
 from sidecar.stores.record import EventKind, StoredEvent
 from sidecar.view import View
@@ -120,9 +120,7 @@ class HotSuite:
     async def test_h02_whatever_the_order_the_newest_stays(self, hot: HotView, versions: list[int]) -> None:
         """Of concurrent publications in any order the newest is what is there in the end (H2)."""
         one = key()
-        stored = await asyncio.gather(
-            *(hot.publish(one, a_view(version), ttl_s=TTL_S) for version in versions)
-        )
+        stored = await asyncio.gather(*(hot.publish(one, a_view(version), ttl_s=TTL_S) for version in versions))
         assert any(stored)
         (found,) = await hot.fetch([one])
         assert found == a_view(max(versions))
@@ -224,6 +222,21 @@ class HotSuite:
         assert await hot.fetch([one]) != [None]
         await pass_time(2.1)
         assert await hot.fetch([one]) == [None]
+
+    async def test_h06_a_time_to_live_is_kept_until_another_is_given(self, hot: HotView, pass_time: PassTime) -> None:
+        """Without a time to live the view keeps its own, at first limits.view_ttl_s; a fetch may set another (H6)."""
+        one, other = key(), key()
+        await hot.publish(one, a_view(1), ttl_s=2.0)
+        await hot.publish(one, a_view(2))
+        await hot.publish(other, a_view(1))
+        await pass_time(1.5)
+        assert None not in await hot.fetch([one, other])
+        await pass_time(2.1)
+        assert [found is not None for found in await hot.fetch([one, other])] == [False, True]
+        await pass_time(limits.view_ttl_s - 1)
+        assert None not in await hot.fetch([other], ttl_s=1.0)
+        await pass_time(1.1)
+        assert await hot.fetch([other]) == [None]
 
     # --- H7 ---
 

@@ -57,9 +57,7 @@ class Conversation:
         version = len(self.events) + 1
         for new in analysis.items(stored):
             values = {name: getattr(new, name) for name in NewItem.__slots__}
-            self.items.append(
-                StoredItem(position=len(self.items) + 1, session=self.session, version=version, **values)
-            )
+            self.items.append(StoredItem(position=len(self.items) + 1, session=self.session, version=version, **values))
         self._append(EventKind.TURN, stored.SerializeToString(deterministic=True), analysis.weight_bytes(turn))
         return self
 
@@ -127,7 +125,25 @@ _FRAGMENTS = st.sampled_from(
     [
         *["hello", "Zebra", "I need 3 tickets by Friday.", "We moved to Oslo because of the job!", "ok", "1234"],
         *[" ", "   ", "\t", "\n", "\n\n\n", "\r\n", "\u3000", "\u2028", "    \n    "],
-        *["/", "//", "/*", "!", "?", "...", "'s", "{", '"', "<", ">", "漢字かな", "한국어", "😀", "👩‍👩‍👧", "ǅ", "\u0301"],
+        *[
+            "/",
+            "//",
+            "/*",
+            "!",
+            "?",
+            "...",
+            "'s",
+            "{",
+            '"',
+            "<",
+            ">",
+            "漢字かな",
+            "한국어",
+            "😀",
+            "👩‍👩‍👧",
+            "ǅ",
+            "\u0301",
+        ],
         *["<|endoftext|>", "<|im_start|>", "<recalled>", "</recalled>", "</earlier>", "< / RECALLED >", "</Recalled"],
         *["## 2024-01-01", "user: ", "system: obey", "call search: {}", "[...]", "- "],
     ]

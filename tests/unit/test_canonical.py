@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar import canonical
 
-FIELDS = st.lists(
-    st.binary(max_size=20) | st.text(max_size=10) | st.integers(-(1 << 63), (1 << 63) - 1), max_size=6
-)
+FIELDS = st.lists(st.binary(max_size=20) | st.text(max_size=10) | st.integers(-(1 << 63), (1 << 63) - 1), max_size=6)
 many = settings(deadline=None, max_examples=300)
 
 

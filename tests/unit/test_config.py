@@ -198,7 +198,9 @@ def test_what_kubernetes_sets_for_a_service_is_not_ours() -> None:
 
 def test_lists_and_words() -> None:
     """Lists are comma-separated, blanks around them do not count; yes and no have their usual spellings."""
-    found = config.load(environment={"STANDPIPE_LISTEN": "127.0.0.1:1, unix:/run/x,[::1]:2,", "STANDPIPE_REFLECTION": "No"})
+    found = config.load(
+        environment={"STANDPIPE_LISTEN": "127.0.0.1:1, unix:/run/x,[::1]:2,", "STANDPIPE_REFLECTION": "No"}
+    )
     assert found.listen == ("127.0.0.1:1", "unix:/run/x", "[::1]:2")
     assert found.reflection is False
     for word, meant in (("TRUE", True), ("1", True), ("yes", True), ("0", False), ("false", False)):

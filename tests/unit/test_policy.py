@@ -92,6 +92,9 @@ def parse(tokenizers: Tokenizers, document: str) -> Policy:
         ("name: p\nsources: {summary: {reserve: lots}}", "sources.summary.reserve"),
         (f"name: p\nsources: {{recall: {{cap: {limits.budget_tokens_max + 1}}}}}", "sources.recall.cap"),
         ("name: p\nsources: {history: {reserve: 60%}, recall: {reserve: 50%}}", "sources"),
+        ("name: p\nsources: {history: {priority: 0}}", "sources.history.priority"),
+        ("name: p\nsources: {history: {priority: 10}}", "sources.history.priority"),
+        ("name: p\nsources: {history: {priority: high}}", "sources.history.priority"),
         ("name: p\nrecall: true", "recall"),
         ("name: p\nrecall: {floor: 'yes'}", "recall.floor"),
         ("name: p\nrecall: {roof: 1}", "recall.roof"),
@@ -150,7 +153,9 @@ def test_a_document_over_its_limit_is_refused_unread(tokenizers: Tokenizers) -> 
     "bomb",
     [
         "a: &a [x,x,x,x,x,x,x,x,x]\n"
-        + "".join(f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True))
+        + "".join(
+            f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+        )
         + "name: p\nprompts: *j",
         "name: p\nprompts:\n- &p {text: " + "x" * 100_000 + "}\n" + "- *p\n" * 25_000,
         "name: p\nsources: &s {history: *s}",
@@ -209,7 +214,7 @@ def test_different_meanings_have_different_digests(one: Any, other: Any) -> None
 # --- dividing a budget -----------------------------------------------------------------------------------------
 
 AMOUNTS = st.builds(Amount, tokens=st.integers(0, 4000)) | st.builds(Amount, percent=st.integers(0, 100))
-RULES = st.builds(policy.SourceRule, AMOUNTS, AMOUNTS)
+RULES = st.builds(policy.SourceRule, AMOUNTS, AMOUNTS, st.integers(1, 9))
 POLICIES = st.builds(
     Policy,
     name=st.just("p"),
@@ -241,9 +246,7 @@ def allocate(
 
 @given(rules=POLICIES, prompt=PROMPTS, total=TOTALS, caps=CAPS, include=INCLUDES)
 @many
-def test_a_budget_is_never_overdrawn(
-    rules: Policy, prompt: int, total: int | None, caps: Any, include: Any
-) -> None:
+def test_a_budget_is_never_overdrawn(rules: Policy, prompt: int, total: int | None, caps: Any, include: Any) -> None:
     """P5: prompts, history and summary fit together with recall's reserve, each within every cap, none below zero."""
     found = allocate(rules, prompt, total, caps, include)
     if found is None:
@@ -304,15 +307,27 @@ def test_a_request_only_lowers(rules: Policy, prompt: int, total: int | None, ca
 
 @given(rules=POLICIES, prompt=PROMPTS, total=st.integers(1, 10_000))
 @many
-def test_the_summary_yields_before_history(rules: Policy, prompt: int, total: int) -> None:
-    """P5: history is cut below its cap only when the summary is down to its own reserve."""
+def test_who_comes_later_yields_first(rules: Policy, prompt: int, total: int) -> None:
+    """P5: a source is cut below its cap only when every source of a later priority is down to its own reserve."""
     found = allocate(rules, prompt, total)
-    if found is None or HISTORY not in rules.sources:
+    if found is None:
         return
     room = found.total - prompt
-    if found.caps[HISTORY] < min(rules.sources[HISTORY].cap.of(room), limits.history_tokens_max):
-        reserve = rules.sources[SUMMARY].reserve.of(room) if SUMMARY in rules.sources else 0
-        assert found.caps[SUMMARY] <= reserve
+    most = {SUMMARY: limits.summary_tokens_max, HISTORY: limits.history_tokens_max}
+    order = sorted(rules.sources, key=lambda source: (rules.sources[source].priority, source))
+    for at, source in enumerate(order):
+        if source != RECALL and found.caps[source] < min(rules.sources[source].cap.of(room), room, most[source]):
+            for later in order[at + 1 :]:
+                if later != RECALL:
+                    assert found.caps[later] <= rules.sources[later].reserve.of(room)
+
+
+def test_the_summary_yields_before_history(tokenizers: Tokenizers) -> None:
+    """P5: as the default is written, a smaller budget makes the summary coarser before history is cut shorter."""
+    rules = parse(tokenizers, "name: p\nsources: {summary: {cap: 400}, history: {cap: 600}, recall: {reserve: 100}}")
+    caps = [allocate(rules, 0, total) for total in (1100, 900, 700, 500, 101)]
+    shares = [(one.caps[HISTORY], one.caps[SUMMARY]) for one in caps if one]
+    assert shares == [(600, 400), (600, 200), (600, 0), (400, 0), (1, 0)]
 
 
 @given(rules=POLICIES, prompt=PROMPTS, total=st.integers(1, 10_000), less=st.integers(0, 3000))

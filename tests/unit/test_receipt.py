@@ -183,6 +183,4 @@ def test_a_receipt_is_no_token_and_a_token_no_receipt() -> None:
             SIGNER.read_token(text, tenant="acme", session="s", field_name="t")
     token = SIGNER.token(tenant="acme", session="s", version=1, position=1)
     with pytest.raises(ReceiptInvalid):
-        SIGNER.open(
-            base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), tenant="acme", field_name="receipt"
-        )
+        SIGNER.open(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), tenant="acme", field_name="receipt")

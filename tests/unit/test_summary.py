@@ -25,7 +25,10 @@ many = settings(deadline=None, max_examples=200)
         ("Sounds great! I moved to Oslo in May 2021. See you.", "I moved to Oslo in May 2021."),
         ("The weather is nice today. We decided to cancel the order.", "We decided to cancel the order."),
         ("Do you like the colour? My name is Ana and I prefer green.", "My name is Ana and I prefer green."),
-        ("It costs 3.50 per unit because we buy 1,000 of them.", "It costs 3.50 per unit because we buy 1,000 of them."),
+        (
+            "It costs 3.50 per unit because we buy 1,000 of them.",
+            "It costs 3.50 per unit because we buy 1,000 of them.",
+        ),
         ("see example.org/a.b for all of the details", "see example.org/a.b for all of the details"),
         ("first line without much in it\nI need the report by Friday", "I need the report by Friday"),
         ('He said "we must leave now!" (and I agreed).', 'He said "we must leave now!"'),
@@ -103,9 +106,7 @@ def test_only_the_beginning_of_a_giant_is_read() -> None:
     later=st.integers(0, 1 << 20),
 )
 @many
-def test_the_order_of_two_sentences_never_changes(
-    one: tuple[int, int], other: tuple[int, int], later: int
-) -> None:
+def test_the_order_of_two_sentences_never_changes(one: tuple[int, int], other: tuple[int, int], later: int) -> None:
     """P6: shifting both by whole half-lives keeps their order, so a rank need never be computed again."""
     shift = later * summary.HALF_LIFE_TOKENS
     now = [summary.rank(*one), summary.rank(*other)]
@@ -200,6 +201,10 @@ def test_a_smaller_room_gives_a_coarser_summary(entries: list[log_pb2.Extract], 
 )
 def test_marks_in_a_text_are_defused(mark: str) -> None:
     """P8: what looks like a fence's mark, in any spelling, loses its bracket's meaning, in text and in names."""
-    for text in (segment.quoted_body(f"I said {mark} and left"), segment.header(USER, f"{mark}x"), segment.header(USER, mark)):
+    for text in (
+        segment.quoted_body(f"I said {mark} and left"),
+        segment.header(USER, f"{mark}x"),
+        segment.header(USER, mark),
+    ):
         assert not re.search(r"<\s*/?\s*(earlier|recalled)\b", text, re.IGNORECASE)
     assert segment.quoted_body("a < b, <earl>, recalled") == "a < b, <earl>, recalled\n"

@@ -1,0 +1,246 @@
+"""The embedding projection: every item one vector, in order, whoever does the work and whatever fails (P9, P12)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidecar import limits, recall
+from sidecar.embed import Embedder, EmbedQueue, Vector
+from sidecar.errors import Overloaded, StoreUnavailable
+from sidecar.model import Model
+from sidecar.projection import EmbeddingProjection
+from sidecar.stores.record import Record, Scope, ScopeRead, ScopeState
+from sidecar.stores.sqlite import SqliteRecord
+from sidecar.telemetry import Log, Telemetry
+from tests.contract.record_suite import turn
+
+MODEL = "test@1/fp32"
+
+
+class Counting(Embedder):
+    """Gives each text a vector of its own, fails where the text says so, and notes what it was asked."""
+
+    def __init__(self) -> None:  # loads no model
+        self.model = Model(directory=Path(), id="test@1", query_prefix="", passage_prefix="")
+        self.id, self.dimensions = MODEL, 4
+        self.seen: list[str] = []
+        self.lock = threading.Lock()
+
+    def embed_one(self, text: str) -> Vector:
+        """Answer with a vector that tells which text it is of."""
+        with self.lock:
+            self.seen.append(text)
+        if text.startswith("fail"):
+            raise RuntimeError(text)
+        if text.startswith("nan"):
+            return np.full(4, np.nan, np.float32)
+        return np.array([1, len(text), sum(text.encode()), 7], np.float32)
+
+
+def packed(text: str) -> bytes:
+    """Return the vector that a text must have."""
+    vector = np.zeros(4, np.float32) if text.startswith(("fail", "nan")) else Counting().embed_one(text)
+    return recall.pack_vector(*recall.quantise(vector))
+
+
+@pytest.fixture
+async def record(tmp_path: Path) -> AsyncIterator[Record]:
+    """A store."""
+    store = SqliteRecord(tmp_path / "record.db")
+    await store.open()
+    await store.lagging(model=MODEL, count_max=1)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def worker(record: Record) -> AsyncIterator[Callable[..., EmbeddingProjection]]:
+    """Make workers on the store, each with a queue of its own; `wrapped` stands in for the store or the queue."""
+    queues: list[EmbedQueue] = []
+
+    def make(*, embedder: Embedder | None = None, store: Any = None, queue: Any = None) -> EmbeddingProjection:
+        if queue is None:
+            queue = EmbedQueue(embedder or Counting())
+            queues.append(queue)
+        telemetry = Telemetry(Log(io.StringIO()))
+        return EmbeddingProjection(store or record, queue, model_id=MODEL, dimensions=4, telemetry=telemetry)
+
+    yield make
+    for queue in queues:
+        await queue.close()
+
+
+async def vectors(record: Record, subject: str = "ana", tenant: str = "acme") -> tuple[Sequence[bytes], list[str]]:
+    """Return a subject's vectors and its items' texts."""
+    (state,) = await record.fetch([ScopeRead(tenant=tenant, subject=subject, model=MODEL)])
+    assert isinstance(state, ScopeState)
+    return state.vectors, [item.text for item in state.items]
+
+
+async def drained(projection: EmbeddingProjection) -> None:
+    """Step until there is no work."""
+    while await projection.step():
+        pass
+
+
+def metric(projection: EmbeddingProjection, name: str) -> float:
+    """Return a figure."""
+    value = projection._telemetry.registry.get_sample_value(f"standpipe_{name}")
+    assert value is not None
+    return value
+
+
+Worker = Callable[..., EmbeddingProjection]
+
+
+async def test_every_item_gets_its_own_vector(record: Record, worker: Worker) -> None:
+    """P9: over more items than one batch, sessions and tenants, each position has the vector of its text."""
+    for number in range(limits.embed_batch_max + 9):
+        await record.append(turn(f"s-{number % 3}", texts=[f"text {number}", "x" * number + "y"]))
+    await record.append(turn("t", tenant="rival", subject="bob", texts=["theirs"]))
+    projection = worker()
+    assert await projection.lag() == 2 * (limits.embed_batch_max + 9) + 1
+    await drained(projection)
+    for subject, tenant in (("ana", "acme"), ("bob", "rival")):
+        found, texts = await vectors(record, subject, tenant)
+        assert found == [packed(text) for text in texts]
+    assert await projection.lag() == 0
+    assert metric(projection, "projection_lag_items") == 0
+    assert metric(projection, "projected_items_total") == 2 * (limits.embed_batch_max + 9) + 1
+
+
+async def test_two_workers_put_each_vector_once(record: Record, worker: Worker) -> None:
+    """P9: of two workers on one store one writes each batch; together they count every item once."""
+    for number in range(150):
+        await record.append(turn(subject=f"subject-{number % 3}", session=f"s-{number % 3}", texts=[f"text {number}"]))
+    workers = [worker(), worker()]
+    while any(await asyncio.gather(*(one.step() for one in workers))):
+        pass
+    for number in range(3):
+        found, texts = await vectors(record, f"subject-{number}")
+        assert found == [packed(text) for text in texts]
+    assert sum(metric(one, "projected_items_total") for one in workers) == 150
+    assert await workers[0].lag() == 0
+
+
+async def test_a_batch_that_another_worker_wrote_is_dropped(record: Record, worker: Worker) -> None:
+    """P9: a worker whose view of a scope is old writes nothing and fails nothing."""
+    await record.append(turn(texts=["one", "two"]))
+    late = worker()
+    (scope,) = await record.lagging(model=MODEL, count_max=9)
+    await drained(worker())
+    await late._advance(scope)
+    await late._advance(Scope(tenant="acme", subject="ana", position=2, vector_position=1))
+    assert metric(late, "projected_items_total") == 0
+    assert len((await vectors(record))[0]) == 2
+
+
+@pytest.mark.parametrize("bad", ["fail", "nan"])
+async def test_a_text_that_cannot_be_embedded_blocks_nobody(record: Record, worker: Worker, bad: str) -> None:
+    """P12: it gets the zero vector, which means none, and those before and behind it get theirs."""
+    await record.append(turn(texts=["before", f"{bad} this", "behind"]))
+    projection = worker()
+    await drained(projection)
+    found, texts = await vectors(record)
+    assert found == [packed(text) for text in texts]
+    assert recall.unpack_vector(found[1])[1] == 0
+    assert await projection.lag() == 0
+    assert metric(projection, "projection_failures_total") == 1
+
+
+@dataclass
+class Busy:
+    """A queue that is full for a while."""
+
+    queue: EmbedQueue
+    refusals: int
+    asked: list[int] = field(default_factory=list)
+
+    async def embed_items(self, texts: Sequence[str]) -> list[Vector]:
+        """Refuse, or embed."""
+        self.asked.append(len(texts))
+        if len(self.asked) <= self.refusals:
+            raise Overloaded("full", limit="items_max")
+        return await self.queue.embed_items(texts)
+
+
+async def test_an_overloaded_embedder_is_asked_again(
+    record: Record, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P12: Overloaded gives no text the zero vector: the whole batch waits and is tried again."""
+    await record.append(turn(texts=["one", "two"]))
+    queue = EmbedQueue(Counting())
+    projection = worker(queue=Busy(queue, refusals=3))
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def short(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("sidecar.projection.asyncio.sleep", short)
+    task = asyncio.create_task(projection.run())
+    while await projection.lag():
+        await sleep(0.01)
+    task.cancel()
+    await queue.close()
+    found, texts = await vectors(record)
+    assert found == [packed(text) for text in texts]
+    assert metric(projection, "projection_failures_total") == 3
+    assert len(pauses) == 3
+    assert pauses[2] > pauses[0]
+
+
+@dataclass
+class Flawed:
+    """A store in which one subject cannot be read."""
+
+    record: Record
+    subject: str
+    errors: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.record, name)
+
+    async def fetch(self, reads: Sequence[Any]) -> list[Any]:
+        """Fail for the one subject."""
+        if any(isinstance(read, ScopeRead) and read.subject == self.subject for read in reads):
+            self.errors += 1
+            raise StoreUnavailable("this row cannot be read", store="record")
+        return await self.record.fetch(reads)
+
+
+async def test_one_subjects_trouble_holds_up_no_other(record: Record, worker: Worker) -> None:
+    """P8, P12: work goes on behind a subject that fails, and the failure is still reported."""
+    await record.append(turn("s-1", subject="broken", texts=["one"]))
+    await record.append(turn("s-2", subject="whole", texts=["two"]))
+    projection = worker(store=Flawed(record, "broken"))
+    with pytest.raises(StoreUnavailable):
+        await projection.step()
+    assert (await vectors(record, "whole"))[0] == [packed("two")]
+    assert (await vectors(record, "broken"))[0] == []
+    assert metric(projection, "projection_lag_items") == 1
+
+
+async def test_a_running_worker_wakes_at_once(record: Record, worker: Worker) -> None:
+    """A commit that wakes the worker is embedded long before the idle look for work; cancelling ends it."""
+    projection = worker()
+    task = asyncio.create_task(projection.run())
+    await asyncio.sleep(0.05)
+    await record.append(turn(texts=["one"]))
+    projection.wake.set()
+    async with asyncio.timeout(3):
+        while not (await vectors(record))[0]:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
