@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from standpipe.v1 import context_pb2
+from standpipe.v1 import context_pb2, policy_pb2, session_pb2, turn_pb2
 from tests.e2e.pods import (
     HISTORY,
     RECALL,
@@ -17,7 +18,9 @@ from tests.e2e.pods import (
     exact,
     refused,
     result,
+    said,
     section,
+    serving,
     shown,
 )
 
@@ -290,3 +293,35 @@ async def test_a_request_lowers_and_never_raises(two_pods: Pods) -> None:
     assert not only.HasField("recall")
     none = await one.hydrate("s", "harbour at night", route="tight", budget=budget(history=0, recall=0))
     assert not none.bundle.sections
+
+
+async def test_tenants_never_meet(tmp_path: Path) -> None:
+    """Two tenants on one record store with equal names see nothing of each other, in any call (P8)."""
+    record = tmp_path / "record.db"
+    async with serving(record, tenant="acme") as one, serving(record, tenant="rival") as other:
+        await one.append("s", "r1", "The vault of acme opens with 4711.")
+        await one.publish("name: p\nprompts: [{text: Work for acme.}]\n")
+        await one.route("default", "p", 1)
+        await other.append("mine", "r1", "The vault of the rival opens with 1234.")
+        for session in ("s", "mine", "new"):
+            answer = await other.hydrate(session, "which code opens the vault of acme")
+            assert "4711" not in str(answer)
+            assert "Work for acme" not in str(answer)
+            assert answer.bundle.policy == "default@0"
+            assert answer.recall.items == 1
+        assert (await other.hydrate("s")).bundle.session_version == 0
+        assert (await refused(other.session("s"))).reason == "SESSION_NOT_FOUND"
+        assert (await refused(other.events("s"))).reason == "SESSION_NOT_FOUND"
+        assert (await refused(other.end("s", "e"))).reason == "SESSION_NOT_FOUND"
+        assert (await refused(other.route("r", "p", 1))).reason == "POLICY_NOT_FOUND"
+        cites = turn_pb2.EventRef(session_id="s", version=1)
+        assert (await refused(other.append("mine", "r2", said("x", citations=[cites])))).reason == "INVALID_FIELD"
+        listed = await other.sessions.ListSessions(session_pb2.ListSessionsRequest())
+        assert [found.session_id for found in listed.sessions] == ["mine"]
+        policies = await other.policies.ListPolicies(policy_pb2.ListPoliciesRequest())
+        assert not policies.policies
+        assert not policies.routes
+        assert (await other.commit("s", "r1", "our own s", expected=0)).result.version == 1
+        token = (await one.hydrate("s")).consistency_token
+        wish = context_pb2.Consistency(at_least_as_fresh=token)
+        assert (await refused(other.hydrate("s", consistency=wish))).reason == "TOKEN_INVALID"

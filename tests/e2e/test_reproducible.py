@@ -11,9 +11,11 @@ from google.protobuf import timestamp_pb2
 
 from sidecar.embed import Embedder
 from sidecar.rebuild import rebuild
+from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
 from tests.e2e.pods import (
     HISTORY,
+    MODELS,
     POLICY,
     RECALL,
     SUMMARY,
@@ -113,6 +115,26 @@ async def _check_replays(pod: Pod, served: Served) -> None:
         assert list(replay.degraded) == list(answer.degraded)
 
 
+def _check_budget(bundle: bundle_pb2.Bundle, tokenizers: Tokenizers) -> None:
+    """Hold a bundle against P5: the tokenizer's own count of the whole, every cap, and calls beside their results."""
+    text = "".join(one.header + one.body for found in bundle.sections for one in found.segments)
+    assert tokenizers.get(bundle.tokenizer).count(text) == bundle.tokens <= bundle.budget_tokens
+    assert sum(found.tokens for found in bundle.sections) == bundle.tokens
+    for found in bundle.sections:
+        assert sum(one.tokens for one in found.segments) == found.tokens <= found.cap_tokens
+        calls = [
+            (at, one.tool_call_id)
+            for at, one in enumerate(found.segments)
+            if one.kind == bundle_pb2.SEGMENT_KIND_TOOL_CALL
+        ]
+        results = [
+            (at - 1, one.tool_call_id)
+            for at, one in enumerate(found.segments)
+            if found.source == HISTORY and one.kind == bundle_pb2.SEGMENT_KIND_TOOL_RESULT
+        ]
+        assert calls == results
+
+
 async def _check_all_omissions(pod: Pod, served: Served) -> None:
     """Every candidate that was left out is listed with its reason (P7), and what was served lists the first of them."""
     for wish, answer in served:
@@ -134,7 +156,7 @@ async def _check_all_omissions(pod: Pod, served: Served) -> None:
 
 @pytest.mark.timeout(240)
 async def test_any_bundle_again(tmp_path: Path, embedder: Embedder) -> None:
-    """200 random bundles replay to the byte (P7) on another pod, later, after restart and rebuild, all reasons listed.
+    """200 random bundles hold their budgets (P5) and replay to the byte (P7): elsewhere, later, restarted, rebuilt.
 
     And the same requests give the same bytes on both pods (P6), after restart and after rebuild (P9).
     """
@@ -153,6 +175,9 @@ async def test_any_bundle_again(tmp_path: Path, embedder: Embedder) -> None:
         assert any(answer.recall.items_without_vector for _, answer in served)
         assert sum(section(answer.bundle, RECALL) is not None for _, answer in served) > 60
         assert sum(section(answer.bundle, SUMMARY) is not None for _, answer in served) > 20
+        tokenizers = Tokenizers(MODELS / "tokenizers")
+        for _, answer in served:
+            _check_budget(answer.bundle, tokenizers)
         await _check_replays(other, served[::2])
         await _check_replays(one, served[1::2])
         await one.embedded()
