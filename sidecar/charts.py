@@ -76,6 +76,8 @@ def _recall_of(axis: Axes, name: str, one: Mapping[str, Any]) -> None:
     source = counts["source"]
     ends: list[tuple[float, str, str, str]] = []
     for (label, line), colour in zip(_baselines(source).items(), (AMBER, QUIET), strict=False):
+        if not line.keys() & places.keys():
+            continue
         x = [places[budget] for budget in line if budget in places]
         y = [line[budget] for budget in line if budget in places]
         axis.plot(x, y, color=colour, linewidth=1.5, marker="o", markersize=4, linestyle=(0, (4, 2)))

@@ -42,7 +42,7 @@ def show(figures: list[Figure], console: Console) -> None:
     table.add_column("value", justify="right")
     table.add_column("bar", justify="right")
     table.add_column("")
-    table.add_column("p50 / p95 / p99 in ms", overflow="fold")
+    table.add_column("what is behind it: p50 / p95 / p99 in ms", overflow="fold")
     for one in figures:
         bar = "" if one.bar is None else f"{'≤' if one.at_most else '≥'} {one.bar:g}"
         mark = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[one.met]
@@ -50,7 +50,7 @@ def show(figures: list[Figure], console: Console) -> None:
             f"{side}: {' / '.join(f'{value:.2f}' for value in cut.values())}" for side, cut in one.ms.items()
         )
         unit = "" if one.unit == "times" else f" {one.unit}"
-        table.add_row(one.title, f"{one.value:g}{unit}", bar, mark, ms or one.note)
+        table.add_row(one.title, f"{one.value:g}{unit}", bar, mark, "\n".join(filter(None, (ms, one.note))))
     console.print(table)
 
 

@@ -117,6 +117,9 @@ def run(tmp_path_factory):
     odd = {"turns": [{"text": "Only this."}], "questions": [{"question": "What?", "evidence": "0"}]}
     (data / "kitchen.json").write_text(json.dumps([CONVERSATION]))
     (data / "odd.json").write_text(json.dumps([odd, {"turns": []}, {"turns": [{"text": ""}]}]))
+    unanswerable = {"question": "What?", "evidence": ["0"], "category": 5}
+    nothing_scored = {"source": "locomo", "turns": [{"text": "Only this."}], "questions": [unanswerable]}
+    (data / "nothing.json").write_text(json.dumps([nothing_scored, {"turns": [{"text": "Nobody asks."}]}]))
     (data / "labels.json").write_text(json.dumps([{"text": "not a conversation"}]))
     screen = io.StringIO()
     work = evaluate.evaluate(data, out, Options(models_dir=MODELS), console=Console(file=screen, width=120))
@@ -127,7 +130,7 @@ def run(tmp_path_factory):
 def test_a_run_finds_what_is_there(run):
     """Every set has its figures; a conversation that fits into the budget is recalled whole."""
     figures, _, _ = run
-    assert set(figures["sets"]) == {"kitchen", "odd"}
+    assert set(figures["sets"]) == {"kitchen", "nothing", "odd"}
     kitchen = figures["sets"]["kitchen"]
     assert kitchen["evidence_recall"] == {"1000": 1.0, "2000": 1.0, "4000": 1.0}
     assert set(kitchen["by_category"]) == {"place", "thing", "none"}
@@ -138,6 +141,17 @@ def test_a_run_finds_what_is_there(run):
     assert kitchen["evidence_recall_in_session"] == 1.0
     assert figures["sets"]["odd"]["evidence_recall"]["1000"] == 1.0
     assert figures["sets"]["odd"]["notes"]["conversations_empty"] == 2
+
+
+def test_questions_that_cannot_be_answered_are_reported_apart(run):
+    """LoCoMo's category 5 has its own line and no part in the headline, which may then be empty."""
+    figures, _, screen = run
+    nothing = figures["sets"]["nothing"]
+    assert nothing["evidence_recall"] == {"1000": None, "2000": None, "4000": None}
+    assert nothing["evidence_recall_in_session"] is None
+    assert nothing["by_category"]["5"] == {"1000": 1.0, "2000": 1.0, "4000": 1.0}
+    assert nothing["counts"]["questions_scored"] == 0
+    assert "nothing" in screen
 
 
 def test_a_run_is_deterministic(run):
