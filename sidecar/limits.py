@@ -13,10 +13,10 @@ from typing import Final
 id_chars_max: Final = 128
 """Session, subject, route and request ids: they lead every key, and keys are compared often."""
 
-message_bytes: Final = 1 << 20
-"""One message or tool result: 250 pages. Longer content is a document, not an utterance."""
+message_bytes: Final = 512 << 10
+"""One message or tool result: 120 pages. Longer content is a document, not an utterance."""
 
-turn_bytes: Final = 2 << 20
+turn_bytes: Final = 1 << 20
 """All of a turn: analysing a megabyte of text takes over a second, and a commit must end within its deadline."""
 
 whitespace_run_chars_max: Final = 500_000

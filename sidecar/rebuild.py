@@ -7,7 +7,7 @@ is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 from sidecar import analysis, canonical, limits
@@ -20,45 +20,50 @@ Progress = Callable[[int, int], None]
 
 
 async def rebuild(record: Record, *, progress: Progress = lambda _sessions, _events: None) -> tuple[int, int]:
-    """Rebuild the items of every tenant; return (sessions, events). Checks every hash chain on its way.
+    """Rebuild the items of every tenant; return (sessions, events).
 
-    Raises StoreCorrupt at the first event that does not match its hash, naming its version.
+    The whole log is checked before anything is dropped: raises StoreCorrupt at the first event that does not match the
+    hash chain, naming its version, with nothing changed.
     """
+    async for _ in _log(record):
+        pass
     await record.drop_derived()
     sessions = events = 0
-    after = ("", "")
-    while page := await record.sessions_all(after=after, count_max=limits.page_max):
-        for tenant, head in page:
-            events += await _session(record, tenant, head)
-            sessions += 1
-            progress(sessions, events)
-        after = (page[-1][0], page[-1][1].session)
-    return sessions, events
-
-
-async def _session(record: Record, tenant: str, head: Head) -> int:
-    version, previous = 0, canonical.NO_HASH
-    while version < head.version:
-        read = EventsRead(
-            tenant=tenant,
-            session=head.session,
-            after_version=version,
-            count_max=limits.page_max,
-            bytes_max=limits.page_bytes,
-        )
-        (page,) = await record.fetch([read])
-        events = cast("list[StoredEvent]", page)
-        previous = check_chain(tenant, events, previous)
-        if not events:
-            raise StoreCorrupt(f"event {version + 1} is not there", version=version + 1)
-        for event in events:
-            if event.version == head.version and event.event_hash != head.event_hash:
-                raise StoreCorrupt(f"event {event.version} is not the session's head", version=event.version)
+    async for tenant, head, page in _log(record):
+        for event in page:
             if event.kind == EventKind.TURN:
                 items = analysis.items(log_pb2.StoredTurn.FromString(event.body))
                 await record.restore_items(tenant, subject=head.subject, event=event, items=items)
-        version = events[-1].version
-    return version
+        events += len(page)
+        sessions += page[-1].version == head.version
+        progress(sessions, events)
+    return sessions, events
+
+
+async def _log(record: Record) -> AsyncIterator[tuple[str, Head, list[StoredEvent]]]:
+    """Yield (tenant, head, events) for every page of every session's log, checked."""
+    after = ("", "")
+    while heads := await record.sessions_all(after=after, count_max=limits.page_max):
+        for tenant, head in heads:
+            version, previous = 0, canonical.NO_HASH
+            while version < head.version:
+                read = EventsRead(
+                    tenant=tenant,
+                    session=head.session,
+                    after_version=version,
+                    count_max=min(limits.page_max, head.version - version),
+                    bytes_max=limits.page_bytes,
+                )
+                (found,) = await record.fetch([read])
+                page = cast("list[StoredEvent]", found)
+                previous = check_chain(tenant, page, previous)
+                if not page:
+                    raise StoreCorrupt(f"event {version + 1} is not there", version=version + 1)
+                version = page[-1].version
+                if version == head.version and page[-1].event_hash != head.event_hash:
+                    raise StoreCorrupt(f"event {version} is not the session's head", version=version)
+                yield tenant, head, page
+        after = (heads[-1][0], heads[-1][1].session)
 
 
 def check_chain(tenant: str, events: list[StoredEvent], previous: bytes | None) -> bytes:

@@ -214,9 +214,10 @@ def _pieces(
     if tokens <= tokens_max or end - start == 1:
         yield start, end, tokens
         return
-    cuts = [(start + end) // 2]
     if level < len(_BOUNDARIES):
         cuts = [match.end() for match in _BOUNDARIES[level].finditer(text, start, end)]
+    else:  # about as many characters as fit: halving would count a long run of them again and again
+        cuts = list(range(start, end, max(1, (end - start) * tokens_max // (tokens + tokens_max // 4))))[1:]
     for left, right in pairwise([start, *cuts, end]):
         yield from _pieces(text, left, right, count_tokens=count_tokens, tokens_max=tokens_max, level=level + 1)
 

@@ -306,7 +306,7 @@ def check_that_recall_takes_what_ranks_highest(served: Served) -> None:
     for place, group in enumerate(served.candidates.groups):
         candidate = served.candidates.at(place)
         ref = candidate.ref
-        day = 0 if group in groups else frames(tokenizer).line(f"## {bundle._date(group[1])}").tokens
+        day = 0 if group in groups else frames(tokenizer).line(bundle._date(group[1])).tokens
         item = candidate.item
         text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
         assert candidate.tokens == counting(tokenizer)(text)

@@ -145,7 +145,7 @@ def test_sizes_are_of_utf8() -> None:
 
 
 def test_all_parts_together_have_the_limit_of_one_message() -> None:
-    """Sixty-four parts of a mebibyte are not a way around message_bytes."""
+    """Many large parts are not a way around message_bytes."""
     half = turn_pb2.Part(text="x" * (limits.message_bytes // 2 + 1))
     with pytest.raises(LimitExceeded) as caught:
         validate.turn(turn(message(text="", parts=[half, half])))

@@ -1,6 +1,6 @@
 """The entries of a turn, in the caller's words: `commit([user("Hi"), assistant("Hello!")])`.
 
-Limits are the server's (turn.proto): 1 to 256 entries a turn, 1 MiB of text each, 256 KiB of arguments. What these
+Limits are the server's (turn.proto): 1 to 256 entries a turn, 512 KiB of text each, 256 KiB of arguments. What these
 helpers cannot say, such as media, is a `TurnEntry` built by hand: a commit takes both.
 """
 
