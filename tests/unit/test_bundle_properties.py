@@ -169,8 +169,8 @@ def test_a_budget_too_small_for_the_policy_is_an_error(total: int, prompt: int, 
         served = serve(played, document=document, request={"total_tokens": total})
     except BudgetTooSmall as error:
         required = int(error.metadata["required_tokens"])
-        assert required > total == int(error.metadata["budget_tokens"])
-        assert error.field == "budget.total_tokens"
+        assert required > total == int(error.metadata["budget_tokens"])  # noqa: PT017
+        assert error.field == "budget.total_tokens"  # noqa: PT017
         served = serve(played, document=document, request={"total_tokens": required})
     assert served.section(POLICY)[0].body == ("word " * prompt).strip() + "\n"
 

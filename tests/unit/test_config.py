@@ -193,7 +193,6 @@ def test_what_kubernetes_sets_for_a_service_is_not_ours() -> None:
         "STANDPIPE_EMBEDDER_SERVICE_HOST": "10.0.0.2",
     }
     assert config.load(environment={**links, "STANDPIPE_TENANT": "acme"}) == Config(tenant="acme")
-    assert not any(config._SERVICE_LINK.search(f"STANDPIPE_{name.upper()}") for name in SETTINGS)
 
 
 def test_lists_and_words() -> None:
@@ -214,7 +213,7 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
     try:
         found = config.load(environment={f"STANDPIPE_{name.upper()}": value})
     except ConfigInvalid as error:
-        assert error.field == name
+        assert error.field == name  # noqa: PT017
     else:
         assert found.masked().keys() == set(SETTINGS)
 

@@ -54,7 +54,7 @@ def packed(text: str) -> bytes:
 
 @pytest.fixture
 async def record(tmp_path: Path) -> AsyncIterator[Record]:
-    """A store."""
+    """Open a store."""
     store = SqliteRecord(tmp_path / "record.db")
     await store.open()
     await store.lagging(model=MODEL, count_max=1)
@@ -189,7 +189,7 @@ async def test_an_overloaded_embedder_is_asked_again(
 
     monkeypatch.setattr("sidecar.projection.asyncio.sleep", short)
     task = asyncio.create_task(projection.run())
-    while await projection.lag():
+    while await projection.lag():  # noqa: ASYNC110 - what another task does to the store
         await sleep(0.01)
     task.cancel()
     await queue.close()
