@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from sidecar import bundle, limits, policy, segment, summary, view
@@ -36,8 +36,11 @@ AWAITING = bundle_pb2.OMISSION_REASON_AWAITING_RESULT
 
 TOKENIZERS = Tokenizers(Path(DIRECTORY) / "tokenizers", tuple(ENCODINGS))
 
-many = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
-few = settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+QUICK = [phase for phase in Phase if phase is not Phase.shrink]
+"""Shrinking a whole conversation takes minutes; whoever needs it takes this out."""
+
+many = settings(max_examples=100, suppress_health_check=list(HealthCheck), phases=QUICK)
+few = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 
 pytestmark = pytest.mark.usefixtures("models_directory")
 
@@ -306,7 +309,7 @@ def check_that_recall_takes_what_ranks_highest(served: Served) -> None:
     for place, group in enumerate(served.candidates.groups):
         candidate = served.candidates.at(place)
         ref = candidate.ref
-        day = 0 if group in groups else frames(tokenizer).line(f"## {bundle._date(group[1])}").tokens
+        day = 0 if group in groups else frames(tokenizer).line(bundle._date(group[1])).tokens
         item = candidate.item
         text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
         assert candidate.tokens == counting(tokenizer)(text)

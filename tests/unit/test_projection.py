@@ -189,7 +189,7 @@ async def test_an_overloaded_embedder_is_asked_again(
 
     monkeypatch.setattr("sidecar.projection.asyncio.sleep", short)
     task = asyncio.create_task(projection.run())
-    while await projection.lag():  # noqa: ASYNC110 - what another task does to the store
+    while await projection.lag():
         await sleep(0.01)
     task.cancel()
     await queue.close()
@@ -239,7 +239,7 @@ async def test_a_running_worker_wakes_at_once(record: Record, worker: Worker) ->
     await record.append(turn(texts=["one"]))
     projection.wake.set()
     async with asyncio.timeout(3):
-        while not (await vectors(record))[0]:
+        while not (await vectors(record))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

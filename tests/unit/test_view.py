@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sidecar import bundle, limits, policy, segment, view
@@ -20,7 +20,11 @@ from standpipe.v1 import bundle_pb2
 from tests.unit import conversation as talk
 from tests.unit.conversation import Conversation, Entry, answer, call, say
 
-many = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+many = settings(
+    max_examples=60,
+    suppress_health_check=list(HealthCheck),
+    phases=[phase for phase in Phase if phase is not Phase.shrink],
+)
 
 SMALL_VIEW_BYTES = 2000
 
