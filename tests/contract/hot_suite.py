@@ -81,7 +81,7 @@ class HotSuite:
 
     @pytest.fixture
     async def other_pod(self, hot: HotView) -> HotView:
-        """What another pod of the deployment has, while `hot` is this one's."""
+        """Return what another pod of the deployment has, while `hot` is this one's."""
         raise NotImplementedError
 
     @pytest.fixture

@@ -22,12 +22,13 @@ class Clock:
     now_s = 1000.0
 
     def __call__(self) -> float:
+        """Return the seconds."""
         return self.now_s
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """The engine's clock."""
+    """Make the engine's clock."""
     return Clock()
 
 
@@ -77,7 +78,7 @@ class TestCoherentHot(TestMemoryHot):
 
     @pytest.fixture
     async def other_pod(self, hot: HotView) -> HotView:
-        """The other pod shares the store."""
+        """Share the store."""
         return hot
 
 

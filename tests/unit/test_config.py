@@ -214,7 +214,7 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
     try:
         found = config.load(environment={f"STANDPIPE_{name.upper()}": value})
     except ConfigInvalid as error:
-        assert error.field == name
+        assert error.field == name  # noqa: PT017
     else:
         assert found.masked().keys() == set(SETTINGS)
 

@@ -19,13 +19,13 @@ from sidecar.telemetry import Log, Telemetry
 
 @pytest.fixture
 def state() -> Health:
-    """A server's health before it started."""
+    """Return a server's health before it started."""
     return Health(Telemetry(Log(io.StringIO())))
 
 
 @pytest.fixture
 def pages(state: Health) -> Iterator[HealthServer]:
-    """The pages of that state."""
+    """Serve the pages of that state."""
     server = HealthServer("127.0.0.1:0", state)
     yield server
     server.close()
@@ -33,7 +33,7 @@ def pages(state: Health) -> Iterator[HealthServer]:
 
 @pytest.fixture
 async def beating(state: Health) -> AsyncIterator[None]:
-    """An event loop that proves that it runs."""
+    """Let the event loop prove that it runs."""
     task = asyncio.create_task(state.beat())
     await asyncio.sleep(0)
     yield

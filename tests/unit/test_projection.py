@@ -54,7 +54,7 @@ def packed(text: str) -> bytes:
 
 @pytest.fixture
 async def record(tmp_path: Path) -> AsyncIterator[Record]:
-    """A store."""
+    """Open a store."""
     store = SqliteRecord(tmp_path / "record.db")
     await store.open()
     await store.lagging(model=MODEL, count_max=1)
@@ -239,7 +239,7 @@ async def test_a_running_worker_wakes_at_once(record: Record, worker: Worker) ->
     await record.append(turn(texts=["one"]))
     projection.wake.set()
     async with asyncio.timeout(3):
-        while not (await vectors(record))[0]:
+        while not (await vectors(record))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

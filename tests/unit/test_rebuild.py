@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def record(path: Path) -> AsyncIterator[SqliteRecord]:
-    """A store."""
+    """Open a store."""
     store = SqliteRecord(path)
     await store.open()
     await store.lagging(model=MODEL, count_max=1)
@@ -207,7 +207,7 @@ async def test_a_changed_event_is_found_and_named(record: SqliteRecord, path: Pa
 async def test_a_lost_event_is_found(record: SqliteRecord, path: Path, version: int) -> None:
     """P1: an event that is gone is StoreCorrupt, be it the first, in the middle or the last."""
     await fill(record)
-    touch(path, f"DELETE FROM events WHERE session = 's-1' AND version = {version}")  # noqa: S608
+    touch(path, f"DELETE FROM events WHERE session = 's-1' AND version = {version}")
     with pytest.raises(StoreCorrupt) as caught:
         await rebuild.rebuild(record)
     assert caught.value.metadata["version"] in (str(version), str(version + 1))

@@ -249,7 +249,7 @@ def test_a_line_is_one_line(value: str) -> None:
     try:
         validate.line(value, "f", limit="cause_bytes", maximum=limits.cause_bytes)
     except InvalidField as error:
-        assert error.field == "f"
+        assert error.field == "f"  # noqa: PT017
     else:
         assert len(value.splitlines()) <= 1
         value.encode()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sidecar import bundle, limits, policy, segment, view
@@ -19,20 +20,24 @@ from standpipe.v1 import bundle_pb2
 from tests.unit import conversation as talk
 from tests.unit.conversation import Conversation, Entry, answer, call, say
 
-many = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+many = settings(
+    max_examples=60,
+    suppress_health_check=list(HealthCheck),
+    phases=[phase for phase in Phase if phase is not Phase.shrink],
+)
 
 SMALL_VIEW_BYTES = 2000
 
 
 @pytest.fixture
 def count(tokenizers: Tokenizers) -> Count:
-    """The leading tokenizer's count."""
+    """Return the leading tokenizer's count."""
     return tokenizers.get("o200k_base").count
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Views that a short log outgrows."""
+    """Make views so small that a short log outgrows them."""
     monkeypatch.setattr(limits, "view_bytes", SMALL_VIEW_BYTES)
     monkeypatch.setattr(limits, "entry_weight_bytes", SMALL_VIEW_BYTES // 8)
     monkeypatch.setattr(limits, "summary_pool_max", 6)
@@ -66,7 +71,7 @@ def in_batches(events: Sequence[StoredEvent], cuts: Sequence[int], count: Count,
     """Fold events in the batches that lie between the cuts."""
     found = start or empty()
     edges = sorted({0, len(events), *(cut % (len(events) + 1) for cut in cuts)})
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         found = view.fold(found, events[low:high], count=count)
     return found
 
@@ -80,7 +85,7 @@ def shown(found: View, cap: int, rules: policy.Policy, frames: bundle.Frames) ->
 
 @pytest.fixture
 def rules(tokenizers: Tokenizers) -> policy.Policy:
-    """A policy whose caps do not matter here."""
+    """Parse a policy whose caps do not matter here."""
     return policy.parse("name: p", version=1, tokenizers=tokenizers)
 
 
@@ -195,7 +200,7 @@ def check_epochs(versions: Sequence[View], cap: int, frames: bundle.Frames) -> l
 @given(script=LOGS, cap=st.one_of(st.integers(0, 60), st.integers(0, 1500)))
 @many
 def test_between_epochs_the_stable_bytes_only_grow(small: None, count: Count, script: Any, cap: int) -> None:
-    """P13: while the epoch stays, history is appended to and the summary is the same; it changes with the first unit."""
+    """P13: while the epoch stays, history only grows and the summary is the same; it changes with the first unit."""
     played = talk.play(script, {"o200k_base": count})
     versions = [empty()]
     for event in played.events:
@@ -213,14 +218,14 @@ def test_a_cut_leaves_about_half(count: Count) -> None:
         versions.append(found)
     for cap in (520, 1000, 3000):
         epochs = check_epochs(versions, cap, bundle.Frames(count))
-        cuts = [at for at, (low, high) in enumerate(zip(epochs, epochs[1:], strict=False), 1) if high > low]
+        cuts = [at for at, (low, high) in enumerate(pairwise(epochs), 1) if high > low]
         assert cuts
         unit = max(sum(piece.tokens for piece in one.pieces) for one in found.units)
         turn = 2 * unit
         for at in cuts:
             kept = sum(piece.tokens for one in view.window(versions[at], cap_tokens=cap).units for piece in one.pieces)
             assert cap // 2 - 2 * turn <= kept <= cap // 2 + 2 * turn
-        gaps = [high - low for low, high in zip(cuts, cuts[1:], strict=False)]
+        gaps = [high - low for low, high in pairwise(cuts)]
         assert min(gaps, default=99) >= cap // 2 // turn - 1
 
 
@@ -350,7 +355,7 @@ def test_a_message_of_a_mebibyte(count: Count, rules: policy.Policy) -> None:
 
 def test_a_log_longer_than_a_real_view(count: Count) -> None:
     """P9: at the documented sizes, a cold load from any usable checkpoint gives what folding all gives."""
-    chance = random.Random(7)  # noqa: S311 - the same log each time
+    chance = random.Random(7)
     played, found, checkpoints = Conversation({"o200k_base": count}), empty(), [view.to_checkpoint(empty())]
     text = "I told you in 2021 that we need the blue one because it is cheaper. " * 60
     while found.weight_bytes < limits.view_bytes + 4 * limits.checkpoint_bytes:
