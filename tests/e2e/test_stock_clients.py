@@ -131,7 +131,7 @@ async def test_grpcurl(pod: Local, grpcurl: str) -> None:
     address = pod.target
     listed = await _run(grpcurl, "-plaintext", address, "list")
     assert set(listed.stdout.split()) >= set(SERVICES)
-    described = await _run(grpcurl, "-plaintext", address, "describe", f"{SERVICES[0]}.CommitTurn")
+    described = await _run(grpcurl, "-plaintext", address, "describe", SERVICES[0])
     assert "standpipe.v1.CommitTurnRequest" in described.stdout
     turn = {"entries": [{"message": {"role": "ROLE_USER", "text": "Hello from grpcurl"}}]}
     body = {"session_id": "s", "subject_id": "anna", "request_id": "r1", "expected_version": 0, "turn": turn}
