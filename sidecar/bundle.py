@@ -96,6 +96,16 @@ class Omissions:
                 )
             )
 
+    def extend(
+        self,
+        source: bundle_pb2.Source,
+        reason: bundle_pb2.OmissionReason,
+        candidates: Sequence[bundle_pb2.Omission],
+    ) -> None:
+        """Note candidates of one source and reason that were written before."""
+        self.count(source, reason, len(candidates))
+        self.listed.extend(candidates[: max(0, self.room)])
+
     def count(self, source: bundle_pb2.Source, reason: bundle_pb2.OmissionReason, candidates: int) -> None:
         """Note candidates that are not listed one by one."""
         if candidates:
@@ -179,13 +189,9 @@ def _summary(
             view.extracts_before(session, history), tokens_max=cap - opening.tokens - closing.tokens
         )
         pieces = [opening, *(view.extract_piece(session, extract) for extract in shown), closing] if shown else []
-        made = view.Summary(tuple(pieces), tuple(left_out))
+        made = view.Summary(tuple(pieces), tuple(view.extract_omission(session, extract) for extract in left_out))
         session.keep_summary(key, made)
-    listed = made.left_out[: max(0, omissions.room)]
-    for extract in listed:
-        ref = turn_pb2.EventRef(session_id=session.session, version=extract.version, entry=extract.entry)
-        omissions.add(SUMMARY, bundle_pb2.OMISSION_REASON_OVER_BUDGET, ref, tokens=extract.tokens)
-    omissions.count(SUMMARY, bundle_pb2.OMISSION_REASON_OVER_BUDGET, len(made.left_out) - len(listed))
+    omissions.extend(SUMMARY, bundle_pb2.OMISSION_REASON_OVER_BUDGET, made.left_out)
     return _section(SUMMARY, made.pieces, cap=cap, epoch=history.epoch)
 
 

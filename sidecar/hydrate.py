@@ -48,7 +48,7 @@ _FINISH_S_MIN = 0.004
 
 _SOURCE: Mapping[int, bundle_pb2.Source] = {int(source): source for source in bundle_pb2.Source.values()}
 
-_SOURCE_NAMES = {source: bundle_pb2.Source.Name(source).removeprefix("SOURCE_").lower() for source in _SOURCE}
+_SOURCE_NAMES = {source: bundle_pb2.Source.Name(source).removeprefix("SOURCE_").lower() for source in _SOURCE if source}
 
 _RANK_INLINE_ITEMS = 20_000
 """Scopes up to this size are ranked on the event loop, in a few milliseconds; larger ones in a thread."""
@@ -120,6 +120,10 @@ class Hydrator:
         self._signer = signer
         self._telemetry = telemetry
         self._frames: dict[str, bundle.Frames] = {}
+        # Kept, since looking a child up by its label costs more than counting.
+        phases = ("hot", "record", "embed", "rank", "render", "total")
+        self._phase_seconds = {phase: telemetry.phase_seconds.labels(phase) for phase in phases}
+        self._bundle_tokens = {source: telemetry.bundle_tokens.labels(name) for source, name in _SOURCE_NAMES.items()}
         self._in_flight = 0
 
     async def hydrate(
@@ -483,9 +487,9 @@ class Hydrator:
     ) -> None:
         telemetry = self._telemetry
         for phase, us in clock.phases.items():
-            telemetry.phase_seconds.labels(phase).observe(us / 1e6)
+            self._phase_seconds[phase].observe(us / 1e6)
         for section in answer.bundle.sections:
-            telemetry.bundle_tokens.labels(_SOURCE_NAMES[section.source]).observe(section.tokens)
+            self._bundle_tokens[section.source].observe(section.tokens)
         telemetry.token_tax.observe(answer.token_tax.bundle_tokens)
         telemetry.tokens_saved.inc(max(0, answer.token_tax.transcript_tokens - answer.token_tax.bundle_tokens))
         telemetry.stable_tokens.inc(answer.token_tax.stable_tokens)

@@ -60,7 +60,8 @@ class Summary:
     """A summary as it was made for one cut and cap."""
 
     pieces: tuple[Piece, ...]
-    left_out: tuple[log_pb2.Extract, ...]
+    left_out: tuple[bundle_pb2.Omission, ...]
+    """In rank order."""
 
 
 _SUMMARIES_MAX = 4
@@ -317,4 +318,14 @@ def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
             score_micros=extract.rank * 1000,
             citations=[turn_pb2.EventRef(session_id=view.session, version=extract.version, entry=extract.entry)],
         )
+    )
+
+
+def extract_omission(view: View, extract: log_pb2.Extract) -> bundle_pb2.Omission:
+    """Say that a summary has no room for an extract."""
+    return bundle_pb2.Omission(
+        source=bundle_pb2.SOURCE_SUMMARY,
+        reason=bundle_pb2.OMISSION_REASON_OVER_BUDGET,
+        candidate=turn_pb2.EventRef(session_id=view.session, version=extract.version, entry=extract.entry),
+        tokens=extract.tokens,
     )
