@@ -39,8 +39,8 @@ def evaluate(
 
     DIRECTORY holds them as *.json, or is one file.
     """
-    from sidecar.evaluate import Options
-    from sidecar.evaluate import evaluate as run
+    from sidecar.evaluation.evaluate import evaluate as run
+    from sidecar.evaluation.measured import Options
 
     options = Options(directory, tokenizer, embedder, conversations, questions)
     try:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sidecar import conversations, limits
+from sidecar import limits
+from sidecar.evaluation import conversations
 
 
 def _one(turns, questions=()):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sidecar import evaluate
-from sidecar.evaluate import Options, Request, reuse, share_found
+from sidecar.evaluation import evaluate, measured
+from sidecar.evaluation.measured import Options, Request, reuse, share_found
 from standpipe.v1 import bundle_pb2, turn_pb2
 
 MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR") or Path(__file__).parents[2] / ".cache" / "models")
@@ -76,7 +76,7 @@ def test_a_difference_names_segments_by_citation():
         ]
         return bundle_pb2.Bundle(sections=[bundle_pb2.Section(segments=segments)], tokens=3 * len(versions))
 
-    found = evaluate.difference(bundle(1, 2).SerializeToString(), bundle(2).SerializeToString())
+    found = measured.difference(bundle(1, 2).SerializeToString(), bundle(2).SerializeToString())
     assert found["only_before"] == ["s:1.0 tokens=3 score=0"]
     assert found["only_after"] == []
     assert found["fields"] == ["tokens"]

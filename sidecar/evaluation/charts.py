@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sidecar.evaluate import BASELINES, bars_of
+from sidecar.evaluation.report import BASELINES, bars_of
 
 INK, QUIET, FAINT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, TEAL, AMBER, RED = "#2563eb", "#0d9488", "#d97706", "#dc2626"

@@ -1,0 +1,1 @@
+"""Measuring Standpipe on recorded conversations; see `evaluate`."""

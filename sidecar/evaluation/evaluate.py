@@ -1,0 +1,388 @@
+"""Measuring Standpipe on recorded conversations: ``standpipe eval DIR --out build``.
+
+Everything goes through the API of a real server on a file of its own, under one policy for all sets:
+
+- **Evidence recall.** Each conversation is a subject and is committed session by session, turn by turn. Then each
+  question is asked from a new session of that subject. The figure is the share of the question's evidence turns
+  that the bundle cites, in whatever section. The budget includes everything: prompts, fences, dates.
+- **Prefix reuse.** Each conversation is replayed as one session, one request per two turns. The figure is the
+  share of tokens that repeat the request before as an exact prefix, in whole segments: what a prefix cache can
+  serve.
+- **Tokens sent** by the same replay at a smaller budget, against sending the whole transcript each time.
+- **Determinism.** Each question is asked again, asked after a restart, and asked after a rebuild from the log, and
+  each receipt is replayed: the bundles must be equal byte for byte.
+
+The conversations stay where they are: nothing but figures and ids is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import standpipe
+from sidecar.config import Config
+from sidecar.embed import Embedder, Vector
+from sidecar.evaluation import conversations, report
+from sidecar.evaluation.conversations import Conversation, Turn
+from sidecar.evaluation.measured import (
+    BUDGET,
+    BUDGETS,
+    POLICY,
+    REPLAY_BUDGET,
+    REPLAY_RECALL,
+    Asked,
+    Measured,
+    Options,
+    Reuse,
+    difference,
+    request_of,
+    reuse,
+    segments_of,
+    share_found,
+)
+from sidecar.model import Model
+from sidecar.rebuild import rebuild
+from sidecar.server import Server
+from sidecar.stores.sqlite import SqliteRecord
+from standpipe.errors import StandpipeError
+from standpipe.v1.bundle_pb2 import Source
+
+T = TypeVar("T")
+
+_HYDRATES_AT_ONCE = 4
+_ATTEMPTS = 5
+"""Of a hydrate that came without something, such as the query's vector on a busy machine."""
+_DEADLINE_MS = 60_000
+
+
+class _Remembering(Embedder):
+    """Embeds a text once: the replays say again what the conversations said. Restart and rebuild go without it."""
+
+    def __init__(self, model: Model) -> None:
+        self._known: dict[str, Vector] = {}
+        super().__init__(model)
+
+    def embed_one(self, text: str) -> Vector:
+        if text not in self._known:
+            self._known[text] = super().embed_one(text)
+        return self._known[text]
+
+
+class _Screen:
+    """Progress on stderr: bars on a terminal, else a line per phase."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._started = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=30, complete_style="cyan", finished_style="cyan"),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int) -> Any:
+        """Yield a function that takes how many more are done."""
+        task = self._progress.add_task(name, total=total)
+        yield lambda n=1: self._progress.advance(task, n)
+        self._progress.update(task, completed=total)
+        if not self._console.is_terminal:
+            print(f"{time.monotonic() - self._started:6.1f} s  {name}: {total}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+async def evaluate(directory: Path, out: Path, options: Options, *, console: Console | None = None) -> dict[str, Any]:
+    """Measure the sets of a directory; write `out`/eval.json and charts, print a table, and return the figures.
+
+    Raises FileNotFoundError if there is nothing to measure.
+    """
+    console = console or Console()
+    sets, skipped = conversations.read(directory)
+    for line in skipped:
+        console.print(line, style="dim", highlight=False)
+    if not sets:
+        raise FileNotFoundError(f"no conversations in {directory}")
+    for one in sets:
+        one.conversations = one.conversations[: options.conversations_max]
+    measured = [Measured(one) for one in sets]
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="standpipe-eval-") as work, _Screen() as screen:
+        kept = None
+        if options.embedder != "none":
+            kept = await asyncio.to_thread(_Remembering, Model.open(options.models_dir / options.embedder))
+        await _recall_and_determinism(measured, Path(work) / "recall.db", options, screen, kept)
+        await _replays(measured, Path(work) / "replay.db", options, screen, kept)
+    figures = report.figures(measured, options, skipped, seconds=time.monotonic() - started)
+    report.write(figures, out / "eval.json")
+    report.show(figures, console)
+    try:
+        from sidecar.evaluation import charts  # noqa: PLC0415 - matplotlib is an extra, and slow to import
+    except ImportError:
+        console.print("no charts: matplotlib is not installed (pip install 'standpipe\\[eval]')", style="yellow")
+    else:
+        strips = {one.data.name: one.strip for one in measured}
+        for path in charts.draw(figures, strips, out):
+            console.print(f"[dim]wrote[/] {path}")
+    console.print(f"[dim]wrote[/] {out / 'eval.json'}")
+    return figures
+
+
+@contextlib.asynccontextmanager
+async def _serving(path: Path, options: Options, embedder: Embedder | None = None) -> AsyncIterator[standpipe.Client]:
+    """Run a server on a record store's file, and yield a client of it. `embedder` None: it loads its own."""
+    address = f"unix:{path.with_suffix('.sock')}"
+    config = Config(
+        listen=(address,),
+        http="",
+        record=f"sqlite:{path}",
+        models_dir=str(options.models_dir),
+        embedder=options.embedder,
+        tokenizers=(options.tokenizer,),
+        reflection=False,
+        log_level="error",
+    )
+    async with Server(config, embedder=embedder), standpipe.connect(address, deadline_ms=_DEADLINE_MS) as client:
+        published = await client.policies.publish(POLICY.format(tokenizer=options.tokenizer))
+        await client.policies.set_route("default", "eval", published.policy.version)
+        yield client
+
+
+async def _recall_and_determinism(
+    measured: list[Measured], path: Path, options: Options, screen: _Screen, kept: Embedder | None
+) -> None:
+    async with _serving(path, options, kept) as client:
+        await _commit_all(measured, client, options, screen)
+        await _no_lag(client, screen)
+        everything = [(one, asked) for one in measured for asked in one.asked]
+        with screen.phase("asking the questions", len(everything)) as done:
+            await _each(everything, lambda pair: _ask(client, *pair), done)
+        with screen.phase("asking again", len(everything)) as done:
+            await _each(everything, lambda pair: _same(client, *pair, "again"), done)
+    async with _serving(path, options) as client:
+        with screen.phase("asking after a restart", len(everything)) as done:
+            await _each(everything, lambda pair: _same(client, *pair, "restart"), done)
+        with screen.phase("replaying the receipts", len(everything)) as done:
+            await _each(everything, lambda pair: _replayed(client, *pair, "replay"), done)
+    record = SqliteRecord(path)
+    await record.open()
+    try:
+        await rebuild(record)
+    finally:
+        await record.close()
+    async with _serving(path, options) as client:
+        await _no_lag(client, screen)
+        with screen.phase("asking after a rebuild", len(everything)) as done:
+            await _each(everything, lambda pair: _same(client, *pair, "rebuild"), done)
+        with screen.phase("replaying after it", len(everything)) as done:
+            await _each(everything, lambda pair: _replayed(client, *pair, "replay_after_rebuild"), done)
+
+
+async def _commit_all(measured: list[Measured], client: standpipe.Client, options: Options, screen: _Screen) -> None:
+    work = []
+    for number, one in enumerate(measured):
+        for place, conversation in enumerate(one.data.conversations):
+            subject = f"{number}.{place}"
+            work.append((one, conversation, subject))
+            last = f"{subject}.{len(conversation.sessions) - 1}"
+            one.asked += [
+                Asked(question, subject, last) for question in conversation.questions[: options.questions_max]
+            ]
+    total = sum(len(conversation.turns) for _, conversation, _ in work)
+    with screen.phase("committing the turns", total) as done:
+        await _each(work, lambda item: _commit(client, *item, done), lambda: None)
+
+
+async def _commit(
+    client: standpipe.Client,
+    one: Measured,
+    conversation: Conversation,
+    subject: str,
+    done: Callable[[], None],
+) -> None:
+    for place, turns in enumerate(conversation.sessions):
+        session = client.session(f"{subject}.{place}", subject=subject)
+        version = 0
+        for turn in turns:
+            try:
+                commit = await session.commit(_entries(turn), expected_version=version)
+            except StandpipeError as error:
+                one.notes[f"turns_refused_{error.reason}"] += 1
+            else:
+                version = commit.version
+                one.turn_of[session.id, version] = turn.id
+            done()
+
+
+def _entries(turn: Turn) -> list[Any]:
+    say = standpipe.user if turn.is_user else standpipe.assistant
+    return [say(text, speaker=turn.speaker, at=turn.at) for text in turn.texts]
+
+
+async def _no_lag(client: standpipe.Client, screen: _Screen | None = None) -> None:
+    """Wait until every item has its vector."""
+    lag = (await client.server_info()).projection_lag_items
+    if screen is None:
+        while lag:
+            await asyncio.sleep(0.004)
+            lag = (await client.server_info()).projection_lag_items
+        return
+    with screen.phase("embedding", lag) as done:
+        while lag:
+            await asyncio.sleep(0.2)
+            now = (await client.server_info()).projection_lag_items
+            done(lag - now)
+            lag = now
+
+
+async def _ask(client: standpipe.Client, one: Measured, asked: Asked) -> None:
+    """Ask a question after the conversation, at every budget, and at the end of its last session."""
+    for budget in BUDGETS:
+        bundle = await _hydrate(client, one, asked, asked.session, budget)
+        asked.found[budget] = _found(one, asked, bundle)
+        if budget == BUDGET and bundle is not None:
+            asked.served = bundle.message.SerializeToString(deterministic=True)
+            asked.receipt = bundle.receipt
+    asked.found_in_session = _found(one, asked, await _hydrate(client, one, asked, asked.last_session, BUDGET))
+
+
+def _found(one: Measured, asked: Asked, bundle: standpipe.Bundle | None) -> float:
+    if bundle is None or not asked.question.evidence:
+        return 0.0
+    refs = ((ref.session_id, ref.version) for segment in segments_of(bundle) for ref in segment.citations)
+    return share_found((one.turn_of[ref] for ref in refs if ref in one.turn_of), asked.question.evidence)
+
+
+async def _hydrate(
+    client: standpipe.Client, one: Measured, asked: Asked, session: str, budget: int
+) -> standpipe.Bundle | None:
+    """Hydrate for a question; None, and a note, if the server cannot."""
+    try:
+        ask = client.session(session, subject=asked.subject).hydrate
+        return await _whole(partial(ask, asked.question.text, budget_tokens=budget), one.notes)
+    except StandpipeError as error:
+        one.notes[f"hydrates_failed_{error.reason}"] += 1
+        return None
+
+
+async def _whole(hydrate: Callable[[], Awaitable[standpipe.Bundle]], notes: Counter[str]) -> standpipe.Bundle:
+    """Hydrate until nothing is missing for want of time; what is still missing then is noted."""
+    for attempt in range(_ATTEMPTS):
+        bundle = await hydrate()
+        causes = {one.cause for one in bundle.degraded} - {"embedder_off", "items_max"}
+        if not causes:
+            return bundle
+        await asyncio.sleep(0.2 * (attempt + 1))
+    notes.update(f"hydrates_degraded_{cause}" for cause in causes)
+    return bundle
+
+
+async def _same(client: standpipe.Client, one: Measured, asked: Asked, check: str) -> None:
+    """Ask once more, and compare with what was served first."""
+    bundle = await _hydrate(client, one, asked, asked.session, BUDGET)
+    _compare(one, asked, check, bundle)
+
+
+async def _replayed(client: standpipe.Client, one: Measured, asked: Asked, check: str) -> None:
+    """Render the receipt of what was served first, and compare."""
+    bundle = None
+    if asked.receipt:
+        try:
+            bundle = (await client.replay(asked.receipt)).bundle
+        except StandpipeError as error:
+            one.notes[f"replays_failed_{error.reason}"] += 1
+    _compare(one, asked, check, bundle)
+
+
+def _compare(one: Measured, asked: Asked, check: str, bundle: standpipe.Bundle | None) -> None:
+    one.checks[check] += 1
+    now = bundle.message.SerializeToString(deterministic=True) if bundle is not None else b""
+    if now and now == asked.served:
+        return
+    one.mismatches[check] += 1
+    if one.first_mismatch is None:
+        one.first_mismatch = {"check": check, "question": asked.question.id, "subject": asked.subject}
+        one.first_mismatch |= difference(asked.served, now)
+
+
+async def _replays(
+    measured: list[Measured], path: Path, options: Options, screen: _Screen, kept: Embedder | None
+) -> None:
+    work = [
+        (one, conversation, f"{number}.{place}")
+        for number, one in enumerate(measured)
+        for place, conversation in enumerate(one.data.conversations)
+    ]
+    total = sum(-(-len(conversation.turns) // 2) for _, conversation, _ in work)
+    async with _serving(path, options, kept) as client:
+        with screen.phase("replaying as one session", total) as done:
+            for one, conversation, subject in work:
+                found = await _replay(client, one, conversation, subject, done)
+                one.reuse += found
+                if len(found.strip) > len(one.strip):
+                    one.strip = found.strip
+
+
+async def _replay(
+    client: standpipe.Client,
+    one: Measured,
+    conversation: Conversation,
+    subject: str,
+    done: Callable[[], None],
+) -> Reuse:
+    """Replay a conversation as one session: hydrate for the next turn, at both budgets, then commit it."""
+    session = client.session(subject, subject=subject)
+    turns = conversation.turns
+    requests = []
+    for at in range(0, len(turns), 2):
+        query = turns[at].texts[0][:8000]
+        await _no_lag(client)
+        large = partial(session.hydrate, query, budget_tokens=REPLAY_BUDGET, caps={"recall": REPLAY_RECALL})
+        bundle = await _whole(large, one.notes)
+        requests.append(request_of(bundle))
+        small = await _whole(partial(session.hydrate, query, budget_tokens=BUDGET), one.notes)
+        assert small.tax is not None
+        prompts = sum(section.tokens for section in small.sections if section.source == Source.SOURCE_POLICY)
+        one.sent_tokens += small.tokens
+        one.transcript_tokens += prompts + small.tax.transcript_tokens
+        entries = [entry for turn in turns[at : at + 2] for entry in _entries(turn)]
+        try:
+            await session.commit(entries, bundle=bundle)
+        except StandpipeError as error:
+            one.notes[f"replay_turns_refused_{error.reason}"] += 1
+        done()
+    return reuse(requests)
+
+
+async def _each(items: Sequence[T], work: Callable[[T], Awaitable[None]], done: Callable[[], None]) -> None:
+    """Do all of it, a few at a time."""
+    free = asyncio.Semaphore(_HYDRATES_AT_ONCE)
+
+    async def one(item: T) -> None:
+        async with free:
+            await work(item)
+            done()
+
+    async with asyncio.TaskGroup() as group:
+        for item in items:
+            group.create_task(one(item))
