@@ -229,6 +229,18 @@ def test_a_cut_leaves_about_half(count: Count) -> None:
         assert min(gaps, default=99) >= cap // 2 // turn - 1
 
 
+def test_every_cap_is_kept_to_the_token(count: Count) -> None:
+    """P5: for each cap from none to all, the window fits, and it shows all exactly when all fits."""
+    played = Conversation({"o200k_base": count})
+    for number in range(30):
+        played.commit(say(f"message {number} " + "word " * (number % 4)))
+    found = in_batches(played.events, [], count)
+    for cap in range(found.transcript_tokens + 2):
+        history = view.window(found, cap_tokens=cap)
+        assert sum(piece.tokens for unit in history.units for piece in unit.pieces) <= cap
+        assert (history.evicted == 0) == (cap >= found.transcript_tokens)
+
+
 def test_a_cap_of_zero_shows_nothing_and_declares_it(count: Count) -> None:
     """P13: without history every unit is evicted, and the epoch moves with the summary that stands for it."""
     played = Conversation({"o200k_base": count})
