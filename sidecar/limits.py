@@ -84,8 +84,7 @@ view_bytes: Final = 256 << 10
 largest history window always lies inside."""
 
 entry_weight_bytes: Final = 32 << 10
-"""What one entry weighs at most, so that a giant does not push all others out of the view. A view holds at
-most this much of an entry's text."""
+"""What one entry weighs at most, so that a giant does not push all others out of the view."""
 
 history_tokens_max: Final = 16_384
 """The largest history cap of a policy; see view_bytes."""

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import cast
 
-from sidecar import limits, policy
-from sidecar.errors import PolicyNotFound, RouteNotFound
+from sidecar import limits, policy, segment
+from sidecar.errors import BudgetTooSmall, PolicyInvalid, PolicyNotFound, RouteNotFound
 from sidecar.policy import Policy
 from sidecar.stores.record import PolicyRead, Record, StoredPolicy, StoredRoute
 from sidecar.tokens import Tokenizers
@@ -68,4 +68,10 @@ class Policies:
 
     def _check(self, document: str) -> tuple[str, bytes]:
         parsed = policy.parse(document, version=0, tokenizers=self.tokenizers)
+        count = self.tokenizers.get(parsed.tokenizer).count
+        prompt_tokens = sum(segment.prompt_piece(one.name, one.text, count).tokens for one in parsed.prompts)
+        try:
+            policy.allocate(parsed, prompt_tokens=prompt_tokens, total_tokens=None, caps={}, include=frozenset())
+        except BudgetTooSmall as error:  # it would fail every hydrate
+            raise PolicyInvalid(error.message, field="budget_tokens", **error.metadata) from None
         return parsed.name, policy.digest(document)

@@ -271,6 +271,12 @@ ROWS: list[Row] = [
     # policies
     ("a policy that is no YAML", publish(f"name: [{MARK}"), POLICY, "document_yaml"),
     ("an empty policy", publish(""), POLICY, "document_yaml"),
+    (
+        "a policy whose prompts exceed its own budget",
+        publish("name: a\nbudget_tokens: 10\nprompts: [{text: " + "word " * 50 + "}]\n"),
+        POLICY,
+        "budget_tokens",
+    ),
     ("a policy of two documents", publish("name: a\n---\nname: b\n"), POLICY, "document_yaml"),
     ("a policy that is a list", publish(f"- {MARK}"), POLICY, "document_yaml"),
     ("a policy with a tag", publish(f"name: !!python/object/apply:os.system ['{MARK}']"), POLICY, "document_yaml"),
