@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 
-from sidecar import recall, segment, summary
+from sidecar import limits, recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import NewItem
 from standpipe.v1 import turn_pb2
 
+_NOWHERE = turn_pb2.EventRef()
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -25,34 +26,39 @@ def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_u
     ones off the event loop.
     """
     stored = log_pb2.StoredTurn(turn=turn, tokenizers=list(counters), received_at_us=received_at_us)
-    lead = next(iter(counters.values()))
+    lead = next(iter(counters))
     names = _tool_names(turn)
     for entry in turn.entries:
         analysis = stored.analyses.add()
         role, name = _speaker(entry, names)
         text = segment.entry_text(entry)
-        ref = turn_pb2.EventRef()
-        if text.strip():
-            analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in recall.chunk(text, lead))
         kind = entry.WhichOneof("entry")
+        if kind == "message":
+            whole = segment.message_piece(entry.message, _NOWHERE, 0).segment
+        elif kind == "tool_call":
+            whole = segment.call_piece(entry.tool_call, _NOWHERE, 0).segment
+        else:
+            whole = segment.result_piece(entry.tool_result, name, _NOWHERE, 0).segment
+        shown = whole.header + whole.body
+        tokens = {tokenizer: count(shown) for tokenizer, count in counters.items()}
+        spans: list[tuple[int, int]] = []
+        if text.strip():
+            small = tokens[lead] <= limits.item_tokens_max  # the common case: one item, counted already
+            spans = [(0, len(text))] if small else recall.chunk(text, counters[lead])
+        analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in spans)
+        quoted = [segment.header(role, name) + segment.quoted_body(text[start:end]) for start, end in spans]
         chosen = summary.choose(text, role) if kind == "message" else None
         extract = ""
         if chosen is not None:
             start, end, analysis.salience = chosen
             analysis.extract.start, analysis.extract.end = start, end
             extract = "- " + segment.header(role, name) + segment.quoted_body(" ".join(text[start:end].split()))
-        for count in counters.values():
-            if kind == "message":
-                whole = segment.message_piece(entry.message, ref, count)
-            elif kind == "tool_call":
-                whole = segment.call_piece(entry.tool_call, ref, count)
-            else:
-                whole = segment.result_piece(entry.tool_result, name, ref, count)
-            counts = analysis.counts.add(whole=whole.tokens, extract=count(extract) if extract else 0)
-            for span in analysis.chunks:
-                quoted = segment.header(role, name) + segment.quoted_body(text[span.start : span.end])
-                same = quoted == whole.segment.header + whole.segment.body
-                counts.chunks.append(whole.tokens if same else count(quoted))
+        for tokenizer, count in counters.items():
+            analysis.counts.add(
+                whole=tokens[tokenizer],
+                extract=count(extract) if extract else 0,
+                chunks=[tokens[tokenizer] if one == shown else count(one) for one in quoted],
+            )
     return stored
 
 

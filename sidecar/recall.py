@@ -27,6 +27,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -135,14 +136,19 @@ def terms(text: str) -> Terms:
             words.extend(run[i : i + 2] for i in range(len(run) - 1))
         elif run not in _STOP:
             words.append(run)
-    # A stemmer is not safe to share between threads and costs a quarter of a microsecond to make.
-    stems = Stemmer.Stemmer("english").stemWords(words)
-    counts = Counter(crc32(stem.encode()) for stem in stems)
+    counts = Counter(map(_term, words))
     hashes = sorted(counts)
     return Terms(
         np.array(hashes, np.uint32),
         np.array([min(counts[h], 255) for h in hashes], np.uint8),
     )
+
+
+@lru_cache(maxsize=16_384)
+def _term(word: str) -> int:
+    """Return the hash of a word's stem. Kept for the common words: it is most of what an analysis costs."""
+    # A stemmer is not safe to share between threads and costs a quarter of a microsecond to make.
+    return crc32(Stemmer.Stemmer("english").stemWord(word).encode())
 
 
 def item_terms(text: str, *, speaker: str, year: int, month: int, day: int) -> Terms:

@@ -79,6 +79,8 @@ class ScopeMemory:
         self.lock = asyncio.Lock()
         """Held while the block grows, and while another thread ranks it."""
         self._names: dict[str, str] = {}
+        self._tokens: dict[str, list[int]] = {}
+        """By tokenizer, the stored counts of all items; shorter where some item has none."""
         self._counts: dict[tuple[str, int], int] = {}
         self._text_bytes = 0
 
@@ -131,6 +133,8 @@ class ScopeMemory:
             self._sessions.setdefault(kept.session, []).append(len(self._items))
             self._items.append(kept)
             self._groups.append((kept.session, kept.spoken_at_us // _DAY_US))
+            for tokenizer, tokens in item.tokens.items():
+                self._tokens.setdefault(tokenizer, []).append(tokens)
             self._text_bytes += len(item.text)
             self.position = item.position
         for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
@@ -179,18 +183,18 @@ class ScopeMemory:
 
     def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
         """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
-        found = []
-        for index in indices:
-            item = self._items[index]
-            tokens = item.tokens.get(tokenizer)
-            if tokens is None:
-                key = (tokenizer, index)
-                tokens = self._counts.get(key)
-                if tokens is None:
-                    text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
-                    tokens = self._counts[key] = count(text)
-            found.append(tokens)
-        return found
+        stored = self._tokens.get(tokenizer)
+        if stored is not None and len(stored) == len(self._items):
+            return [stored[index] for index in indices]
+        return [self._counted(index, tokenizer, count) for index in indices]
+
+    def _counted(self, index: int, tokenizer: str, count: Count) -> int:
+        item = self._items[index]
+        tokens = item.tokens.get(tokenizer) or self._counts.get((tokenizer, index))
+        if tokens is None:
+            text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
+            tokens = self._counts[tokenizer, index] = count(text)
+        return tokens
 
     def groups(self, indices: Sequence[int]) -> list[Group]:
         """Return the groups of items."""
