@@ -156,7 +156,7 @@ async def _check_all_omissions(pod: Pod, served: Served) -> None:
 
 @pytest.mark.timeout(240)
 async def test_any_bundle_again(tmp_path: Path, embedder: Embedder) -> None:
-    """200 random bundles hold their budgets (P5) and come again to the byte (P6, P7), restarted and rebuilt too (P9)."""
+    """200 random bundles hold their budgets (P5) and come again to the byte (P6, P7), also rebuilt (P9)."""
     dice = random.Random(7)
     record = tmp_path / "record.db"
     served: Served = []
