@@ -59,7 +59,7 @@ $(TOOLS)/protoc/ready: Makefile
 
 $(TOOLS)/buf/ready: .ci/package.json .ci/package-lock.json
 	mkdir -p $(TOOLS)/buf && cp .ci/package.json .ci/package-lock.json $(TOOLS)/buf/
-	cd $(TOOLS)/buf && npm ci --silent --no-audit --no-fund
+	cd $(TOOLS)/buf && npm install --no-save --silent --no-audit --no-fund
 	@touch $@
 
 proto: $(TOOLS)/protoc/ready  ## Write the stubs from protos/

@@ -24,7 +24,6 @@ from sidecar.errors import (
     PolicyNotFound,
     RequestIdReused,
     SessionEnded,
-    SessionNotFound,
     StandpipeError,
     StoreCorrupt,
     StoreUnavailable,
@@ -332,9 +331,7 @@ class RecordSuite:
         for version in (0, 1, 2, 9, None):
             with pytest.raises(RequestIdReused):
                 await record.append(
-                    replace(
-                        event, digest=bytes(32), expected_version=version, subject="bob", answered_calls=["no"]
-                    )
+                    replace(event, digest=bytes(32), expected_version=version, subject="bob", answered_calls=["no"])
                 )
 
     async def test_r04_request_ids_are_a_sessions_own(self, record: Record) -> None:
@@ -393,9 +390,7 @@ class RecordSuite:
     async def test_r06_positions_have_no_gaps(self, record: Record) -> None:
         """A subject's items are numbered from 1 over all its sessions, events without items too (R6)."""
         texts = [["a", "b"], ["c"], [], ["d", "e", "f"]]
-        ends = [
-            (await record.append(turn(f"s{number % 2}", texts=said))).position for number, said in enumerate(texts)
-        ]
+        ends = [(await record.append(turn(f"s{number % 2}", texts=said))).position for number, said in enumerate(texts)]
         assert ends == [2, 3, 3, 6]
         memory = await scope_of(record)
         assert [(item.position, item.text) for item in memory.items] == list(enumerate("abcdef", 1))
@@ -513,12 +508,10 @@ class RecordSuite:
         """Two reads of one batch never disagree, while another handle appends (R11)."""
         other = await reopen()
         await record.append(turn())
-        writing = asyncio.ensure_future(asyncio.gather(*(other.append(turn()) for _ in range(200))))
+        writing = asyncio.gather(*(other.append(turn()) for _ in range(200)))
         read = HeadRead(tenant="acme", session="s")
         while not writing.done():
-            first, memory, last = await record.fetch(
-                [read, ScopeRead(tenant="acme", subject="ana", model=""), read]
-            )
+            first, memory, last = await record.fetch([read, ScopeRead(tenant="acme", subject="ana", model=""), read])
             assert first == last
             assert isinstance(first, Head)
             assert isinstance(memory, ScopeState)
@@ -565,9 +558,7 @@ class RecordSuite:
             if known == end or (0 < known < end and ends[end] - ends[known] <= window):
                 after, checkpoint = known, None
             else:
-                fits = [
-                    version for version in checkpoints if version <= end and ends[version] <= ends[end] - window
-                ]
+                fits = [version for version in checkpoints if version <= end and ends[version] <= ends[end] - window]
                 after = checkpoint = max(fits, default=0)
             assert state.after_version == after
             assert (state.checkpoint.version if state.checkpoint else 0) == (checkpoint or 0)
@@ -585,9 +576,7 @@ class RecordSuite:
         count_max, bytes_max = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 60))
         seen = 0
         while True:
-            read = EventsRead(
-                tenant=tenant, session="s", after_version=seen, count_max=count_max, bytes_max=bytes_max
-            )
+            read = EventsRead(tenant=tenant, session="s", after_version=seen, count_max=count_max, bytes_max=bytes_max)
             page = await one(record, read, list)
             expected = 0
             for count in range(1, min(count_max, len(sizes) - seen) + 1):
@@ -705,10 +694,7 @@ class RecordSuite:
         async def waiting(count_max: int = 9) -> list[tuple[str, int, int]]:
             scopes = await record.lagging(model=MODEL, count_max=count_max)
             assert await record.fetch([LagRead(model=MODEL)]) == [
-                sum(
-                    scope.position - scope.vector_position
-                    for scope in await record.lagging(model=MODEL, count_max=9)
-                )
+                sum(scope.position - scope.vector_position for scope in await record.lagging(model=MODEL, count_max=9))
             ]
             return [(scope.subject, scope.position, scope.vector_position) for scope in scopes]
 

@@ -73,9 +73,7 @@ class RawSqlite(RawRecord):
         )
 
     def keys(self) -> Mapping[str, Sequence[str]]:
-        indexes = self.execute(
-            "SELECT i.name FROM sqlite_schema t, pragma_index_list(t.name) i WHERE t.type = 'table'"
-        )
+        indexes = self.execute("SELECT i.name FROM sqlite_schema t, pragma_index_list(t.name) i WHERE t.type = 'table'")
         return {name: [row[2] for row in self.execute(f"PRAGMA index_info('{name}')")] for (name,) in indexes}
 
 
@@ -137,9 +135,7 @@ async def test_a_failing_append_harms_no_other(opened: Callable[..., Any], path:
     """Appends that wait share one COMMIT, and one that fails after its first rows takes no other along (R1)."""
     record = await opened()
     commits: list[str] = []
-    await record._write(
-        lambda db: db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-    )
+    await record._write(lambda db: db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None))
     with holding(threading.Event(), record) as held:
         await asyncio.sleep(0.05)
         events = [turn(texts=[f"{number}"]) for number in range(12)]
@@ -226,7 +222,7 @@ async def test_a_read_past_its_deadline_ends(opened: Callable[..., Any]) -> None
     await asyncio.gather(*held)
 
 
-# --- another process holds the lock -------------------------------------------------------------------------------
+# --- another process holds the lock ------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -268,7 +264,7 @@ async def test_locked_at_open(opened: Callable[..., Any], path: Path) -> None:
         await opened(lock_wait_ms=150)
 
 
-# --- files that are not what they should be -------------------------------------------------------------------------
+# --- files that are not what they should be ------------------------------------------------------------------------
 
 
 async def test_many_handles_open_at_once(opened: Callable[..., Any], path: Path) -> None:
@@ -407,7 +403,7 @@ def test_a_file_that_refuses_writes(shared_path: Path) -> None:
     assert run_child(shared_path, 1, *nobody) == "written"
 
 
-# --- a full disk -------------------------------------------------------------------------------------------------------
+# --- a full disk ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_full_store(opened: Callable[..., Any], path: Path) -> None:
@@ -446,7 +442,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-# --- kill -9 -------------------------------------------------------------------------------------------------------------
+# --- kill -9 -------------------------------------------------------------------------------------------------------
 
 APPEND_FOR_EVER = """
 import asyncio, sys
@@ -459,7 +455,8 @@ async def main():
 
     async def write(session):
         while True:
-            event = turn(session, request_id=f"{sys.argv[2]}-{session}-{len(seen)}", opened_calls=[f"{len(seen)}-{sys.argv[2]}"])
+            name = f"{sys.argv[2]}-{session}-{len(seen)}"
+            event = turn(session, request_id=name, opened_calls=[f"{len(seen)}-{sys.argv[2]}"])
             seen.append(event)
             done = await record.append(event)
             print(session, done.version, event.request_id, done.event_hash.hex(), done.position, flush=True)
@@ -507,7 +504,7 @@ async def test_acknowledged_appends_survive_kill_9(opened: Callable[..., Any], p
     assert len(acknowledged) > 12
 
 
-# --- errors and SQL ------------------------------------------------------------------------------------------------------
+# --- errors and SQL ------------------------------------------------------------------------------------------------
 
 
 NO_ERRORS: Final = frozenset(

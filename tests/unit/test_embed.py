@@ -43,9 +43,7 @@ class Gated(Embedder):
     """An embedder whose runs wait for a gate, so that a test decides what is in flight."""
 
     def __init__(self, *, query_prefix: str = "", passage_prefix: str = "") -> None:  # loads no model
-        self.model = Model(
-            directory=Path(), id="gated@1", query_prefix=query_prefix, passage_prefix=passage_prefix
-        )
+        self.model = Model(directory=Path(), id="gated@1", query_prefix=query_prefix, passage_prefix=passage_prefix)
         self.id = "gated@1/int8"
         self.dimensions = 4
         self.seen: list[str] = []
@@ -89,9 +87,7 @@ def bits(vector: Vector) -> bytes:
     return vector.tobytes()
 
 
-def write_model(
-    directory: Path, output: str, shape: list[Any], nodes: list[onnx.NodeProto], **extra: Any
-) -> Model:
+def write_model(directory: Path, output: str, shape: list[Any], nodes: list[onnx.NodeProto], **extra: Any) -> Model:
     """Write a plain directory with a graph over a table of embeddings: row i is [i, 1, -i, 0]."""
     table = np.array([[i, 1, -i, 0] for i in range(30_522)], np.float32)
     inputs = [
@@ -133,9 +129,7 @@ def test_a_vector_is_of_length_one_and_says_what_made_it(embedder: Embedder, exa
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_a_text_has_one_vector_beside_any_others(
-    embedder: Embedder, exact_embedder: Embedder, precision: str
-) -> None:
+def test_a_text_has_one_vector_beside_any_others(embedder: Embedder, exact_embedder: Embedder, precision: str) -> None:
     """P6: alone, after other texts, and with four threads at once, a text's vector has the same bits."""
     used = embedder if precision == "int8" else exact_embedder
     alone = {text: bits(used.embed_one(text)) for text in TEXTS}

@@ -388,9 +388,7 @@ def test_fetching_over_another_model_is_refused(source: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
-def test_a_source_that_is_not_the_pinned_one_is_refused(
-    source: Path, tmp_path: Path, name: str, damage: str
-) -> None:
+def test_a_source_that_is_not_the_pinned_one_is_refused(source: Path, tmp_path: Path, name: str, damage: str) -> None:
     """One flipped byte, one missing byte or a missing file, and nothing is left behind."""
     path = source / "package" / "model" / name
     data = bytearray(path.read_bytes())
@@ -472,9 +470,7 @@ def test_building_is_deterministic(int8: bool) -> None:
     assert bert.build(TINY, tiny_weights(), int8=int8) == bert.build(TINY, prefixed, int8=int8)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", save_safetensors(tiny_weights())[:-9]]
-)
+@pytest.mark.parametrize("data", [b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", save_safetensors(tiny_weights())[:-9]])
 def test_malformed_safetensors_are_refused(data: bytes) -> None:
     """No file of weights, however broken, raises anything but ModelInvalid."""
     with pytest.raises(ModelInvalid, match="safetensors"):

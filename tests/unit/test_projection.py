@@ -239,7 +239,7 @@ async def test_a_running_worker_wakes_at_once(record: Record, worker: Worker) ->
     await record.append(turn(texts=["one"]))
     projection.wake.set()
     async with asyncio.timeout(3):
-        while not (await vectors(record))[0]:  # noqa: ASYNC110
+        while not (await vectors(record))[0]:
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -65,9 +65,7 @@ def scopes(draw, size_max: int = 24) -> list[Item]:
 @st.composite
 def vectors(draw) -> np.ndarray:
     """Unit vectors."""
-    values = np.array(
-        draw(st.lists(st.integers(-9, 9), min_size=DIMENSIONS, max_size=DIMENSIONS)), float
-    )
+    values = np.array(draw(st.lists(st.integers(-9, 9), min_size=DIMENSIONS, max_size=DIMENSIONS)), float)
     values[0] += 0.5
     return (values / np.linalg.norm(values)).astype(np.float32)
 
@@ -97,8 +95,7 @@ def same(one: recall.Ranking, other: recall.Ranking) -> bool:
     return (
         one.items.tolist() == other.items.tolist()
         and one.scores.tolist() == other.scores.tolist()
-        and {k: v.tolist() for k, v in one.parts.items()}
-        == {k: v.tolist() for k, v in other.parts.items()}
+        and {k: v.tolist() for k, v in one.parts.items()} == {k: v.tolist() for k, v in other.parts.items()}
     )
 
 
@@ -134,9 +131,7 @@ def test_a_snapshot_equals_a_block_of_just_its_items(items, query, limit, vector
         for item in items
         if item.position <= limit
     ]
-    now = rank(
-        block_of(items), query, settings=OPEN, limit_positions=limit, vector_limit=vector_limit
-    )
+    now = rank(block_of(items), query, settings=OPEN, limit_positions=limit, vector_limit=vector_limit)
     assert same(now, rank(block_of(then), query, settings=OPEN))
 
 
@@ -196,9 +191,7 @@ def test_equal_items_stand_in_order_of_position():
 def test_an_item_without_a_vector_is_ranked_by_its_terms_alone():
     """A turn just written can come first before it is embedded."""
     far, near = (quantise(np.eye(DIMENSIONS, dtype=np.float32)[i]) for i in (0, 1))
-    items = [
-        replace(item, vector=far[0], scale=far[1]) for item in talk("rain", "harbour", "river")
-    ]
+    items = [replace(item, vector=far[0], scale=far[1]) for item in talk("rain", "harbour", "river")]
     fresh = replace(talk("the yellow boat")[0], position=9, message=9, session=9)
     ranking = rank(block_of([*items, fresh]), Query.of("yellow boat", np.eye(DIMENSIONS)[1]))
     assert ranking.items[0] == 3
@@ -215,12 +208,8 @@ def test_a_query_about_something_else_recalls_nothing():
     plain = talk(*lines)
     embedded = [replace(item, vector=vector, scale=scale) for item in plain]
     assert not len(rank(block_of(plain), Query.of("What is the capital of Mongolia?")).items)
-    assert not len(
-        rank(block_of(embedded), Query.of("What is the capital of Mongolia?", north)).items
-    )
-    assert (
-        len(rank(block_of(embedded), Query.of("What is the capital of Mongolia?", east)).items) == 3
-    )
+    assert not len(rank(block_of(embedded), Query.of("What is the capital of Mongolia?", north)).items)
+    assert len(rank(block_of(embedded), Query.of("What is the capital of Mongolia?", east)).items) == 3
     assert len(rank(block_of(embedded), Query.of("yellow kettle", north)).items)
 
 

@@ -12,7 +12,7 @@ import tiktoken_ext.openai_public  # type: ignore[import-untyped]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar import limits, tokens
+from sidecar import limits
 from sidecar.errors import LimitExceeded, ModelInvalid, TokenizerUnknown
 from sidecar.tokens import ENCODINGS, Tokenizers, is_safe_segment
 
@@ -60,9 +60,7 @@ def test_one_newline_between_any_texts_is_a_boundary(
         ("cl100k_base", "a", "b\n"),
     ],
 )
-def test_segments_that_are_not_safe_do_not_add_up(
-    tokenizers: Tokenizers, name: str, first: str, second: str
-) -> None:
+def test_segments_that_are_not_safe_do_not_add_up(tokenizers: Tokenizers, name: str, first: str, second: str) -> None:
     """Each half of the rule of safe segments is needed: without it there is a counterexample."""
     count = tokenizers.get(name).count
     assert not (is_safe_segment(first) and is_safe_segment(second))
@@ -120,9 +118,7 @@ def test_lone_surrogates_count_as_replacement_characters(tokenizers: Tokenizers,
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-@pytest.mark.parametrize(
-    "text", [" ", "\n", "a", "A", "漢", "!", "1", "\u0301", "'s", "😀", " a", "\t ", "\r\n", "/"]
-)
+@pytest.mark.parametrize("text", [" ", "\n", "a", "A", "漢", "!", "1", "\u0301", "'s", "😀", " a", "\t ", "\r\n", "/"])
 def test_long_repetitions_are_counted_in_time(tokenizers: Tokenizers, name: str, text: str) -> None:
     """Half a million of any one character, alone or before another, takes a few tenths of a second."""
     long = (text * limits.whitespace_run_chars_max)[: limits.whitespace_run_chars_max]

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
-import standpipe
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+
+import standpipe
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, session_pb2, turn_pb2
 from standpipe.v1.context_pb2_grpc import ContextServiceServicer
 from standpipe.v1.policy_pb2_grpc import PolicyServiceServicer
@@ -142,9 +143,7 @@ class Double(ContextServiceServicer, SessionServiceServicer, PolicyServiceServic
                 )
             if request.expected_version < len(log):
                 winner = log[request.expected_version].request_id
-                fault = Fault(
-                    "ABORTED", "VERSION_CONFLICT", current_version=str(len(log)), winner_request_id=winner
-                )
+                fault = Fault("ABORTED", "VERSION_CONFLICT", current_version=str(len(log)), winner_request_id=winner)
                 await self._fail(context, fault)
         event = self.append(request.session_id, request.request_id, request.turn)
         result = context_pb2.CommitResult(

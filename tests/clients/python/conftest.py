@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-import standpipe
 from client_double import Double, Threaded
+
+import standpipe
 from standpipe.v1.context_pb2_grpc import add_ContextServiceServicer_to_server
 from standpipe.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 from standpipe.v1.session_pb2_grpc import add_SessionServiceServicer_to_server

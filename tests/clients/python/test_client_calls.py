@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc
 import pytest
-import standpipe
 from client_double import Double, Fault
+
+import standpipe
 from standpipe import assistant, errors, tool_call, tool_result, user
 from standpipe import channel as wire
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, session_pb2, turn_pb2
@@ -217,9 +218,7 @@ async def test_append_sends_no_version(client: Any, double: Double) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-async def test_every_status_has_its_error(
-    client: Any, double: Double, fault: Any, kind: type, reason: str
-) -> None:
+async def test_every_status_has_its_error(client: Any, double: Double, fault: Any, kind: type, reason: str) -> None:
     """The class follows the status, the reason comes from our own details only, and broken details do no harm."""
     double.plan("GetServerInfo", fault)
     with pytest.raises(errors.StandpipeError) as caught:
@@ -411,9 +410,7 @@ def test_the_blocking_client_has_every_method() -> None:
     for kind in ("Client", "Session", "Policies"):
         ours, theirs = getattr(standpipe, kind), getattr(standpipe.sync, kind)
         names = {name for name, value in vars(ours).items() if callable(value) and not name.startswith("_")}
-        assert names == {
-            name for name, value in vars(theirs).items() if callable(value) and not name.startswith("_")
-        }
+        assert names == {name for name, value in vars(theirs).items() if callable(value) and not name.startswith("_")}
         for name in names:
             assert list(inspect.signature(getattr(ours, name)).parameters) == list(
                 inspect.signature(getattr(theirs, name)).parameters
@@ -435,7 +432,7 @@ def test_helpers_build_entries() -> None:
     assert tool_call("c", "f", '{"a": 1}').tool_call.arguments_json == '{"a": 1}'
     assert tool_call("c", "f", {"ä": [1, None]}).tool_call.arguments_json == '{"ä":[1,null]}'
     with pytest.raises(ValueError, match="time zone"):
-        user("Hi", at=datetime(2026, 1, 2))
+        user("Hi", at=datetime(2026, 1, 2))  # noqa: DTZ001 - what is refused
     with pytest.raises(ValueError, match="JSON compliant"):
         tool_call("c", "f", {"a": float("nan")})
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from standpipe import Bundle
 from standpipe.bundle import HISTORY_START
 from standpipe.v1 import bundle_pb2
@@ -155,9 +156,7 @@ def test_a_query_can_be_given_anew() -> None:
 def test_text_is_canonical() -> None:
     """The canonical text is the header and body of every segment, in order; a bundle's repr shows none of it."""
     text = full().text
-    assert text.startswith(
-        "Be kind.\nBe brief.\nuser: likes tea\n<earlier>\nuser: I moved\n</earlier>\nAnna: Hi\n"
-    )
+    assert text.startswith("Be kind.\nBe brief.\nuser: likes tea\n<earlier>\nuser: I moved\n</earlier>\nAnna: Hi\n")
     assert text.endswith(
         'call add: {"a": 1}\ntool add: 2\nassistant: Two.\n\nDone\n<recalled>\nuser: my cat is Tom\n</recalled>\n'
     )
@@ -239,9 +238,7 @@ def test_breakpoints_are_the_servers_and_the_historys() -> None:
         section.cache_breakpoint = section.source == bundle_pb2.SOURCE_RECALL
     rendered = shown.to_anthropic()
     assert not any("cache_control" in block for block in rendered["system"])
-    marked = [
-        block for message in rendered["messages"] for block in message["content"] if "cache_control" in block
-    ]
+    marked = [block for message in rendered["messages"] for block in message["content"] if "cache_control" in block]
     assert [block["text"] for block in marked] == ["Two.\n\nDone"]
 
 
@@ -303,9 +300,7 @@ def openai_body(message: dict[str, Any]) -> str:
 @given(_bundles)
 def test_every_body_is_shown_once_and_in_order(shown: Bundle) -> None:
     """No history segment is lost, doubled or moved, in either form."""
-    history = [
-        s for section in shown.sections if section.source == bundle_pb2.SOURCE_HISTORY for s in section.segments
-    ]
+    history = [s for section in shown.sections if section.source == bundle_pb2.SOURCE_HISTORY for s in section.segments]
     marks = [f"<{at}>" for at in range(len(history))]
     openai = [openai_body(message) for message in shown.to_openai() if message["role"] != "system"]
     recalled = any(section.source == bundle_pb2.SOURCE_RECALL and section.segments for section in shown.sections)
@@ -360,9 +355,7 @@ def test_rendering_is_deterministic(shown: Bundle) -> None:
     """P6: the same bundle, also after a trip over the wire, gives the same JSON bytes, valid in UTF-8."""
     copy = Bundle(bundle_pb2.Bundle.FromString(shown.message.SerializeToString()), query=shown.query)
     for form in ("to_openai", "to_anthropic"):
-        rendered = [
-            json.dumps(getattr(each, form)(), ensure_ascii=False).encode() for each in (shown, copy, shown)
-        ]
+        rendered = [json.dumps(getattr(each, form)(), ensure_ascii=False).encode() for each in (shown, copy, shown)]
         assert rendered[0] == rendered[1] == rendered[2]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 import standpipe
 from standpipe import assistant, errors, tool_call, tool_result, user
 
