@@ -9,7 +9,10 @@ export STANDPIPE_MODELS_DIR ?= $(MODELS)
 # The oldest protoc whose stubs every supported protobuf runtime (4.25 to 7) imports.
 PROTOC_TOOLS := grpcio-tools==1.62.3
 
-.PHONY: help setup demo test test-long verify proto lint types layers eval bench lock clean
+# The stock gRPC client that a test lists and calls the API with.
+GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
+.PHONY: help setup tools demo test test-long verify proto lint types layers eval bench lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +32,11 @@ $(MODELS)/ready: $(VENV)/ready
 	$(BIN)/standpipe model ranks --to $(MODELS)
 	@touch $@
 
+tools: $(TOOLS)/grpcurl  ## Build the stock clients that tests use; needs Go
+
+$(TOOLS)/grpcurl:
+	GOBIN=$(CURDIR)/$(TOOLS) go install $(GRPCURL)
+
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
 
@@ -36,7 +44,7 @@ test: setup  ## Run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-long: setup  ## Run the race and the kill -9 rounds 200 times each
-	STANDPIPE_ROUNDS=200 $(BIN)/python -m pytest -q tests/faults --timeout 3600
+	TEST_ROUNDS=200 $(BIN)/python -m pytest -q tests/faults --timeout 3600
 
 verify: setup lint types layers proto-check  ## Run what CI runs besides the tests
 

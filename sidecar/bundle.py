@@ -180,7 +180,7 @@ def _summary(
     """
     cap = allocation.caps[SUMMARY]
     if not cap or not history.evicted:
-        return _section(SUMMARY, (), cap=cap, epoch=history.epoch)
+        return _section(SUMMARY, (), cap=cap, epoch=history.evicted)
     key = (history.evicted, cap)
     made = session.summaries.get(key)
     if made is None:
@@ -192,7 +192,7 @@ def _summary(
         made = view.Summary(tuple(pieces), tuple(view.extract_omission(session, extract) for extract in left_out))
         session.keep_summary(key, made)
     omissions.extend(SUMMARY, bundle_pb2.OMISSION_REASON_OVER_BUDGET, made.left_out)
-    return _section(SUMMARY, made.pieces, cap=cap, epoch=history.epoch)
+    return _section(SUMMARY, made.pieces, cap=cap, epoch=history.evicted)
 
 
 def _history(
@@ -206,7 +206,7 @@ def _history(
             ref = turn_pb2.EventRef(session_id=session.session, version=call.version, entry=call.entry)
             omissions.add(HISTORY, bundle_pb2.OMISSION_REASON_AWAITING_RESULT, ref, tokens=call.tokens)
     pieces = [frames.clamped(piece, history.clamp) for unit in history.units for piece in unit.pieces]
-    return _section(HISTORY, pieces, cap=cap, epoch=history.epoch)
+    return _section(HISTORY, pieces, cap=cap, epoch=history.evicted)
 
 
 def _recall(

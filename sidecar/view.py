@@ -215,11 +215,10 @@ class Window:
 
     units: Sequence[Unit]
     clamp: int
-    epoch: int
     before: Sequence[Unit]
     """Units of the view that lie before the window."""
     evicted: int
-    """Units before the window, in the view or not."""
+    """Units before the window, in the view or not: the epoch of all that depends on where it starts."""
 
 
 def window(view: View, *, cap_tokens: int) -> Window:
@@ -233,13 +232,11 @@ def window(view: View, *, cap_tokens: int) -> Window:
             bisect_left(view.units, cut, key=lambda unit: unit.offsets[clamp_index]),
             bisect_left(view.units, weight_cut, key=lambda unit: unit.weight_start),
         )
-    evicted = view.units_before + start
     return Window(
         units=view.units[start:],
         clamp=CLAMPS[clamp_index],
-        epoch=evicted,
         before=view.units[:start],
-        evicted=evicted,
+        evicted=view.units_before + start,
     )
 
 

@@ -28,7 +28,7 @@ from sidecar.server import SERVICES, Server
 from standpipe.v1 import context_pb2
 from tests.e2e.pods import ROOT, Fleet, Local, Pod, budget, refused, serving, settings, until
 
-TOOLS = Path(os.environ.get("STANDPIPE_TOOLS_DIR", ROOT / ".cache" / "tools"))
+TOOLS = Path(os.environ.get("TEST_TOOLS_DIR", ROOT / ".cache" / "tools"))
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
 
 
@@ -118,7 +118,8 @@ def grpcurl() -> str:
     """Return where grpcurl is."""
     found = shutil.which("grpcurl") or shutil.which("grpcurl", path=str(TOOLS))
     if not found:
-        pytest.skip(f"no grpcurl on PATH or in {TOOLS}: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")
+        missing = f"no grpcurl on PATH or in {TOOLS}: `make tools` builds it"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     return found
 
 

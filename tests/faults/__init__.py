@@ -1,1 +1,1 @@
-"""What happens when things die, race or stall. STANDPIPE_ROUNDS sizes it; STANDPIPE_SEED repeats a printed seed."""
+"""What happens when things die, race or stall. TEST_ROUNDS sizes it; TEST_SEED repeats a printed seed."""

@@ -9,7 +9,7 @@ import struct
 from contextlib import closing
 from pathlib import Path
 
-ROUNDS = int(os.environ.get("STANDPIPE_ROUNDS", "0"))
+ROUNDS = int(os.environ.get("TEST_ROUNDS", "0"))
 """0: the default of the test."""
 
 

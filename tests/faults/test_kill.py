@@ -15,7 +15,7 @@ from tests.e2e.pods import HISTORY, Fleet, Pod, Process, commit_request, exact, 
 from tests.faults.log_check import check_store, read_log, rounds
 
 WRITERS = 6
-SEED = int(os.environ.get("STANDPIPE_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
+SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
 
 
 @dataclass
@@ -108,7 +108,7 @@ async def _load(
 @pytest.mark.timeout(120 + 8 * rounds(10))
 async def test_what_was_acknowledged_survives_kill_9(fleet: Fleet) -> None:
     """Acknowledged commits outlive kill -9 of one process or both, once, in order (P1, P3), and are read (P4)."""
-    print(f"STANDPIPE_SEED={SEED}")
+    print(f"TEST_SEED={SEED}")
     dice = random.Random(SEED)
     processes = list(await asyncio.gather(fleet.start(), fleet.start()))
     writers = [Writer(f"kill-{number}") for number in range(WRITERS)]

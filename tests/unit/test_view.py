@@ -184,15 +184,15 @@ def check_epochs(versions: Sequence[View], cap: int, frames: bundle.Frames) -> l
         first = history.units[0].pieces[0].segment.citations[0] if history.units else None
         extracts = view.extracts_before(found, history)
         if epochs:
-            assert history.epoch >= epochs[-1]
-            if history.epoch == epochs[-1]:
+            assert history.evicted >= epochs[-1]
+            if history.evicted == epochs[-1]:
                 assert text.startswith(before_text)
                 assert extracts == before_summary
                 assert first == before_first or not before_text
             else:
                 assert first != before_first or first is None
         assert sum(min(piece.tokens, history.clamp) for unit in history.units for piece in unit.pieces) <= cap
-        epochs.append(history.epoch)
+        epochs.append(history.evicted)
         before_text, before_first, before_summary = text, first, extracts
     return epochs
 
@@ -250,7 +250,7 @@ def test_a_cap_of_zero_shows_nothing_and_declares_it(count: Count) -> None:
         history = view.window(in_batches(played.events, [], count), cap_tokens=0)
         assert not history.units
         assert history.evicted == number + 1
-        epochs.append(history.epoch)
+        epochs.append(history.evicted)
     assert epochs == sorted(set(epochs))
 
 
