@@ -44,7 +44,7 @@ test: setup  ## Run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-long: setup  ## Run the race and the kill -9 rounds 200 times each
-	TEST_ROUNDS=200 $(BIN)/python -m pytest -q tests/faults --timeout 3600
+	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults --timeout 3600
 
 verify: setup lint types layers proto-check  ## Run what CI runs besides the tests
 

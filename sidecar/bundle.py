@@ -151,8 +151,12 @@ def assemble(
     *,
     frames: Frames,
     omissions_max: int = limits.omissions_listed_max,
+    into: bundle_pb2.Bundle | None = None,
 ) -> bundle_pb2.Bundle:
-    """Fit and render. `candidates` None: recall was not asked for, or could not be had."""
+    """Fit and render. `candidates` None: recall was not asked for, or could not be had.
+
+    `into` is an empty bundle to be filled, so that an answer need not copy it.
+    """
     omissions = Omissions(omissions_max)
     sections = [_section(POLICY, prompts(policy, frames), cap=allocation.total, epoch=policy.version)]
     history = view.window(session, cap_tokens=allocation.caps[HISTORY])
@@ -168,7 +172,9 @@ def assemble(
         )
         pieces, scores_micros = _recall(candidates, shown, cap, frames, omissions)
         sections.append(_section(RECALL, pieces, cap=cap, epoch=session.version, scores_micros=scores_micros))
-    return _render(policy, allocation, session, sections, omissions)
+    made = bundle_pb2.Bundle() if into is None else into
+    _render(made, policy, allocation, session, sections, omissions)
+    return made
 
 
 def _summary(
@@ -301,45 +307,36 @@ def _date(day: int) -> str:
 
 
 def _render(
+    made: bundle_pb2.Bundle,
     policy: Policy,
     allocation: Allocation,
     session: view.View,
     sections: Sequence[_Section],
     omissions: Omissions,
-) -> bundle_pb2.Bundle:
+) -> None:
     shown = [section for section in sections if section.pieces]
     digest = hashlib.sha256()
     for section in shown:
         digest.update(bytes([section.source]))
         for piece in section.pieces:
             digest.update(piece.digest)
-    tokens = sum(section.tokens for section in shown)
-    assert tokens <= allocation.total, "P5: the bundle is over budget"
-    made = bundle_pb2.Bundle(
-        sections=[
-            bundle_pb2.Section(
-                source=section.source,
-                segments=[piece.segment for piece in section.pieces],
-                tokens=section.tokens,
-                cap_tokens=section.cap,
-                epoch=section.epoch,
-                cache_breakpoint=section.source != RECALL,
-            )
-            for section in shown
-        ],
-        tokens=tokens,
-        budget_tokens=allocation.total,
-        tokenizer=session.tokenizer,
-        fingerprint=digest.digest(),
-        policy=policy.id,
-        session_version=session.version,
-        omissions=omissions.listed,
-        omission_counts=[
-            bundle_pb2.OmissionCount(source=source, reason=reason, candidates=n)
-            for (source, reason), n in sorted(omissions.counts.items())
-        ],
-    )
-    for section, given in zip(made.sections, shown, strict=True):  # the pieces are shared; their copies take the scores
-        for one, score_micros in zip(section.segments, given.scores_micros, strict=False):
-            one.score_micros = score_micros
-    return made
+        one = made.sections.add(
+            source=section.source,
+            tokens=section.tokens,
+            cap_tokens=section.cap,
+            epoch=section.epoch,
+            cache_breakpoint=section.source != RECALL,
+        )
+        one.segments.extend([piece.segment for piece in section.pieces])
+        for copied, score_micros in zip(one.segments, section.scores_micros, strict=False):
+            copied.score_micros = score_micros  # the pieces are shared by all queries; their copies take the scores
+    made.tokens = sum(section.tokens for section in shown)
+    assert made.tokens <= allocation.total, "P5: the bundle is over budget"
+    made.budget_tokens = allocation.total
+    made.tokenizer = session.tokenizer
+    made.fingerprint = digest.digest()
+    made.policy = policy.id
+    made.session_version = session.version
+    made.omissions.extend(omissions.listed)
+    for (source, reason), n in sorted(omissions.counts.items()):
+        made.omission_counts.add(source=source, reason=reason, candidates=n)

@@ -145,6 +145,8 @@ class Hydrator:
 
     async def _hydrate(self, plan: _Plan, deadline: Deadline) -> context_pb2.HydrateContextResponse:
         clock, degraded = _Clock(), _Degraded()
+        if plan.tokenizer and plan.tokenizer not in self._tokenizers.loaded:  # a third of a second, once
+            await asyncio.to_thread(self._tokenizers.get, plan.tokenizer)
         embedding = self._start_embedding(plan, deadline)
         try:
             rules, session, memory, position = await self._look_up(plan, deadline, clock, degraded)
@@ -172,10 +174,12 @@ class Hydrator:
             degraded=tuple(degraded.causes),
             served_at_us=time.time_ns() // 1000,
         )
-        served, candidates = await self._assemble(
-            receipt, rules, session, memory if wanted else None, query, clock=clock
+        answer = context_pb2.HydrateContextResponse()
+        candidates = await self._assemble(
+            receipt, rules, session, memory if wanted else None, query, into=answer.bundle, clock=clock
         )
-        return self._answer(plan, receipt, served, session, candidates, clock, position)
+        self._complete(answer, plan, receipt, session, candidates, clock, position)
+        return answer
 
     async def replay(
         self, tenant: str, request: context_pb2.ReplayContextRequest, *, deadline: Deadline
@@ -184,24 +188,20 @@ class Hydrator:
         receipt = self._signer.open(request.receipt, tenant=tenant, field_name="receipt")
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                served = await self._replay(receipt, all_omissions=request.all_omissions)
+                answer = context_pb2.ReplayContextResponse(session_id=receipt.session, subject_id=receipt.subject)
+                await self._replay(receipt, into=answer.bundle, all_omissions=request.all_omissions)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the bundle was rendered", phase="replay") from None
-        outcome = "equal" if served.fingerprint == receipt.fingerprint else "different"
+        outcome = "equal" if answer.bundle.fingerprint == receipt.fingerprint else "different"
         self._telemetry.replays.labels(outcome).inc()
         if outcome == "different":
-            self._telemetry.log.error("a replayed bundle differs", policy=served.policy)
+            self._telemetry.log.error("a replayed bundle differs", policy=answer.bundle.policy)
             raise ReplayUnavailable("the stored state no longer gives the bundle that was served", missing="state")
-        answer = context_pb2.ReplayContextResponse(
-            bundle=served,
-            session_id=receipt.session,
-            subject_id=receipt.subject,
-            degraded=_degradations(receipt),
-        )
+        answer.degraded.extend(_degradations(receipt))
         answer.served_at.FromMicroseconds(receipt.served_at_us)
         return answer
 
-    async def _replay(self, receipt: Receipt, *, all_omissions: bool) -> bundle_pb2.Bundle:
+    async def _replay(self, receipt: Receipt, *, into: bundle_pb2.Bundle, all_omissions: bool) -> None:
         try:
             rules = await self._policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
         except PolicyNotFound:
@@ -225,15 +225,8 @@ class Hydrator:
         query = recall.Query.of(receipt.query)
         if receipt.query_vector:
             query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector))
-        served, _ = await self._assemble(
-            receipt,
-            rules,
-            session,
-            memory,
-            query,
-            omissions_max=(1 << 30) if all_omissions else limits.omissions_listed_max,
-        )
-        return served
+        omissions_max = (1 << 30) if all_omissions else limits.omissions_listed_max
+        await self._assemble(receipt, rules, session, memory, query, into=into, omissions_max=omissions_max)
 
     # --- the steps --------------------------------------------------------------------------------------------
 
@@ -250,7 +243,7 @@ class Hydrator:
             raise InvalidField("at most one of tokenizer and model may be set", field="model")
         tokenizer = ""
         if request.tokenizer:
-            tokenizer = validate.named("tokenizer", lambda: self._tokenizers.get(request.tokenizer).name)
+            tokenizer = validate.named("tokenizer", lambda: self._tokenizers.known(request.tokenizer))
         elif request.model:
             tokenizer = validate.named("model", lambda: self._tokenizers.for_model(request.model))
         kind = request.consistency.WhichOneof("requirement")
@@ -400,9 +393,10 @@ class Hydrator:
         memory: ScopeMemory | None,
         query: recall.Query,
         *,
+        into: bundle_pb2.Bundle,
         clock: _Clock | None = None,
         omissions_max: int = limits.omissions_listed_max,
-    ) -> tuple[bundle_pb2.Bundle, Candidates | None]:
+    ) -> Candidates | None:
         """Render the bundle that a receipt stands for. Hydrate and replay meet here."""
         clock = clock or _Clock()
         frames = self._frames.get(session.tokenizer)
@@ -436,51 +430,41 @@ class Hydrator:
                     candidates = await asyncio.to_thread(rank)
         clock.add("rank", since)
         since = time.perf_counter_ns()
-        served = bundle.assemble(rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max)
+        bundle.assemble(rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max, into=into)
         clock.add("render", since)
-        return served, candidates
+        return candidates
 
-    def _answer(
+    def _complete(
         self,
+        answer: context_pb2.HydrateContextResponse,
         plan: _Plan,
         receipt: Receipt,
-        served: bundle_pb2.Bundle,
         session: View,
         candidates: Candidates | None,
         clock: _Clock,
         position: int,
-    ) -> context_pb2.HydrateContextResponse:
-        receipt = replace(receipt, fingerprint=served.fingerprint)
-        stable = sum(section.tokens for section in served.sections if section.source != RECALL)
-        clock.add("total", clock.started_ns)
-        answer = context_pb2.HydrateContextResponse(
-            bundle=served,
-            receipt=self._signer.seal(receipt),
-            consistency_token=self._signer.token(
-                tenant=plan.tenant,
-                session=plan.session,
-                version=session.version,
-                position=max(position, session.position_end),
-            ),
-            degraded=_degradations(receipt),
-            timings=context_pb2.Timings(
-                total_us=clock.phases.get("total", 0),
-                hot_us=clock.phases.get("hot", 0),
-                record_us=clock.phases.get("record", 0),
-                embed_us=clock.phases.get("embed", 0),
-                rank_us=clock.phases.get("rank", 0),
-                render_us=clock.phases.get("render", 0),
-            ),
-            token_tax=context_pb2.TokenTax(
-                bundle_tokens=served.tokens, transcript_tokens=session.transcript_tokens, stable_tokens=stable
-            ),
+    ) -> None:
+        """Put beside the bundle what tells of it: receipt, token, times, costs."""
+        served = answer.bundle
+        answer.receipt = self._signer.seal(replace(receipt, fingerprint=served.fingerprint))
+        answer.consistency_token = self._signer.token(
+            tenant=plan.tenant,
+            session=plan.session,
+            version=session.version,
+            position=max(position, session.position_end),
         )
+        answer.degraded.extend(_degradations(receipt))
+        answer.token_tax.bundle_tokens = served.tokens
+        answer.token_tax.transcript_tokens = session.transcript_tokens
+        answer.token_tax.stable_tokens = sum(one.tokens for one in served.sections if one.source != RECALL)
         if candidates is not None:
             answer.recall.items = candidates.total
             answer.recall.items_without_vector = max(0, receipt.position - receipt.vector_position)
             answer.recall.items_relevant = candidates.relevant
+        clock.add("total", clock.started_ns)
+        for phase, us in clock.phases.items():
+            setattr(answer.timings, f"{phase}_us", us)
         self._measure(answer, clock, candidates)
-        return answer
 
     def _measure(
         self, answer: context_pb2.HydrateContextResponse, clock: _Clock, candidates: Candidates | None

@@ -52,7 +52,10 @@ class Policies:
                 if stored is None:
                     raise PolicyNotFound("no such policy version")
                 document = cast(StoredPolicy, stored).document
-            self._versions[key] = policy.parse(document, version=version, tokenizers=self.tokenizers)
+            # In a thread, since it may load a tokenizer.
+            self._versions[key] = await asyncio.to_thread(
+                policy.parse, document, version=version, tokenizers=self.tokenizers
+            )
             if len(self._versions) > limits.policy_cache_max:
                 self._versions.popitem(last=False)
         return self._versions[key]

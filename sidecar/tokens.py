@@ -120,15 +120,20 @@ class Tokenizers:
         Raises TokenizerUnknown for a name that is not in ENCODINGS, ModelInvalid for ranks that are missing or
         not those that are pinned.
         """
-        if name not in ENCODINGS:
-            raise _unknown("tokenizer", list(ENCODINGS))
-        tokenizer = self._loaded.get(name)
+        tokenizer = self._loaded.get(self.known(name))
         if tokenizer is None:
             with self._loading:
                 if name not in self._loaded:
                     self._loaded[name] = Tokenizer(name, _load(name, self._directory / f"{name}.tiktoken"))
                 tokenizer = self._loaded[name]
         return tokenizer
+
+    @staticmethod
+    def known(name: str) -> str:
+        """Return the name if there is such a tokenizer, loaded or not. Raises TokenizerUnknown."""
+        if name not in ENCODINGS:
+            raise _unknown("tokenizer", list(ENCODINGS))
+        return name
 
     @property
     def loaded(self) -> Sequence[str]:
