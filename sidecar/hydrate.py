@@ -151,6 +151,8 @@ class Hydrator:
         try:
             rules, session, memory, position = await self._look_up(plan, deadline, clock, degraded)
             wanted = memory is not None and RECALL in rules.sources and _included(plan.include, RECALL)
+            if wanted and embedding is None:  # the route has just moved to a policy that recalls
+                embedding = self._start_embedding(plan, deadline)
             query = await self._query(plan, rules, embedding if wanted else None, deadline, clock, degraded)
         finally:
             if embedding is not None:

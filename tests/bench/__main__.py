@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -118,9 +117,8 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     figures = asyncio.run(run(given))
     show(figures, Console(width=150))
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     found = {one.name: one.as_json() for one in figures}
-    (given.out / "bench.json").write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n")
+    (given.out / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     if any(one.bar is not None for one in figures):
         draw(figures, given.out / "bench.png")
     return 0

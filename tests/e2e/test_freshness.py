@@ -325,3 +325,16 @@ async def test_tenants_never_meet(tmp_path: Path) -> None:
         token = (await one.hydrate("s")).consistency_token
         wish = context_pb2.Consistency(at_least_as_fresh=token)
         assert (await refused(other.hydrate("s", consistency=wish))).reason == "TOKEN_INVALID"
+
+
+async def test_a_route_that_moves_to_recall_recalls_at_once(two_pods: Pods) -> None:
+    """The first hydrate after a route moved to a policy that recalls is as good as the next (P6)."""
+    one, _ = two_pods
+    await one.append("s", "r1", "The heron nests by the mill pond.")
+    silent = await one.publish("name: silent\nsources: {history: {}}\n")
+    await one.route("default", "silent", silent.policy.version)
+    assert not (await one.hydrate("t", "heron mill pond")).HasField("recall")
+    await one.route("default", "default", 0)
+    first, second = await one.hydrate("t", "heron mill pond"), await one.hydrate("t", "heron mill pond")
+    assert first.recall.items_relevant > 0
+    assert exact(first.bundle) == exact(second.bundle)
