@@ -113,7 +113,7 @@ bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
 
 lock: $(VENV)/ready  ## Write .ci/dev.lock from pyproject.toml
-	$(BIN)/python .ci/lock.py
+	$(BIN)/python .ci/pin.py
 
 clean:  ## Remove what was built; the model stays
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -280,7 +280,7 @@ class Hydrator:
         if rules is not None and RECALL not in rules.sources:
             return None
         task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
-        task.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+        task.add_done_callback(_seen)
         return task
 
     async def _look_up(
@@ -493,6 +493,12 @@ class Hydrator:
 
     def _wants_recall(self, plan: _Plan, subject: str) -> bool:
         return bool(subject and plan.query.strip()) and _included(plan.include, RECALL)
+
+
+def _seen(done: asyncio.Task[Vector]) -> None:
+    """Look at a task's outcome, which nobody may have waited for."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _included(include: frozenset[bundle_pb2.Source], source: bundle_pb2.Source) -> bool:

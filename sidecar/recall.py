@@ -286,9 +286,6 @@ class Item:
     terms: Terms
     tokens: int
     """Size as rendered."""
-    role: int = 0
-    at: int = 0
-    """Microseconds since 1970, UTC."""
     vector: np.ndarray | None = None
     """int8[d] from `quantise`, None until it is embedded."""
     scale: float = 0.0
@@ -391,10 +388,6 @@ class Block:
     speakers: np.ndarray
     previous: np.ndarray
     """int32[n], the item before in the same session, or -1."""
-    roles: np.ndarray
-    """int8[n], as given."""
-    times: np.ndarray
-    """int64[n], microseconds since 1970, UTC."""
     tokens: np.ndarray
     """int32[n], size as rendered."""
     lengths: np.ndarray
@@ -414,8 +407,6 @@ class Block:
             "sessions": _Column(np.int32),
             "speakers": _Column(np.int32),
             "previous": _Column(np.int32),
-            "roles": _Column(np.int8),
-            "times": _Column(np.int64),
             "tokens": _Column(np.int32),
             "lengths": _Column(np.int32),
             "vectors": _Column(np.int8, dimensions),
@@ -460,8 +451,6 @@ class Block:
         columns: dict[str, np.ndarray | Sequence[Any]] = {
             **self._link(items, first),
             "positions": positions,
-            "roles": [item.role for item in items],
-            "times": [item.at for item in items],
             "tokens": [item.tokens for item in items],
             "lengths": [int(item.terms.counts.sum(dtype=np.int64)) for item in items],
             "vectors": vectors,

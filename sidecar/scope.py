@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, cast
 
 from sidecar import limits, recall, segment
@@ -122,8 +123,6 @@ class ScopeMemory:
                     speaker=item.speaker,
                     terms=recall.unpack_terms(item.terms),
                     tokens=next(iter(item.tokens.values())),
-                    role=item.role,
-                    at=item.spoken_at_us,
                 )
                 for item in fresh
             ]
@@ -295,8 +294,13 @@ class Scopes:
         task = self._loads.get(key)
         if task is None:
             task = self._loads[key] = asyncio.create_task(self._load(tenant, subject))
-            task.add_done_callback(lambda done: (self._loads.pop(key, None) and done.cancelled()) or done.exception())
+            task.add_done_callback(partial(self._loaded, key))
         return await asyncio.shield(task)
+
+    def _loaded(self, key: tuple[str, str], done: asyncio.Task[ScopeMemory]) -> None:
+        del self._loads[key]
+        if not done.cancelled():
+            done.exception()  # seen, also when all callers gave up
 
     async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:
         """Return a block that shows the memory at a past position: the cached one, or one read for it."""

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from sidecar import canonical, limits, segment, summary
+from sidecar import limits, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count, Piece
 from sidecar.stores.record import Checkpoint, EventKind, StoredEvent
@@ -76,7 +76,6 @@ class View:
     subject: str
     tokenizer: str
     version: int
-    head_hash: bytes
     ended: bool
     position_end: int
     """The subject's last item position at this version's commit."""
@@ -114,7 +113,6 @@ def empty(*, session: str, subject: str, tokenizer: str) -> View:
         subject=subject,
         tokenizer=tokenizer,
         version=0,
-        head_hash=canonical.NO_HASH,
         ended=False,
         position_end=0,
         weight_bytes=0,
@@ -174,7 +172,6 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
         view = replace(
             view,
             version=event.version,
-            head_hash=event.event_hash,
             ended=event.kind == EventKind.END,
             position_end=event.position_end,
             weight_bytes=event.weight_end_bytes,
