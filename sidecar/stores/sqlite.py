@@ -670,7 +670,9 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
     except OSError as error:
         raise StoreReadOnly(f"the record store's file is not writable ({error.strerror})") from error
     with contextlib.closing(_connect(path, busy_ms=busy_ms, read_only=False)) as db:
+        db.execute("BEGIN")  # one snapshot: another process may be making the schema just now
         _stored_schema(db)  # before anything is changed in what may not be ours
+        db.execute("COMMIT")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("BEGIN IMMEDIATE")  # of several processes that start together one migrates, the others wait
         for number in range(_stored_schema(db) + 1, SCHEMA + 1):

@@ -277,6 +277,15 @@ async def test_many_handles_open_at_once(opened: Callable[..., Any], path: Path)
     assert RawSqlite(path).rows()["deployment"] == 1
 
 
+async def test_a_new_file_is_never_taken_for_anothers(tmp_path: Path) -> None:
+    """However handles that make one new file come between each other's looks at it, all of them open (R12)."""
+    for number in range(25):
+        records = [SqliteRecord(tmp_path / f"{number}.db") for _ in range(6)]
+        outcomes = await asyncio.gather(*(record.open() for record in records), return_exceptions=True)
+        await asyncio.gather(*(record.close() for record in records))
+        assert outcomes == [None] * 6
+
+
 async def test_migrations_run_once(opened: Callable[..., Any], path: Path) -> None:
     """Opening again changes neither the schema nor the key, and the file is its owner's alone (R18)."""
     raw = RawSqlite(path)
