@@ -19,6 +19,7 @@
     ├── TenantDenied            PERMISSION_DENIED
     ├── Unauthenticated         UNAUTHENTICATED
     ├── StoreUnavailable        UNAVAILABLE          the one that a client retries
+    │   ├── HotUnavailable      never leaves the server
     │   └── Draining
     ├── StoreReadOnly, StoreSchemaNewer, ModelInvalid, ConfigInvalid   FAILED_PRECONDITION
     ├── StoreFull, Overloaded   RESOURCE_EXHAUSTED
@@ -191,6 +192,10 @@ class StoreUnavailable(StandpipeError):
     reason = "STORE_UNAVAILABLE"
     status = "UNAVAILABLE"
     retry_after_ms = 200
+
+
+class HotUnavailable(StoreUnavailable):
+    """The hot store cannot be reached in time. No call fails for it alone: the record store answers instead."""
 
 
 class Draining(StoreUnavailable):

@@ -119,6 +119,13 @@ omissions_listed_max: Final = 32
 view_ttl_s: Final = 86_400
 """How long an idle view stays hot unless a policy says otherwise: a day of conversation."""
 
+hot_lease_ms: Final = 1000
+"""How long a process may rely on what it last read of grants and routes: the wait of commits after a hot store failed
+over, and of SetRoute. All releases that share a record store must agree on it: a change takes a migration."""
+
+hot_lease_margin_ms: Final = 50
+"""What is added to every wait for leases of others to end: clocks that run at rates 5 % apart still agree."""
+
 view_cache_bytes: Final = 64 << 20
 """Views in the in-process hot store, least recently used out first."""
 

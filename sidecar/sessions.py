@@ -43,7 +43,7 @@ class Sessions:
 
     async def held(self, tenant: str, session: str, tokenizer: str, *, ttl_s: float | None = None) -> View | None:
         """Return the view that the hot store has, however old; it stays for `ttl_s` from now on."""
-        (found,) = await self.hot.fetch([HotKey(tenant, session, tokenizer)], ttl_s=ttl_s)
+        found = (await self.hot.fetch(HotKey(tenant, session, tokenizer), ttl_s=ttl_s)).view
         (self.telemetry.hot_hits if found else self.telemetry.hot_misses).inc()
         return found
 
@@ -113,7 +113,7 @@ class Sessions:
         )
         for tokenizer in self.tokenizers.loaded:
             key = HotKey(event.tenant, event.session, tokenizer)
-            (held,) = await self.hot.fetch([key])
+            held = self.hot.held(key)
             if held is None and done.version == 1:
                 held = view.empty(session=event.session, subject=done.subject, tokenizer=tokenizer)
             if held is None or held.version != done.version - 1:
@@ -127,7 +127,7 @@ class Sessions:
             await asyncio.wait(set(self._background))
 
     async def _keep(self, tenant: str, before: View, after: View) -> None:
-        await self.hot.publish(HotKey(tenant, after.session, after.tokenizer), after)
+        self.hot.keep(HotKey(tenant, after.session, after.tokenizer), after)
         if before.weight_bytes // limits.checkpoint_bytes != after.weight_bytes // limits.checkpoint_bytes:
             task = asyncio.create_task(self._checkpoint(tenant, after))
             self._background.add(task)

@@ -47,6 +47,9 @@ R18 A store that cannot be reached, or is locked beyond the deadline, raises Sto
     call waits for its turn raises DeadlineExceeded with its `phase`, and nothing happens; in mid-commit it raises
     StoreUnavailable. A full append queue raises Overloaded with its `limit`.
 R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, version) again changes nothing.
+R20 Grants say which server of a coherent hot store is trusted for which slots (`sidecar.stores.grants`). `adopt` and
+    `revoke` are atomic against each other. What they change is usable `limits.hot_lease_ms` later, by the store's
+    clock; a row that stays keeps its grant, and no grant is given twice.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from sidecar.stores.grants import Grant
 
 Deadline = float
 """A point in `time.monotonic()` seconds."""
@@ -347,6 +352,21 @@ class LagRead:
     model: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantsRead:
+    """-> GrantsState."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantsState:
+    """Who is trusted for which slots of the hot store (R20)."""
+
+    rows: Sequence[Grant]
+    """By slot, without overlaps. Slots without a row were never granted."""
+    now_us: int
+    """The record store's clock, in microseconds since 1970."""
+
+
 Read = (
     HeadRead
     | SessionRead
@@ -358,6 +378,7 @@ Read = (
     | PoliciesRead
     | RoutesRead
     | LagRead
+    | GrantsRead
 )
 Answer = object
 
@@ -445,3 +466,11 @@ class Record(ABC):
     @abstractmethod
     async def restore_items(self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]) -> None:
         """Put back the items of one event, at the positions that end with its `position_end` (R15)."""
+
+    @abstractmethod
+    async def adopt(self, incarnation: str, slots: Sequence[tuple[int, int]]) -> None:
+        """Grant trust in a server of the hot store for ranges of slots, [from, to), taking them from others (R20)."""
+
+    @abstractmethod
+    async def revoke(self, incarnation: str) -> None:
+        """Withdraw all trust in a server of the hot store; nothing if there is none (R20)."""

@@ -55,6 +55,8 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
+from sidecar.stores import grants
+from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Answer,
     Appended,
@@ -62,6 +64,8 @@ from sidecar.stores.record import (
     Deadline,
     EventKind,
     EventsRead,
+    GrantsRead,
+    GrantsState,
     Head,
     HeadRead,
     LagRead,
@@ -106,14 +110,16 @@ WAL_BYTES: Final = 32 << 20
 def _sections(file: str, label: str) -> dict[str, str]:
     """Return the parts of an SQL file by the name that follows `-- label:`."""
     text = resources.files("sidecar.stores").joinpath("sql", file).read_text(encoding="utf-8")
-    parts = re.split(rf"^-- {label}: (\w+)\n", text, flags=re.MULTILINE)
-    return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    parts = re.split(r"^-- (\w+): (\w+)\n", text, flags=re.MULTILINE)
+    found = zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    return {name: body.strip() for kind, name, body in found if kind == label}
 
 
 SQL: Final = _sections("sqlite_queries.sql", "name")
 MIGRATIONS: Final = {int(number): script for number, script in _sections("sqlite_schema.sql", "migration").items()}
+EXPANSIONS: Final = {int(number): script for number, script in _sections("sqlite_schema.sql", "expansion").items()}
 SCHEMA: Final = max(MIGRATIONS)
-"""The schema this release writes, as PRAGMA user_version."""
+"""What this release writes as PRAGMA user_version: the least that another must know to share the file."""
 
 
 # --- errors --------------------------------------------------------------------------------------------------
@@ -362,6 +368,17 @@ def _read_routes(db: sqlite3.Connection, read: RoutesRead) -> Sequence[StoredRou
     return [_route(row) for row in db.execute(SQL["routes"], (read.tenant,))]
 
 
+def _grants(db: sqlite3.Connection) -> list[Grant]:
+    return [
+        Grant(slot_from=row[0], slot_to=row[1], grant=row[2], incarnation=row[3], usable_at_us=row[4])
+        for row in db.execute(SQL["grants"])
+    ]
+
+
+def _read_grants(db: sqlite3.Connection, _read: GrantsRead) -> GrantsState:
+    return GrantsState(rows=_grants(db), now_us=_now_us())
+
+
 def _read_lag(db: sqlite3.Connection, read: LagRead) -> int:
     known = _one(db, "model", read.model)
     return int((_one(db, "lag", read.model) if known else _one(db, "lag_of_unknown_model"))[0])
@@ -378,6 +395,7 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     PoliciesRead: _read_policies,
     RoutesRead: _read_routes,
     LagRead: _read_lag,
+    GrantsRead: _read_grants,
 }
 
 
@@ -611,6 +629,16 @@ def _restore_items(
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
 
 
+def _change_grants(db: sqlite3.Connection, change: Callable[..., Sequence[Grant]], **what: Any) -> None:
+    before = _grants(db)
+    grant = _one(db, "next_grant")[0]
+    after = change(before, grant=grant, usable_at_us=_now_us() + limits.hot_lease_ms * 1000, **what)
+    if after != before:
+        db.execute(SQL["drop_grants"])
+        rows = [(row.slot_from, row.slot_to, row.grant, row.incarnation, row.usable_at_us) for row in after]
+        db.executemany(SQL["put_grant"], rows)
+
+
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
@@ -678,6 +706,12 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
         for number in range(_stored_schema(db) + 1, SCHEMA + 1):
             for statement in _statements(MIGRATIONS[number]):
                 db.execute(statement)
+        db.execute("CREATE TABLE IF NOT EXISTS expansions (number INTEGER PRIMARY KEY) STRICT")
+        there = {row[0] for row in db.execute("SELECT number FROM expansions")}
+        for number in sorted(EXPANSIONS.keys() - there):
+            for statement in _statements(EXPANSIONS[number]):
+                db.execute(statement)
+            db.execute("INSERT INTO expansions (number) VALUES (?)", (number,))
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {SCHEMA}")
         db.execute(SQL["keep_signing_key"], (secrets.token_bytes(32),))
@@ -825,6 +859,12 @@ class SqliteRecord(Record):
 
     async def restore_items(self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]) -> None:
         await self._write(partial(_restore_items, tenant=tenant, subject=subject, event=event, items=items))
+
+    async def adopt(self, incarnation: str, slots: Sequence[tuple[int, int]]) -> None:
+        await self._write(partial(_change_grants, change=grants.adopt, incarnation=incarnation, slots=slots))
+
+    async def revoke(self, incarnation: str) -> None:
+        await self._write(partial(_change_grants, change=grants.revoke, incarnation=incarnation))
 
     # --- on the event loop: hand a job to a thread and wait ---
 

@@ -111,6 +111,18 @@ SELECT name, policy_name, policy_version FROM routes WHERE tenant = ? AND name =
 -- name: routes
 SELECT name, policy_name, policy_version FROM routes WHERE tenant = ? ORDER BY name;
 
+-- name: grants
+SELECT slot_from, slot_to, grant_id, incarnation, usable_at_us FROM grants ORDER BY slot_from;
+
+-- name: next_grant
+UPDATE deployment SET last_grant = last_grant + 1 RETURNING last_grant;
+
+-- name: drop_grants
+DELETE FROM grants;
+
+-- name: put_grant
+INSERT INTO grants (slot_from, slot_to, grant_id, incarnation, usable_at_us) VALUES (?, ?, ?, ?, ?);
+
 -- the embedding projection ---------------------------------------------------------------------------------------
 
 -- name: model

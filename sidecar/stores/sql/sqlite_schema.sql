@@ -1,6 +1,7 @@
--- The SQLite record store's schema, as numbered migrations. PRAGMA user_version is the number of the last one that
--- ran. A migration is never edited once released: add the next. Expand first, contract a release later, since two
--- versions of the sidecar share one file during a rollout.
+-- The SQLite record store's schema, as numbered parts. A part is never edited once released: add the next. Two versions
+-- of the sidecar share one file during a rollout, so a change first comes as an expansion, which the release before does
+-- not notice; the table `expansions` says which there are. What it cannot live with waits a release longer, and comes
+-- as a migration: PRAGMA user_version is the number of the last one, and a release refuses a file beyond its own.
 --
 -- The log (sessions, events, tool_calls, the counters in scopes), policies and routes are the truth; items, vectors,
 -- checkpoints and work are derived. Every key leads with the tenant; `work_by_age` alone does not: it is the queue
@@ -139,3 +140,15 @@ CREATE TABLE routes (
     policy_version INTEGER NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
+
+-- expansion: 2
+-- Who is trusted for which slots of a hot store that processes share (sidecar/stores/grants.py).
+CREATE TABLE grants (
+    slot_from INTEGER PRIMARY KEY,
+    slot_to INTEGER NOT NULL,
+    grant_id INTEGER NOT NULL,
+    incarnation TEXT NOT NULL,
+    usable_at_us INTEGER NOT NULL
+) STRICT;
+
+ALTER TABLE deployment ADD COLUMN last_grant INTEGER NOT NULL DEFAULT 0;
