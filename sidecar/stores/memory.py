@@ -88,6 +88,9 @@ class MemoryHot(Hot[V]):
         self._views.clear()
         self._bytes = 0
 
+    def slot(self, tenant: str, session: str) -> int:
+        return 0
+
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:
         return ()
 

@@ -48,8 +48,9 @@ R18 A store that cannot be reached, or is locked beyond the deadline, raises Sto
     StoreUnavailable. A full append queue raises Overloaded with its `limit`.
 R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, version) again changes nothing.
 R20 Grants say which server of a coherent hot store is trusted for which slots (`sidecar.stores.grants`). `adopt` and
-    `revoke` are atomic against each other. What they change is usable `limits.hot_lease_ms` later, by the store's
-    clock; a row that stays keeps its grant, and no grant is given twice.
+    `revoke` are atomic against each other, and date what they changed in a transaction of its own:
+    `limits.hot_lease_ms` from then, by the store's clock. A row that stays keeps its grant, and no grant is given
+    twice. `date_grants` does the second half for a process that died between the two.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class Appended:
     subject: str
     position: int
     """The subject's last item position after this event."""
+    weight_end_bytes: int
+    """The session's weight up to and with this event."""
     committed_at_us: int
     replayed: bool
 
@@ -474,3 +477,7 @@ class Record(ABC):
     @abstractmethod
     async def revoke(self, incarnation: str) -> None:
         """Withdraw all trust in a server of the hot store; nothing if there is none (R20)."""
+
+    @abstractmethod
+    async def date_grants(self) -> None:
+        """Give a time to grants that were changed and not yet dated (R20)."""

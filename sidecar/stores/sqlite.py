@@ -436,7 +436,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     head = row and _head(row)
     receipt = _one(db, "receipt", *key, event.request_id)
     if receipt is not None:  # R4, before every other check
-        version, digest, event_hash, position, committed_at_us = receipt
+        version, digest, event_hash, position, weight_bytes, committed_at_us = receipt
         if digest != event.digest:
             raise RequestIdReused("the request id was used before in this session, with another body", version=version)
         return Appended(
@@ -444,6 +444,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
             event_hash=event_hash,
             subject=head.subject,
             position=position,
+            weight_end_bytes=weight_bytes,
             committed_at_us=committed_at_us,
             replayed=True,
         )
@@ -485,6 +486,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
         event_hash=event_hash,
         subject=subject,
         position=position,
+        weight_end_bytes=weight_bytes,
         committed_at_us=committed_at_us,
         replayed=False,
     )
@@ -629,10 +631,9 @@ def _restore_items(
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
 
 
-def _change_grants(db: sqlite3.Connection, change: Callable[..., Sequence[Grant]], **what: Any) -> None:
+def _change_grants(db: sqlite3.Connection, change: Callable[[Sequence[Grant], int], Sequence[Grant]]) -> None:
     before = _grants(db)
-    grant = _one(db, "next_grant")[0]
-    after = change(before, grant=grant, usable_at_us=_now_us() + limits.hot_lease_ms * 1000, **what)
+    after = change(before, _one(db, "next_grant")[0])
     if after != before:
         db.execute(SQL["drop_grants"])
         rows = [(row.slot_from, row.slot_to, row.grant, row.incarnation, row.usable_at_us) for row in after]
@@ -861,10 +862,22 @@ class SqliteRecord(Record):
         await self._write(partial(_restore_items, tenant=tenant, subject=subject, event=event, items=items))
 
     async def adopt(self, incarnation: str, slots: Sequence[tuple[int, int]]) -> None:
-        await self._write(partial(_change_grants, change=grants.adopt, incarnation=incarnation, slots=slots))
+        await self._change_grants(
+            lambda rows, grant: grants.adopt(rows, grant=grant, incarnation=incarnation, slots=slots)
+        )
+        await self.date_grants()
 
     async def revoke(self, incarnation: str) -> None:
-        await self._write(partial(_change_grants, change=grants.revoke, incarnation=incarnation))
+        await self._change_grants(lambda rows, grant: grants.revoke(rows, grant=grant, incarnation=incarnation))
+        await self.date_grants()
+
+    async def date_grants(self) -> None:
+        await self._change_grants(
+            lambda rows, _grant: grants.date(rows, usable_at_us=_now_us() + limits.hot_lease_ms * 1000)
+        )
+
+    async def _change_grants(self, change: Callable[[Sequence[Grant], int], Sequence[Grant]]) -> None:
+        await self._write(partial(_change_grants, change=change))
 
     # --- on the event loop: hand a job to a thread and wait ---
 
