@@ -102,7 +102,7 @@ class Sessions:
     async def look(
         self, tenant: str, session: str, tokenizer: str, *, ttl_s: float | None = None, deadline: Deadline | None = None
     ) -> Look:
-        """Ask the hot store for a session, which stays for `ttl_s` from now on. Never fails: the record store is left."""
+        """Ask the hot store for a session; it stays for `ttl_s` from now on. Never fails: the record store is left."""
         key = HotKey(tenant, session, tokenizer)
         try:
             found = await self.hot.fetch(key, ttl_s=ttl_s, deadline=deadline)

@@ -1,10 +1,9 @@
 """Grants: which server of the hot store may be trusted for which slots. Kept in the record store (R20).
 
 A row covers a range of slots. It names the incarnation of the server that is trusted for them, or nobody, and from
-when: its predecessor may be trusted by others until then, since they hold leases (`sidecar.lease`). That time is counted
-from the end of the transaction that changed the row, before which others still read the old one: so a changed row
-is `UNDATED` first, and dated by the next transaction. These are pure functions of the rows, so that every engine
-does the same under its own lock.
+when: its predecessor may be trusted by others until then, since they hold leases (`sidecar.lease`). That time counts
+from the end of the transaction that changed the row, before which others still read the old one: so a changed row is
+`UNDATED` first, and dated by the next transaction. These are pure functions, so that every engine does the same.
 """
 
 from __future__ import annotations
