@@ -50,6 +50,8 @@ R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, ver
 R20 Grants say which server of a coherent hot store is trusted for which slots (`sidecar.stores.grants`). `adopt` and
     `revoke` are atomic against each other. What they change is usable `limits.hot_lease_ms` later, by the store's
     clock; a row that stays keeps its grant, and no grant is given twice.
+R21 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
+    changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sidecar.finding import Finding
 from sidecar.stores.grants import Grant
 
 Deadline = float
@@ -418,6 +421,10 @@ class Record(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish the appends at work and release everything. Safe to call twice."""
+
+    @abstractmethod
+    async def examine(self) -> Sequence[Finding]:
+        """Look at the store as it is deployed (R21)."""
 
     @abstractmethod
     async def signing_key(self) -> bytes:
