@@ -27,6 +27,8 @@ H11 `Place.incarnation` changes whenever the server that holds a session may hav
 H12 `Found.grant` is the stamp of the last publish that reached the tail's version, and 0 when the tail is not whole: a
     mark stands, or its events do not reach its version.
 H13 What cannot be reached in time raises HotUnavailable. No driver's own exception leaves an engine; deadlines hold.
+H14 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, leaves
+    nothing behind, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
+from sidecar.finding import Finding
 from sidecar.stores.record import Deadline, SessionState
 
 SLOTS: Final = 16_384
@@ -124,6 +127,10 @@ class Hot(ABC, Generic[V]):
     @abstractmethod
     async def open(self) -> None:
         """Prepare. Never fails for a server that is not there: it may come."""
+
+    @abstractmethod
+    async def examine(self) -> Sequence[Finding]:
+        """Look at the store as it is deployed (H14)."""
 
     @abstractmethod
     def held(self, key: HotKey) -> V | None:

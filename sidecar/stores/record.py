@@ -51,6 +51,8 @@ R20 Grants say which server of a coherent hot store is trusted for which slots (
     `revoke` are atomic against each other, and date what they changed in a transaction of its own:
     `limits.hot_lease_ms` from then, by the store's clock. A row that stays keeps its grant, and no grant is given
     twice. `date_grants` does the second half for a process that died between the two.
+R21 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
+    changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sidecar.finding import Finding
 from sidecar.stores.grants import Grant
 
 Deadline = float
@@ -421,6 +424,10 @@ class Record(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish the appends at work and release everything. Safe to call twice."""
+
+    @abstractmethod
+    async def examine(self) -> Sequence[Finding]:
+        """Look at the store as it is deployed (R21)."""
 
     @abstractmethod
     async def signing_key(self) -> bytes:
