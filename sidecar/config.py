@@ -28,6 +28,20 @@ _NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(
 """Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
 every pod beside a Service whose name begins with "standpipe"."""
 
+_RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
+_HOT_PATHS = {
+    "redis": r"(/[0-9]*)?",
+    "redis+unix": r"/.+",
+    "redis+sentinel": r"/[^/]+(/[0-9]+)?",
+    "redis+cluster": r"/?",
+}
+"""What stands behind the hosts: a database, the socket, the name of the master; by scheme, without TLS's s."""
+
+_HOT_FORMS = (
+    "memory, redis://HOST:PORT, rediss://HOST:PORT, redis+unix:///PATH, redis+sentinel://HOST:PORT,…/NAME or"
+    " redis+cluster://HOST:PORT,…, with the password percent-encoded"
+)
+
 
 def _setting(default: Any, doc: str) -> Any:
     if isinstance(default, tuple):
@@ -44,8 +58,15 @@ class Config:
         ("127.0.0.1:7460",), "Where gRPC is served: host:port, or unix:/path; several are served at once."
     )
     http: str = _setting("127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere.")
-    record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH.")
-    hot: str = _setting("memory", "The hot store: memory.")
+    record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH, or a libpq URI, postgresql://….")
+    record_migrate: bool = _setting(
+        True, "Whether a start brings PostgreSQL's schema up to this release; else `standpipe migrate` must."
+    )
+    hot: str = _setting(
+        "memory",
+        "The hot store: memory, redis[s]://HOST, redis+unix:///PATH, redis[s]+sentinel://HOST,…/NAME,"
+        " redis[s]+cluster://HOST,….",
+    )
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
     precision: Literal["int8", "fp32"] = _setting("int8", "The embedding model's weights: int8 or fp32.")
@@ -53,6 +74,7 @@ class Config:
     tokenizers: tuple[str, ...] = _setting(
         ("o200k_base",), "The tokenizers whose counts are stored at write; the first is the built-in policy's."
     )
+    project: bool = _setting(True, "Whether this process embeds items too; false leaves it to `standpipe work`.")
     reflection: bool = _setting(True, "Whether stock gRPC clients may list the API.")
     log_level: str = _setting("info", "The least level that is logged: info, warning or error.")
     drain_ms: int = _setting(limits.drain_ms, "The most time from SIGTERM to the exit, 0 to 600000 ms.")
@@ -75,8 +97,8 @@ class Config:
             "http",
             "host:port, or empty",
         )
-        _check(self.record.startswith("sqlite:") and len(self.record) > 7, "record", "sqlite:PATH")
-        _check(self.hot == "memory", "hot", "memory")
+        _check(bool(_RECORD.fullmatch(self.record)), "record", "sqlite:PATH or postgresql://…")
+        _check(_is_hot(self.hot), "hot", _HOT_FORMS)
         _check(bool(self.models_dir), "models_dir", "a directory")
         _check(
             bool(self.embedder) and "/" not in self.embedder,
@@ -94,9 +116,18 @@ class Config:
     def masked(self) -> dict[str, Any]:
         """Return the settings for a log or a screen: a password inside an address is not among them."""
         return {
-            name: re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", value) if isinstance(value, str) else value
-            for name, value in dataclasses.asdict(self).items()
+            name: mask(value) if isinstance(value, str) else value for name, value in dataclasses.asdict(self).items()
         }
+
+
+def mask(address: str) -> str:
+    """Return an address without its passwords, in whatever form it has them.
+
+    Rather too much is masked than too little: a password that should have been percent-encoded and was not may hold
+    any character, an @ too.
+    """
+    address = re.sub(r"(?<=://)([^:/@?]*):.*@", r"\1:***@", address, flags=re.DOTALL)
+    return re.sub(r"([?&][^=&]*(?:pass(?!file)|secret)[^=&]*=)[^&]*", r"\1***", address, flags=re.IGNORECASE)
 
 
 def load(
@@ -165,6 +196,26 @@ def _is_address(value: str) -> bool:
         return len(value.encode()) - 5 in range(1, 108)  # sun_path
     host, _, port = value.rpartition(":")
     return bool(host) and bool(re.fullmatch(r"[0-9]{1,5}", port)) and int(port) < 65_536
+
+
+def _is_hot(value: str) -> bool:
+    """Tell whether a value has one of the forms of a hot store; the engine reads its options."""
+    if value == "memory":
+        return True
+    parts = re.fullmatch(r"(redis(s?)[+a-z]*)://(?:[^\s/?#@]*@)?([^/?#@]*)([^\s?#]*)(?:\?[^\s#]*)?", value)
+    if not parts:
+        return False
+    scheme, hosts = "redis" + parts[1].removeprefix("redis" + parts[2]), parts[3].split(",")
+    if not re.fullmatch(_HOT_PATHS.get(scheme, "(?!)"), parts[4]):
+        return False
+    if scheme == "redis+unix":
+        return not parts[2] and hosts == [""]
+    return (len(hosts) == 1 or scheme != "redis") and all(_is_host(one) for one in hosts)
+
+
+def _is_host(value: str) -> bool:
+    found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", value)
+    return found is not None and int(found[1] or 0) < 65_536
 
 
 def _check(good: bool, name: str, must_be: str) -> None:

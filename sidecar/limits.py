@@ -177,11 +177,35 @@ and a tokenizer that reads a megabyte to use those would hold the worker for 100
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
 
+work_claims_max: Final = 8
+"""Work orders that a projection claims at once: few, since they are lost for a lease when it dies; several, since a claim
+costs an fsync."""
+
+work_lease_s: Final = 30
+"""How long a claim holds: twice what work_claims_max batches take in float32. It is also how long the work of a process
+that was killed lies still."""
+
+work_attempts_max: Final = 5
+"""Claims of one work order in a row that come to nothing; then it is parked. A fault that passes by itself does not
+outlast four pauses."""
+
+work_pause_s_max: Final = 60
+"""The longest pause before a work order that failed is tried again, and of a projection whose store is away."""
+
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""
 
 drain_ms: Final = 1500
 """From SIGTERM to the last answer: Kubernetes gives a sidecar 2 s after the pod's grace period."""
+
+breaker_failures_max: Final = 5
+"""Failures of a store in a row before calls to it fail at once: one lost connection is no outage."""
+
+breaker_pause_ms: Final = 100
+"""How long a store is left alone at first: a restart of a proxy is over by then. Jitter halves it at most."""
+
+breaker_pause_longest_ms: Final = 3000
+"""What that pause doubles up to: a store that came back is in use again after so long."""
 
 deadline_default_ms: Final = 10_000
 """For calls that bring no deadline: no call waits for ever."""

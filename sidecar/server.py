@@ -26,6 +26,7 @@ from sidecar import limits
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
+from sidecar.engines import hot_of, record_of
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
@@ -39,9 +40,8 @@ from sidecar.servicers.context import ContextServicer
 from sidecar.servicers.policy import PolicyServicer
 from sidecar.servicers.session import SessionServicer
 from sidecar.sessions import Sessions
-from sidecar.stores.memory import MemoryHot
+from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
-from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
@@ -136,7 +136,7 @@ class Server:
 
     async def lag(self) -> int:
         """Return how many items wait for their vector."""
-        return await self._projection.lag() if self._projection else 0
+        return (await self._projection.lag()).items if self._projection else 0
 
     async def _start(self) -> None:
         config, telemetry, stack = self.config, self.telemetry, self._stack
@@ -147,7 +147,7 @@ class Server:
             stack.callback(pages.close)
             self.http_port = pages.port
 
-        self.record: Record = SqliteRecord(Path(config.record.removeprefix("sqlite:")))
+        self.record: Record = record_of(config)
         await self.record.open()
         stack.push_async_callback(self.record.close)
         models = Path(config.models_dir)
@@ -163,7 +163,7 @@ class Server:
         dimensions = self._embedder.dimensions if self._embedder else 1
 
         signer = Signer(await self.record.signing_key())
-        hot: MemoryHot[View] = MemoryHot(bytes_max=config.view_cache_bytes)
+        hot: Hot[View] = hot_of(config)
         sessions = Sessions(self.record, hot, tokenizers, telemetry)
         policies = Policies(self.record, tokenizers)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
@@ -173,7 +173,8 @@ class Server:
             self._projection = EmbeddingProjection(
                 self.record, queue, model_id=model_id, dimensions=dimensions, telemetry=telemetry
             )
-            stack.push_async_callback(_cancelled, asyncio.create_task(self._projection.run()))
+            work = self._projection.run() if config.project else self._projection.watch()
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
         stack.push_async_callback(sessions.drain)
         committer = Committer(
             record=self.record,
@@ -242,7 +243,7 @@ class Server:
         return context_pb2.GetServerInfoResponse(
             version=version(),
             record_engine=self.record.engine,
-            hot_engine=self.config.hot,
+            hot_engine=self.config.hot.partition("://")[0],  # what stands behind it may hold a password
             tokenizers=self.config.tokenizers,
             embedding=embedding,
             limits=[
