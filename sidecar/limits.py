@@ -131,8 +131,8 @@ hot_timeout_ms: Final = 100
 is slower than this, a new TLS connection included, is no help."""
 
 hot_connections_max: Final = 16
-"""Connections of one process to each server of the hot store: a call holds one for some 100 us, and a thousand pods must
-fit into the server's 10,000."""
+"""Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods
+must fit into the server's 10,000."""
 
 hot_session_bytes_max: Final = 768 << 10
 """The tail of one session in the hot store: a cold load (view_bytes and checkpoint_bytes of text, a third more as it is

@@ -3,29 +3,30 @@
 It runs on Redis 6.2 or later and on Valkey: one server, Sentinel or Cluster, by the address's scheme::
 
     redis://[user[:password]@]host[:port][/db]
-    unix://[user[:password]@]/path[?db=0]
-    redis+sentinel://[user[:password]@]host[:port],host[:port].../master[?db=0&sentinel_username=&sentinel_password=]
+    redis+unix://[user[:password]@]/path
+    redis+sentinel://[user[:password]@]host[:port],host[:port].../master[/db][?sentinel_username=&sentinel_password=]
     redis+cluster://[user[:password]@]host[:port],host[:port]...
 
 `rediss` instead of `redis` is TLS, with the files `ca`, `cert` and `key` in the query. The user needs
 ``~standpipe1:* +evalsha +eval +info +time +hmget +hget +hset +hsetnx +hstrlen +del +pttl +pexpire +scan +unlink``; of a
 cluster also ``+cluster|slots +cluster|shards +asking``.
 
-The scripts in `lua/` are the protocol: each is one round trip, does work for what it returns or stores and never for the
-length of a session, and answers with who runs it: the replication id of a master, which a restart and a promotion both
-change (H11). Time is the server's own.
+The scripts in `lua/` are the protocol: each is one round trip, does work for what it returns or stores and never for
+the length of a session, and answers with who runs it: the replication id of a master, which a restart and a promotion
+both change (H11). Time is the server's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import binascii
+import contextlib
 import hashlib
 import re
 import secrets
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,7 @@ from redis.exceptions import NoScriptError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from sidecar import limits
+from sidecar.breaker import Breaker
 from sidecar.errors import ConfigInvalid, HotUnavailable
 from sidecar.stores.hot import SLOTS, Capabilities, Found, Hot, HotKey, Place, Ticket, V
 from sidecar.stores.memory import MemoryHot
@@ -54,7 +56,7 @@ _HEAD = struct.Struct(">Q32sBQQQQ")
 _EVENT = struct.Struct(">BQQQ")
 _WEIGHT = struct.Struct(">Q")
 _MARK = re.compile(r"[A-Za-z0-9._:@/+-]{1,256}")
-_SCHEME = re.compile(r"redis(?P<tls>s)?(\+(?P<kind>sentinel|cluster))?")
+_SCHEME = re.compile(r"redis(?P<tls>s)?(\+(?P<kind>unix|sentinel|cluster))?")
 _FILES = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
 _NEW_TTL_MS = limits.view_ttl_s * 1000
 _BARE_TTL_MS = limits.hot_bare_ttl_s * 1000
@@ -88,6 +90,7 @@ class RedisHot(Hot[V]):
         self._session_bytes_max = session_bytes_max
         self._timeout_s = timeout_ms / 1000
         self._free = asyncio.Semaphore(limits.hot_connections_max)
+        self._breaker = Breaker(clock=clock)
         self._scripts = {name: Script(name) for name in ("fetch", "announce", "publish", "withdraw")}
         self._servers: dict[str, str] = {}
         """The name of the cluster's node by its incarnation; without a cluster the one that answered last."""
@@ -164,7 +167,9 @@ class RedisHot(Hot[V]):
             state.head.version,
             _pack_head(state.head),
             checkpoint.tokenizer if checkpoint else "",
-            b"%d " % checkpoint.version + _WEIGHT.pack(checkpoint.weight_bytes) + checkpoint.body if checkpoint else b"",
+            b"%d " % checkpoint.version + _WEIGHT.pack(checkpoint.weight_bytes) + checkpoint.body
+            if checkpoint
+            else b"",
             self._session_bytes_max,
             _BARE_TTL_MS,
             *map(_pack_event, state.events),
@@ -189,12 +194,12 @@ class RedisHot(Hot[V]):
 
     async def forget(self, tenant: str, session: str) -> None:
         await self._views.forget(tenant, session)
-        async with _Guard(self, None):
+        async with self._guarded(None):
             await self._client.execute_command("DEL", key_of(tenant, session))
 
     async def flush(self) -> None:
         await self._views.flush()
-        async with _Guard(self, None, timeout_s=limits.deadline_default_ms / 1000):
+        async with self._guarded(None, timeout_s=limits.deadline_default_ms / 1000):
             async for key in self._client.scan_iter(match=f"{PREFIX}*", count=1000):
                 await self._client.execute_command("UNLINK", key)
 
@@ -220,7 +225,7 @@ class RedisHot(Hot[V]):
     ) -> tuple[Place, list[Any]]:
         """Run a script on a session's entry; return who answered, and what else it answered."""
         script, key = self._scripts[name], key_of(*session)
-        async with _Guard(self, deadline):
+        async with self._guarded(deadline):
             try:
                 answer = await self._client.execute_command("EVALSHA", script.sha, 1, key, *args)
             except NoScriptError:  # a server that is new, or was told to forget its scripts: it keeps this one
@@ -229,6 +234,27 @@ class RedisHot(Hot[V]):
             if incarnation not in self._servers:
                 await self._meet(incarnation)
         return Place(slot_of(key), incarnation), answer[1:]
+
+    @contextlib.asynccontextmanager
+    async def _guarded(self, deadline: Deadline | None, *, timeout_s: float | None = None) -> AsyncIterator[None]:
+        """Bound a call in time and in number, and turn whatever the driver raises into HotUnavailable (H13)."""
+        most_s = self._timeout_s if timeout_s is None else timeout_s
+        left_s = most_s if deadline is None else min(most_s, deadline - time.monotonic())
+        if left_s <= 0:
+            raise HotUnavailable("no time is left for the hot store")
+        if self._breaker.check() is not None:
+            raise HotUnavailable("the hot store did not answer of late, and is left alone for a moment")
+        try:
+            async with asyncio.timeout(left_s), self._free:
+                yield
+        except TimeoutError:
+            if left_s == most_s:  # a caller in a hurry says nothing about the store
+                self._breaker.failure()
+            raise HotUnavailable("the hot store did not answer in time") from None
+        except Exception as error:  # of the driver's own tree, of the system, or of a transport that was closed
+            self._breaker.failure()
+            raise HotUnavailable(f"the hot store failed: {type(error).__name__}") from None
+        self._breaker.success()
 
     async def _meet(self, incarnation: str) -> None:
         """Learn who a server is that answers for the first time."""
@@ -240,37 +266,6 @@ class RedisHot(Hot[V]):
             self._servers = {incarnation: ""}
         else:  # a master that was demoted: the next connection looks for its successor
             await self._client.connection_pool.disconnect()
-
-
-class _Guard:
-    """Bounds a call in time and in number, and turns whatever the driver raises into HotUnavailable (H13)."""
-
-    def __init__(self, hot: RedisHot[Any], deadline: Deadline | None, *, timeout_s: float | None = None) -> None:
-        left_s = hot._timeout_s if timeout_s is None else timeout_s
-        if deadline is not None:
-            left_s = min(left_s, deadline - time.monotonic())
-        self._timeout = asyncio.timeout(left_s)
-        self._free = hot._free
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-        try:
-            await self._free.acquire()
-        except BaseException as error:
-            await self._leave(error)
-            raise
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._free.release()
-        await self._leave(error)
-
-    async def _leave(self, error: BaseException | None) -> None:
-        try:
-            await self._timeout.__aexit__(type(error) if error else None, error, None)
-        except TimeoutError:
-            raise HotUnavailable("the hot store did not answer in time") from None
-        if isinstance(error, Exception):  # its own tree, the system's, and what a closed transport raises
-            raise HotUnavailable(f"the hot store failed: {type(error).__name__}") from None
 
 
 def key_of(tenant: str, session: str) -> bytes:
@@ -306,7 +301,7 @@ def _pack_head(head: Head) -> bytes:
 
 
 def _pack_event(event: StoredEvent) -> bytes:
-    """What a fold reads of an event: its request and its hashes stay in the record store."""
+    """Pack what a fold reads of an event: its request and its hashes stay in the record store."""
     return _EVENT.pack(event.kind, event.committed_at_us, event.weight_end_bytes, event.position_end) + event.body
 
 
@@ -379,41 +374,37 @@ class Address:
         """Read an address. Raises ConfigInvalid, never with a password in it."""
         parts = urlsplit(address)
         scheme = _SCHEME.fullmatch(parts.scheme)
-        if parts.scheme != "unix" and not scheme:
-            raise ConfigInvalid(
-                "hot must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://", field="hot"
-            )
-        kind = "unix" if scheme is None else scheme["kind"] or "single"
-        tls = bool(scheme and scheme["tls"])
+        _demand(scheme is not None, "begin with redis, rediss, redis+unix, redis+sentinel or redis+cluster, and ://")
+        assert scheme is not None
+        kind, tls = scheme["kind"] or "single", bool(scheme["tls"])
         login, _, where = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         path = unquote(parts.path)
         options: dict[str, Any] = {"username": unquote(user) or None, "password": unquote(password) or None}
+        sentinel_options: dict[str, Any] = {}
+        database = ""
         if kind == "unix":
-            _demand(path.startswith("/") and not where, "name a socket: unix:///path")
+            _demand(path.startswith("/") and not where and not tls, "name a socket: redis+unix:///path")
         else:
-            path = path.removeprefix("/")
-        if kind == "single" and path:
-            query["db"], path = path, ""
-        _demand(kind != "sentinel" or bool(path), "name the master: redis+sentinel://host:port/master")
-        _demand(kind != "cluster" or (not path and "db" not in query), "name no database: a cluster has one")
-        if "db" in query:
-            number = query.pop("db")
-            _demand(bool(re.fullmatch(r"[0-9]{1,5}", number)), "have a number as its database")
-            options["db"] = int(number)
-        sentinel_options = {}
-        if kind == "sentinel":
-            names = ("username", "password")
-            sentinel_options = {name: query.pop(f"sentinel_{name}", None) for name in names}
-        files = {_FILES[name]: query.pop(name) for name in tuple(query) if tls and name in _FILES}
-        _demand(not query, f"have no other options than it knows; {len(query)} are not known")
+            path, _, database = path.removeprefix("/").partition("/")
+        if kind == "single":
+            path, database = "", path
+        elif kind == "sentinel":
+            _demand(bool(path), "name the master: redis+sentinel://host:port/master")
+            sentinel_options = {name: query.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        elif kind == "cluster":
+            _demand(not path, "name no database: a cluster has one")
+        if database:
+            _demand(bool(re.fullmatch(r"[0-9]{1,5}", database)), "have a number as its database")
+            options["db"] = int(database)
         if tls:
-            secure = {"ssl": True, **files}
+            secure = {"ssl": True, **{_FILES[name]: query.pop(name) for name in tuple(query) if name in _FILES}}
             options |= secure
             sentinel_options |= secure if kind == "sentinel" else {}
-        hosts = () if kind == "unix" else tuple(map(_host, where.split(","), [kind] * (where.count(",") + 1)))
-        _demand(kind in ("sentinel", "cluster") or len(hosts) <= 1, "name one server")
+        _demand(not query, "have no other options than ca, cert and key, and those of its scheme")
+        hosts = () if kind == "unix" else tuple(_host(host, kind) for host in where.split(","))
+        _demand(kind != "single" or len(hosts) == 1, "name one server")
         return cls(kind, hosts, path, options, sentinel_options)
 
 
@@ -450,8 +441,11 @@ def _client(address: str) -> Redis | RedisCluster:
     tls = options.pop("ssl", False)
     if where.kind == "sentinel":
         secure = dict(where.sentinel_options)
-        sentinel = Sentinel(where.hosts, sentinel_kwargs=secure, **options, **({"ssl": True} if tls else {}))
-        return sentinel.master_for(where.path)
+        if tls:
+            options["ssl"] = True
+        sentinel: Any = Sentinel(where.hosts, sentinel_kwargs=secure, **options)  # type: ignore[no-untyped-call]
+        master: Redis = sentinel.master_for(where.path)
+        return master
     kind: type[Connection | SSLConnection | UnixDomainSocketConnection] = SSLConnection if tls else Connection
     if where.kind == "unix":
         kind, options["path"] = UnixDomainSocketConnection, where.path

@@ -1,7 +1,7 @@
 """The conformance suite of the hot contract: every engine subclasses `HotSuite`, a coherent one `CoherentHotSuite`.
 
-A test's name begins with the clause of `sidecar.stores.hot` that it proves: test_h01_ to test_h13_. Views and states are
-real ones, of turns that were analysed and folded as those of a server, so what comes back must fold as the log does.
+A test's name begins with the clause of `sidecar.stores.hot` that it proves: test_h01_ to test_h13_. Views and states
+are real ones, of turns that were analysed and folded as those of a server: what comes back must fold as the log does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Log:
             turn = turn_pb2.Turn(
                 entries=[
                     turn_pb2.TurnEntry(
-                        message=turn_pb2.Message(role=turn_pb2.ROLE_USER, text=f"{text or self.text}, I need {version}.")
+                        message=turn_pb2.Message(
+                            role=turn_pb2.ROLE_USER, text=f"{text or self.text}, I need {version}."
+                        )
                     ),
                     turn_pb2.TurnEntry(tool_call=turn_pb2.ToolCall(id=f"open-{version}", name="search")),
                 ]
@@ -413,9 +415,7 @@ class CoherentHotSuite(HotSuite):
         log.append(5)
         ticket = (await hot.fetch(log.key)).ticket
         states = [log.state(min(after, to - 1), to=to) for to, after in zip(versions, afters, strict=False)]
-        await asyncio.gather(
-            *(hot.publish("acme", log.key.session, state, ticket=ticket, grant=1) for state in states)
-        )
+        await asyncio.gather(*(hot.publish("acme", log.key.session, state, ticket=ticket, grant=1) for state in states))
         found = await hot.fetch(log.key)
         assert (found.version, found.grant) == (max(versions), 1)
         assert found.gained is None or folded(found) == log.view(max(versions))
@@ -435,7 +435,11 @@ class CoherentHotSuite(HotSuite):
         assert found.gained.head == other.state().head
         loaded = folded(found)
         assert loaded is not None
-        assert [loaded.version, loaded.offsets, loaded.weight_bytes] == [9, other.view().offsets, other.view().weight_bytes]
+        assert [loaded.version, loaded.offsets, loaded.weight_bytes] == [
+            9,
+            other.view().offsets,
+            other.view().weight_bytes,
+        ]
         assert view.to_checkpoint(loaded) == view.to_checkpoint(other.view())
 
     async def test_h03_events_keep_what_a_fold_reads(self, hot: HotView) -> None:
@@ -547,7 +551,7 @@ class CoherentHotSuite(HotSuite):
     async def test_h06_a_tail_lives_for_a_day_at_first(
         self, hot: HotView, other_pod: HotView, pass_time: PassTime
     ) -> None:
-        """Nobody gave a time to live: it is limits.view_ttl_s. A shorter one holds from the fetch that gives it (H6)."""
+        """At first it is limits.view_ttl_s. Another holds from the fetch that gives it (H6)."""
         log = Log(key())
         await self.commit(hot, log)
         await pass_time(limits.view_ttl_s * 0.9)
@@ -558,7 +562,7 @@ class CoherentHotSuite(HotSuite):
         assert (await other_pod.fetch(log.key)).version == 0
 
     async def test_h06_an_entry_outlives_its_marks(self, hot: HotView, other_pod: HotView, pass_time: PassTime) -> None:
-        """However short the time to live, and without a tail, a marked session stays until its mark has expired (H6)."""
+        """However short the time to live, and without a tail, a marked session stays until its mark expires (H6)."""
         log = Log(key())
         ticket = await hot.announce("acme", log.key.session, mark="m", lasts_ms=600_000)
         await other_pod.fetch(log.key, ttl_s=1)
@@ -749,7 +753,7 @@ class CoherentHotSuite(HotSuite):
         assert (await hot.fetch(log.key)).grant == 1
 
     async def test_h12_a_gap_starts_the_tail_anew(self, hot: HotView, other_pod: HotView) -> None:
-        """Events that do not follow the tail's replace it: who stands before the gap finds nothing that follows (H12)."""
+        """Events behind a gap replace the tail: who stands before the gap finds nothing that follows (H12)."""
         log = Log(key())
         await self.commit(hot, log)
         log.append(3)
