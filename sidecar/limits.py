@@ -126,6 +126,25 @@ over, and of SetRoute. All releases that share a record store must agree on it: 
 hot_lease_margin_ms: Final = 50
 """What is added to every wait for leases of others to end: clocks that run at rates 5 % apart still agree."""
 
+hot_timeout_ms: Final = 100
+"""What one call to the shared hot store may take: the record store answers in single milliseconds, so a hot store that
+is slower than this, a new TLS connection included, is no help."""
+
+hot_connections_max: Final = 16
+"""Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods
+must fit into the server's 10,000."""
+
+hot_session_bytes_max: Final = 768 << 10
+"""The tail of one session in the hot store: a cold load (view_bytes and checkpoint_bytes of text, a third more as it is
+stored) and as much again to grow."""
+
+hot_bare_ttl_s: Final = 60
+"""How long a session's entry without a tail stays: it only tells whether the entry is the same, from a reader's look to
+its publish."""
+
+hot_marks_max: Final = 64
+"""Announced appends of one session that stand in the hot store by name; beyond, one mark stands for all of them."""
+
 view_cache_bytes: Final = 64 << 20
 """Views in the in-process hot store, least recently used out first."""
 
