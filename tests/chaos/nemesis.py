@@ -18,21 +18,27 @@ Harm = Callable[[], Awaitable[None]]
 
 @dataclass
 class Nemesis:
-    """Two hands, so that faults overlap: one at processes, one at the network."""
+    """Three hands, so that faults overlap: at processes, on the way to the hot store, on that to the record store."""
 
     stage: Stage
     history: History
     seed: int
-    pause_s: float = 1.5
+    only: tuple[str, ...] = ()
+    """The kinds of faults, by how they begin; none: all."""
+    pause_s: float = 2.0
     """The mean time between faults of one hand."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Do harm until `stopping` is set. What was begun is ended."""
         async with asyncio.TaskGroup() as group:
-            for name in ("processes", "network"):
+            for name, makes in (
+                ("processes", self._processes),
+                ("hot", lambda dice: self._network("hot", self.stage.hot_proxies, dice)),
+                ("record", lambda dice: self._network("record", self.stage.record_proxies, dice)),
+            ):
                 dice = random.Random(f"{self.seed}-{name}")
-                harms = self._processes(dice) if name == "processes" else self._network(dice)
+                harms = {kind: harm for kind, harm in makes(dice).items() if kind.startswith(self.only or "")}
                 if harms:
                     group.create_task(self._hand(harms, dice))
 
@@ -99,24 +105,21 @@ class Nemesis:
 
     # --- the network between the pods and the stores
 
-    def _network(self, dice: random.Random) -> dict[str, Harm]:
-        harms: dict[str, Harm] = {}
-        for name, proxies in (("hot", self.stage.hot_proxies), ("record", self.stage.record_proxies)):
-            if not proxies:
-                continue
-            harms |= {
-                f"{name} cut": lambda proxies=proxies: self._cut(proxies, dice),
-                f"{name} refused": lambda proxies=proxies: self._link(dice.choice(proxies), dice, Proxy.refuse),
-                f"{name} swallowed": lambda proxies=proxies: self._link(dice.choice(proxies), dice, Proxy.black_hole),
-                f"{name} delayed": lambda proxies=proxies: self._link(
-                    dice.choice(proxies), dice, lambda proxy: proxy.delay(dice.uniform(0.002, 0.1), jitter_s=0.02)
-                ),
-                f"{name} slow": lambda proxies=proxies: self._link(
-                    dice.choice(proxies), dice, lambda proxy: proxy.trickle(dice.randrange(2_000, 200_000))
-                ),
-                f"{name} answer cut": lambda proxies=proxies: self._answer_cut(dice.choice(proxies), dice),
-            }
-        return harms
+    def _network(self, name: str, proxies: list[Proxy], dice: random.Random) -> dict[str, Harm]:
+        if not proxies:
+            return {}
+
+        def link(harm: Callable[[Proxy], None]) -> Harm:
+            return lambda: self._link(dice.choice(proxies), dice, harm)
+
+        return {
+            f"{name} cut": lambda: self._cut(proxies, dice),
+            f"{name} refused": link(Proxy.refuse),
+            f"{name} swallowed": link(Proxy.black_hole),
+            f"{name} delayed": link(lambda proxy: proxy.delay(dice.uniform(0.002, 0.1), jitter_s=0.02)),
+            f"{name} slow": link(lambda proxy: proxy.trickle(dice.randrange(2_000, 200_000))),
+            f"{name} answer cut": lambda: self._answer_cut(dice.choice(proxies), dice),
+        }
 
     async def _cut(self, proxies: list[Proxy], dice: random.Random) -> None:
         for proxy in dice.sample(proxies, dice.randint(1, len(proxies))):
@@ -124,7 +127,7 @@ class Nemesis:
 
     async def _link(self, proxy: Proxy, dice: random.Random, harm: Callable[[Proxy], None]) -> None:
         await asyncio.to_thread(harm, proxy)
-        await asyncio.sleep(dice.uniform(0.1, 2.0))
+        await asyncio.sleep(dice.uniform(0.1, 4.0))
         await asyncio.to_thread(proxy.heal)
 
     async def _answer_cut(self, proxy: Proxy, dice: random.Random) -> None:
