@@ -35,7 +35,23 @@ class Run:
     record: str = "sqlite"
     hot: str = "memory"
     plant: str = ""
-    faults: bool = True
+    only: tuple[str, ...] = ()
+    """The faults, by how their names begin; none: all."""
+    pause_s: float = 1.5
+
+    @classmethod
+    def of_plant(cls, name: str, *, seconds: float, seed: int) -> Run:
+        """Return the run that finds a plant soonest."""
+        plant = PLANTS[name]
+        return cls(
+            seconds=seconds,
+            seed=seed,
+            record=plant.record,
+            hot=plant.hot,
+            plant=name,
+            only=plant.faults or ("none",),
+            pause_s=plant.pause_s,
+        )
 
 
 def play(run: Run) -> tuple[History, list[Violation]]:
@@ -51,12 +67,11 @@ def play(run: Run) -> tuple[History, list[Violation]]:
 
 async def _play(run: Run, stage: Stage, history: History) -> None:
     load = Load(await stage.open_pods(), history)
-    nemesis = Nemesis(stage, history, run.seed)
+    nemesis = Nemesis(stage, history, run.seed, only=run.only, pause_s=run.pause_s)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(CLIENTS, run.seed))
-            if run.faults:
-                group.create_task(nemesis.run())
+            group.create_task(nemesis.run())
             await asyncio.sleep(run.seconds)
             nemesis.stopping.set()
             load.stopping = True
@@ -74,6 +89,9 @@ def report(run: Run, history: History, violations: list[Violation]) -> None:
         print(f"  {kind:8} " + ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items())))
     reasons = Counter(f"{one.kind} {one.outcome} {one.reason}" for one in history.ops if one.outcome != "ok")
     print("  " + ", ".join(f"{number} {reason}" for reason, number in reasons.most_common()))
+    reads = [one for one in history.ops if one.kind == "hydrate" and one.outcome == "ok" and one.wanted != "nearest"]
+    direct = sum(one.direct for one in reads)
+    print(f"  {direct} of {len(reads)} fresh hydrates were answered without the record store")
     print(f"  {len(history.log)} sessions, {sum(len(log) for log in history.log.values())} events")
     stalls = stalls_ms(history)
     if stalls:
@@ -96,11 +114,13 @@ def main() -> int:
     parser.add_argument("--record", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--hot", choices=("memory", "redis", "cluster"), default="memory")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="a protection to switch off")
-    parser.add_argument("--no-faults", dest="faults", action="store_false")
-    given = vars(parser.parse_args())
-    if given["seed"] is None:
-        given["seed"] = random.SystemRandom().randrange(1 << 31)
-    run = Run(**given)
+    parser.add_argument("--only", nargs="*", default=[], help="the faults, by how their names begin")
+    given = parser.parse_args()
+    seed = random.SystemRandom().randrange(1 << 31) if given.seed is None else given.seed
+    if given.plant:  # it says itself which stores and faults bring it out
+        run = Run.of_plant(given.plant, seconds=given.seconds, seed=seed)
+    else:
+        run = Run(seconds=given.seconds, seed=seed, record=given.record, hot=given.hot, only=tuple(given.only))
     history, violations = play(run)
     report(run, history, violations)
     if violations and not run.plant:
@@ -109,7 +129,7 @@ def main() -> int:
         print(f"  the history is in {path}")
     if not run.plant:
         return int(bool(violations))
-    wanted = PLANTS[run.plant][1]
+    wanted = PLANTS[run.plant].violation
     found = any(one.kind == wanted for one in violations)
     print(f"  the plant was {'found' if found else 'NOT found'}: {wanted}")
     return int(not found)

@@ -41,6 +41,8 @@ class Op:
     """The version that the token had seen."""
     shown: tuple[str, ...] = ()
     """The request ids of the turns in the bundle's history, in order."""
+    direct: bool = False
+    """Answered without asking the record store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,7 @@ class Load:
                 ended_ns=time.monotonic_ns(),
                 outcome="ok",
                 version=answer.bundle.session_version,
+                direct=answer.timings.record_us == 0,
                 shown=tuple(_MARK.findall(shown(answer.bundle, HISTORY))),
                 **about,
             )

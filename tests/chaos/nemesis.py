@@ -25,7 +25,7 @@ class Nemesis:
     seed: int
     only: tuple[str, ...] = ()
     """The kinds of faults, by how they begin; none: all."""
-    pause_s: float = 2.0
+    pause_s: float = 1.5
     """The mean time between faults of one hand."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -38,7 +38,9 @@ class Nemesis:
                 ("record", lambda dice: self._network("record", self.stage.record_proxies, dice)),
             ):
                 dice = random.Random(f"{self.seed}-{name}")
-                harms = {kind: harm for kind, harm in makes(dice).items() if kind.startswith(self.only or "")}
+                harms = {
+                    kind: harm for kind, harm in makes(dice).items() if not self.only or kind.startswith(self.only)
+                }
                 if harms:
                     group.create_task(self._hand(harms, dice))
 
