@@ -28,6 +28,15 @@ _NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(
 """Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
 every pod beside a Service whose name begins with "standpipe"."""
 
+_RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
+_HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+")
+"""By their schemes alone: what follows is the driver's to read, and the engine's to refuse."""
+
+_HOT_FORMS = (
+    "memory, redis[s]://HOST:PORT, redis+unix:///PATH, redis[s]+sentinel://HOST:PORT,…/NAME or"
+    " redis[s]+cluster://HOST:PORT,…"
+)
+
 
 def _setting(default: Any, doc: str) -> Any:
     if isinstance(default, tuple):
@@ -44,8 +53,15 @@ class Config:
         ("127.0.0.1:7460",), "Where gRPC is served: host:port, or unix:/path; several are served at once."
     )
     http: str = _setting("127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere.")
-    record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH.")
-    hot: str = _setting("memory", "The hot store: memory.")
+    record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH, or a libpq URI, postgresql://….")
+    record_migrate: bool = _setting(
+        True, "Whether a start brings PostgreSQL's schema up to this release; else `standpipe migrate` must."
+    )
+    hot: str = _setting(
+        "memory",
+        "The hot store: memory, redis[s]://HOST, redis+unix:///PATH, redis[s]+sentinel://HOST,…/NAME,"
+        " redis[s]+cluster://HOST,….",
+    )
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
     precision: Literal["int8", "fp32"] = _setting("int8", "The embedding model's weights: int8 or fp32.")
@@ -75,8 +91,8 @@ class Config:
             "http",
             "host:port, or empty",
         )
-        _check(self.record.startswith("sqlite:") and len(self.record) > 7, "record", "sqlite:PATH")
-        _check(self.hot == "memory", "hot", "memory")
+        _check(bool(_RECORD.fullmatch(self.record)), "record", "sqlite:PATH or postgresql://…")
+        _check(bool(_HOT.fullmatch(self.hot)), "hot", _HOT_FORMS)
         _check(bool(self.models_dir), "models_dir", "a directory")
         _check(
             bool(self.embedder) and "/" not in self.embedder,
@@ -94,9 +110,18 @@ class Config:
     def masked(self) -> dict[str, Any]:
         """Return the settings for a log or a screen: a password inside an address is not among them."""
         return {
-            name: re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", value) if isinstance(value, str) else value
-            for name, value in dataclasses.asdict(self).items()
+            name: mask(value) if isinstance(value, str) else value for name, value in dataclasses.asdict(self).items()
         }
+
+
+def mask(address: str) -> str:
+    """Return an address without its passwords, in whatever form it has them.
+
+    Rather too much is masked than too little: a password that should have been percent-encoded and was not may hold
+    any character, an @ too.
+    """
+    address = re.sub(r"(?<=://)([^:/@?]*):.*@", r"\1:***@", address, flags=re.DOTALL)
+    return re.sub(r"([?&][^=&]*(?:pass(?!file)|secret)[^=&]*=)[^&]*", r"\1***", address, flags=re.IGNORECASE)
 
 
 def load(

@@ -43,8 +43,9 @@ class StandpipeError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
     status: ClassVar[str] = "INTERNAL"
-    retry_after_ms: ClassVar[int | None] = None
-    """The pause that RetryInfo advises; None means that a retry of the same call cannot help."""
+    retry_after_ms: int | None = None
+    """The pause that RetryInfo advises; None means that a retry of the same call cannot help. Who knows better than the
+    class sets it on the instance, as a breaker's pause is."""
 
     def __init__(self, message: str, /, *, field: str | None = None, **metadata: str | int) -> None:
         super().__init__(message)

@@ -178,5 +178,24 @@ query_cache_max: Final = 4096
 drain_ms: Final = 1500
 """From SIGTERM to the last answer: Kubernetes gives a sidecar 2 s after the pod's grace period."""
 
+breaker_failures_max: Final = 5
+"""Failures of a store in a row before calls to it fail at once: one lost connection is no outage."""
+
+breaker_pause_ms: Final = 100
+"""How long a store is left alone at first: a restart of a proxy is over by then. Jitter halves it at most."""
+
+breaker_pause_longest_ms: Final = 3000
+"""What that pause doubles up to: a store that came back is in use again after so long."""
+
+examine_ms: Final = 10_000
+"""How long `standpipe doctor` waits for a store: longer than any that could be served from."""
+
+clock_skew_ms: Final = 1000
+"""Between a store's clock and this machine's, before `standpipe doctor` calls it wrong: what NTP holds is far below,
+and times of turns that are told to people are no better."""
+
+disk_free_bytes: Final = 1 << 30
+"""Of the SQLite file's disk, before `standpipe doctor` warns: a day of commits of 10 KB, one a second."""
+
 deadline_default_ms: Final = 10_000
 """For calls that bring no deadline: no call waits for ever."""

@@ -26,9 +26,11 @@ from sidecar import limits
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
+from sidecar.engines import hot_of, record_of
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
+from sidecar.lease import Leases
 from sidecar.model import Model
 from sidecar.policies import Policies
 from sidecar.projection import EmbeddingProjection
@@ -39,9 +41,8 @@ from sidecar.servicers.context import ContextServicer
 from sidecar.servicers.policy import PolicyServicer
 from sidecar.servicers.session import SessionServicer
 from sidecar.sessions import Sessions
-from sidecar.stores.memory import MemoryHot
+from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
-from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
@@ -147,7 +148,7 @@ class Server:
             stack.callback(pages.close)
             self.http_port = pages.port
 
-        self.record: Record = SqliteRecord(Path(config.record.removeprefix("sqlite:")))
+        self.record: Record = record_of(config)
         await self.record.open()
         stack.push_async_callback(self.record.close)
         models = Path(config.models_dir)
@@ -163,9 +164,15 @@ class Server:
         dimensions = self._embedder.dimensions if self._embedder else 1
 
         signer = Signer(await self.record.signing_key())
-        hot: MemoryHot[View] = MemoryHot(bytes_max=config.view_cache_bytes)
-        sessions = Sessions(self.record, hot, tokenizers, telemetry)
+        hot: Hot[View] = hot_of(config)
+        await hot.open()
+        stack.push_async_callback(hot.close)
         policies = Policies(self.record, tokenizers)
+        leases = Leases(self.record, hot, policies, telemetry)
+        stack.push_async_callback(leases.close)
+        if hot.capabilities.coherent:
+            stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
+        sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
         self._projection = None
         if queue is not None:
@@ -176,7 +183,6 @@ class Server:
             stack.push_async_callback(_cancelled, asyncio.create_task(self._projection.run()))
         stack.push_async_callback(sessions.drain)
         committer = Committer(
-            record=self.record,
             sessions=sessions,
             counters=counters,
             signer=signer,
@@ -188,7 +194,7 @@ class Server:
             record=self.record,
             sessions=sessions,
             scopes=scopes,
-            policies=policies,
+            leases=leases,
             tokenizers=tokenizers,
             embedder=queue,
             model_id=model_id,
@@ -207,7 +213,7 @@ class Server:
         session_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionServicer(boundary, self.record, committer, signer), readable
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, policies), readable)
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, leases), readable)
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):
@@ -242,7 +248,7 @@ class Server:
         return context_pb2.GetServerInfoResponse(
             version=version(),
             record_engine=self.record.engine,
-            hot_engine=self.config.hot,
+            hot_engine=self.config.hot.partition("://")[0],  # what stands behind it may hold a password
             tokenizers=self.config.tokenizers,
             embedding=embedding,
             limits=[

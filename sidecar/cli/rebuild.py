@@ -8,29 +8,30 @@ from pathlib import Path
 import click
 
 from sidecar.cli import show
+from sidecar.config import Config
 
 
 @click.command()
-@click.option("--record", required=True, metavar="sqlite:PATH", help="The record store.")
+@click.option("--record", required=True, metavar="ADDRESS", help="The record store: sqlite:PATH or postgresql://….")
 def rebuild(record: str) -> None:
     """Make again what is derived from a record store's log.
 
     It checks every hash chain on its way. Vectors follow when a sidecar serves the store; until then recall goes by
     words alone.
     """
-    path = Path(record.removeprefix("sqlite:"))
-    if not record.startswith("sqlite:") or not path.is_file():
-        show.fail(f"{record!r} is not sqlite:PATH of a record store that exists")
+    config = Config(record=record, record_migrate=False)
+    if record.startswith("sqlite:") and not Path(record.removeprefix("sqlite:")).is_file():
+        show.fail(f"{record!r} is not there")
     with show.progress("rebuild") as step:
-        sessions, events = asyncio.run(_rebuild(path, step))
+        sessions, events = asyncio.run(_rebuild(config, step))
     show.stdout().print(f"{sessions:,} sessions, {events:,} events: every hash chain holds")
 
 
-async def _rebuild(path: Path, step: show.Step) -> tuple[int, int]:
+async def _rebuild(config: Config, step: show.Step) -> tuple[int, int]:
+    from sidecar.engines import record_of
     from sidecar.rebuild import rebuild as run
-    from sidecar.stores.sqlite import SqliteRecord
 
-    record = SqliteRecord(path)
+    record = record_of(config)
     await record.open()
     try:
         return await run(record, progress=lambda *done: step("{:,} sessions, {:,} events".format(*done)))

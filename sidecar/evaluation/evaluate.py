@@ -34,6 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import standpipe
 from sidecar.config import Config
 from sidecar.embed import Embedder, Vector
+from sidecar.engines import record_of
 from sidecar.evaluation import conversations, report
 from sidecar.evaluation.conversations import Conversation, Turn
 from sidecar.evaluation.measured import (
@@ -55,7 +56,6 @@ from sidecar.evaluation.measured import (
 from sidecar.model import Model
 from sidecar.rebuild import rebuild
 from sidecar.server import Server
-from sidecar.stores.sqlite import SqliteRecord
 from standpipe.errors import StandpipeError
 from standpipe.v1.bundle_pb2 import Source
 
@@ -184,7 +184,7 @@ async def _recall_and_determinism(
             await _each(everything, lambda pair: _same(client, *pair, "restart"), done)
         with screen.phase("replaying the receipts", len(everything)) as done:
             await _each(everything, lambda pair: _replayed(client, *pair, "replay"), done)
-    record = SqliteRecord(path)
+    record = record_of(Config(record=f"sqlite:{path}"))
     await record.open()
     try:
         await rebuild(record)

@@ -48,8 +48,11 @@ R18 A store that cannot be reached, or is locked beyond the deadline, raises Sto
     StoreUnavailable. A full append queue raises Overloaded with its `limit`.
 R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, version) again changes nothing.
 R20 Grants say which server of a coherent hot store is trusted for which slots (`sidecar.stores.grants`). `adopt` and
-    `revoke` are atomic against each other. What they change is usable `limits.hot_lease_ms` later, by the store's
-    clock; a row that stays keeps its grant, and no grant is given twice.
+    `revoke` are atomic against each other, and date what they changed in a transaction of its own:
+    `limits.hot_lease_ms` from then, by the store's clock. A row that stays keeps its grant, and no grant is given
+    twice. `date_grants` does the second half for a process that died between the two.
+R21 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
+    changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sidecar.finding import Finding
 from sidecar.stores.grants import Grant
 
 Deadline = float
@@ -130,6 +134,8 @@ class Appended:
     subject: str
     position: int
     """The subject's last item position after this event."""
+    weight_end_bytes: int
+    """The session's weight up to and with this event."""
     committed_at_us: int
     replayed: bool
 
@@ -420,6 +426,10 @@ class Record(ABC):
         """Finish the appends at work and release everything. Safe to call twice."""
 
     @abstractmethod
+    async def examine(self) -> Sequence[Finding]:
+        """Look at the store as it is deployed (R21)."""
+
+    @abstractmethod
     async def signing_key(self) -> bytes:
         """Return the deployment's 32-byte key, made by the first `open`; it signs tokens and receipts."""
 
@@ -474,3 +484,7 @@ class Record(ABC):
     @abstractmethod
     async def revoke(self, incarnation: str) -> None:
         """Withdraw all trust in a server of the hot store; nothing if there is none (R20)."""
+
+    @abstractmethod
+    async def date_grants(self) -> None:
+        """Give a time to grants that were changed and not yet dated (R20)."""

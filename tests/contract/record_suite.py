@@ -32,6 +32,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
+from sidecar.finding import Outcome
 from sidecar.stores.record import (
     Appended,
     Checkpoint,
@@ -185,6 +186,9 @@ async def outcomes(*calls: Awaitable[Appended]) -> tuple[list[Appended], list[Ba
 
 class RecordSuite:
     """Subclass it, and override the three fixtures."""
+
+    unfit_checks: frozenset[str] = frozenset()
+    """What an examination of the suite's own store finds wrong with it: a server for tests need not be fit to serve."""
 
     @pytest.fixture
     async def record(self) -> Record:
@@ -973,3 +977,17 @@ class RecordSuite:
         state = await one(record, SessionRead(tenant="acme", session="s", tokenizer="o"), SessionState)
         assert state.checkpoint == fold
         assert raw.rows()["checkpoints"] == 1
+
+    # --- R21 ---
+
+    async def test_r21_an_examination_changes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """A store that works is found to, beside its use and after it was closed, and has the same rows then (R21)."""
+        await record.append(turn())
+        before = raw.rows()
+        for _ in range(2):
+            found = await record.examine()
+            assert [one for one in found if one.outcome == Outcome.FAILED and one.check not in self.unfit_checks] == []
+            assert {"schema", *self.unfit_checks} <= {one.check for one in found}
+            assert all(bool(one.advice) == (one.outcome in {Outcome.WARNING, Outcome.FAILED}) for one in found)
+            await record.close()
+        assert raw.rows() == before

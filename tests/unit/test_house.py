@@ -180,10 +180,12 @@ def _declared(proto: Path) -> int:
 
 
 def classes() -> dict[str, type[StandpipeError]]:
-    """Return the error classes by their reasons."""
+    """Return the error classes by their reasons; a class without its own never leaves the server."""
     found: dict[str, type[StandpipeError]] = {}
     for value in vars(errors).values():
-        if isinstance(value, type) and issubclass(value, StandpipeError) and value is not StandpipeError:
+        if not (isinstance(value, type) and issubclass(value, StandpipeError)) or value is StandpipeError:
+            continue
+        if "reason" in vars(value):
             assert value.reason not in found, f"two classes have the reason {value.reason}"
             found[value.reason] = value
     return found

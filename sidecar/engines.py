@@ -1,0 +1,35 @@
+"""The engines that a configuration chooses; the driver of one that is not chosen is not imported."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from sidecar.config import Config
+from sidecar.stores.hot import Hot, HotView
+from sidecar.stores.record import Record
+
+V = TypeVar("V", bound=HotView)
+
+
+def record_of(config: Config) -> Record:
+    """Return the record store, not yet opened. Raises ConfigInvalid for what its driver cannot read."""
+    if config.record.startswith("sqlite:"):
+        from sidecar.stores.sqlite import SqliteRecord
+
+        return SqliteRecord(config.record.removeprefix("sqlite:"))
+    from sidecar.stores.postgres import PostgresRecord
+
+    record: Record = PostgresRecord(config.record, migrate=config.record_migrate)
+    return record
+
+
+def hot_of(config: Config) -> Hot[V]:
+    """Return the hot store, not yet opened. Raises ConfigInvalid for what its driver cannot read."""
+    if config.hot == "memory":
+        from sidecar.stores.memory import MemoryHot
+
+        return MemoryHot(bytes_max=config.view_cache_bytes)
+    from sidecar.stores.redis import RedisHot
+
+    hot: Hot[V] = RedisHot(config.hot, bytes_max=config.view_cache_bytes)
+    return hot
