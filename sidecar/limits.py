@@ -142,8 +142,8 @@ append_batch_max: Final = 64
 """Commits in one SQLite transaction: they share one fsync."""
 
 record_pool_max: Final = 4
-"""PostgreSQL connections of one process: pods times connections are what exhausts a server. One of them is never used for
-writes, so that no hydrate waits behind all commits."""
+"""PostgreSQL connections of one process: pods times connections are what exhausts a server. One of them is never
+used for writes, so that no hydrate waits behind all commits."""
 
 record_attempts_max: Final = 5
 """Runs of a transaction that has to give way to others, as after a deadlock: each time another has got through."""

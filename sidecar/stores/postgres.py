@@ -7,8 +7,8 @@
 
 Statements go to the wire as one pipeline. A write is one implicit transaction: it is committed when the pipeline's Sync
 is answered, and its answer is not looked at before. What a transaction depends on (whose rows it sees, how long it may
-take) is set in it and for it alone, and no statement is prepared by name: so a pooler that gives each transaction another
-server connection, such as PgBouncer, may stand between.
+take) is set in it and for it alone, and no statement is prepared by name: so a pooler that gives each transaction
+another server connection, such as PgBouncer, may stand between.
 
 A call runs in a task of its own, so that a caller who gives up tears nothing apart. The server ends a statement shortly
 before the deadline; a server that does not even do that is left behind, and the connection with it.
@@ -27,7 +27,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_bytes
-from typing import Any, Final, LiteralString, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg import conninfo
@@ -56,6 +56,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
+from sidecar.finding import Finding, failed, ok, skipped, warning
 from sidecar.stores import grants
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
@@ -108,6 +109,9 @@ MIGRATIONS: Final = {int(number): script for number, script in sections("postgre
 EXPANSIONS: Final = {int(number): script for number, script in sections("postgres_schema.sql", "expansion").items()}
 SCHEMA: Final = max(MIGRATIONS)
 """The last migration that this release knows: the least that another must know to share the database."""
+
+SERVER_MIN: Final = 160_000
+"""The oldest server_version_num that is supported."""
 
 COMPONENTS_MAX: Final = 16_000
 """Components of pgvector's half-precision type: longer vectors are stored as bytes alone."""
@@ -192,7 +196,7 @@ UNREACHABLE: Final[Mapping[str, str]] = {
     "shutting down": "the server is stopping",
     "read-only": "no server takes writes",
 }
-"""What a failed connection's text says, in words of our own: the driver gives no code, and its text names hosts and roles."""
+"""What a failed connection's text says, in words of our own: the driver gives no code, and its text names roles."""
 
 
 def store_error(error: Exception, *, phase: str = "record_fetch") -> StandpipeError:
@@ -260,7 +264,7 @@ class _Call:
         """For its turn: it asks for no connection yet."""
         self.connected = False
 
-    def timeout(self) -> str:
+    def timeout_ms(self) -> str:
         """Return the statement timeout, in milliseconds: the server's word should come before the deadline."""
         if self.give_up_at == math.inf:
             return "0"
@@ -319,8 +323,11 @@ Statement = tuple[str, Sequence[object]]
 
 
 async def _execute(db: Connection, name: str, *values: object) -> psycopg.AsyncCursor[Row]:
-    # The driver wants literals, against text of users in SQL: these come from our own files.
-    return await db.execute(cast("LiteralString", SQL[name]), values or None, binary=True)
+    return await db.execute(SQL[name], values or None, binary=True)
+
+
+async def _one_row(db: Connection, name: str, *values: object) -> Row:
+    return cast("Row", await (await _execute(db, name, *values)).fetchone())
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +402,7 @@ def _read_events(read: EventsRead) -> _Asked:
 
 def _read_sessions(read: SessionsRead) -> _Asked:
     if read.subject:
-        statement = ("sessions_of_subject", (read.tenant, read.subject, read.after_session, read.count_max))
+        statement: Statement = ("sessions_of_subject", (read.tenant, read.subject, read.after_session, read.count_max))
     else:
         statement = ("sessions_of_tenant", (read.tenant, read.after_session, read.count_max))
     return _Asked(_Sight(read.tenant), [statement], _each(head_of))
@@ -472,7 +479,7 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
 }
 
 
-async def _answer(db: Connection, timeout: str, asked: Sequence[_Asked]) -> list[Answer]:
+async def _answer(db: Connection, timeout_ms: str, asked: Sequence[_Asked]) -> list[Answer]:
     """Answer reads from one snapshot, in one round trip."""
     found: list[list[psycopg.AsyncCursor[Row]]] = []
     sight = None
@@ -481,7 +488,7 @@ async def _answer(db: Connection, timeout: str, asked: Sequence[_Asked]) -> list
         for one in asked:
             if one.sight != sight:
                 sight = one.sight
-                await _execute(db, "see", sight.tenant, sight.worker, timeout)
+                await _execute(db, "see", sight.tenant, sight.worker, timeout_ms)
             found.append([await _execute(db, name, *values) for name, values in one.statements])
         await _execute(db, "commit")
     return [
@@ -492,10 +499,10 @@ async def _answer(db: Connection, timeout: str, asked: Sequence[_Asked]) -> list
 # --- writes ------------------------------------------------------------------------------------------------------
 
 
-async def _commit(db: Connection, timeout: str, sight: _Sight, name: str, values: Sequence[object]) -> list[Row]:
+async def _commit(db: Connection, timeout_ms: str, sight: _Sight, name: str, values: Sequence[object]) -> list[Row]:
     """Run one statement as one durable transaction, in one round trip; return its rows."""
     async with db.pipeline():
-        await _execute(db, "change", sight.tenant, sight.worker, timeout)
+        await _execute(db, "change", sight.tenant, sight.worker, timeout_ms)
         cursor = await _execute(db, name, *values)
     return await cursor.fetchall() if cursor.description else []
 
@@ -536,37 +543,48 @@ def _append_values(event: NewEvent) -> tuple[object, ...]:
 
 def _appended(event: NewEvent, row: Row) -> Appended:
     """Return what an append wrote, or raise what it was refused for."""
-    outcome, version, event_hash, subject, position, committed_at_us, number, winner = row
+    outcome, version, event_hash, subject, position, weight_bytes, committed_at_us, number, winner = row
     if outcome in {"appended", "replayed"}:
         return Appended(
             version=version,
             event_hash=event_hash,
             subject=subject,
             position=position,
+            weight_end_bytes=weight_bytes,
             committed_at_us=committed_at_us,
             replayed=outcome == "replayed",
         )
-    at = (number or 1) - 1
-    raise {
-        "reused": lambda: RequestIdReused(
-            "the request id was used before in this session, with another body", version=version
-        ),
-        "unknown": lambda: SessionNotFound("the tenant has no such session", field="session_id"),
-        "future": lambda: VersionInFuture("the expected version is ahead of the session", current_version=version),
-        "conflict": lambda: VersionConflict(
-            "another commit won this version: hydrate again, and commit with a new request id",
-            current_version=version,
-            winner_request_id=winner or "",
-        ),
-        "nameless": lambda: InvalidField("the first append of a session must name its subject", field="subject_id"),
-        "ended": lambda: SessionEnded("the session was ended and takes no more turns"),
-        "mismatch": lambda: SubjectMismatch("the session belongs to another subject"),
-        "call": lambda: InvalidField(f"tool call {at} has an id that the session has had", field="turn.entries"),
-        "result": lambda: ToolResultWithoutCall(
-            f"tool result {at} answers no open call", call_id=event.answered_calls[at], field="turn.entries"
-        ),
-        "citation": lambda: InvalidField(f"citation {at} names no event of this tenant", field="turn.entries"),
-    }[outcome]()
+    raise _refusal(event, outcome, version=version, at=(number or 1) - 1, winner=winner or "")
+
+
+def _refusal(event: NewEvent, outcome: str, *, version: int, at: int, winner: str) -> StandpipeError:
+    match outcome:
+        case "reused":
+            return RequestIdReused("the request id was used before in this session, with another body", version=version)
+        case "unknown":
+            return SessionNotFound("the tenant has no such session", field="session_id")
+        case "future":
+            return VersionInFuture("the expected version is ahead of the session", current_version=version)
+        case "conflict":
+            return VersionConflict(
+                "another commit won this version: hydrate again, and commit with a new request id",
+                current_version=version,
+                winner_request_id=winner,
+            )
+        case "nameless":
+            return InvalidField("the first append of a session must name its subject", field="subject_id")
+        case "ended":
+            return SessionEnded("the session was ended and takes no more turns")
+        case "mismatch":
+            return SubjectMismatch("the session belongs to another subject")
+        case "call":
+            return InvalidField(f"tool call {at} has an id that the session has had", field="turn.entries")
+        case "result":
+            return ToolResultWithoutCall(
+                f"tool result {at} answers no open call", call_id=event.answered_calls[at], field="turn.entries"
+            )
+        case _:
+            return InvalidField(f"citation {at} names no event of this tenant", field="turn.entries")
 
 
 def _components(vector: bytes) -> str | None:
@@ -576,12 +594,16 @@ def _components(vector: bytes) -> str | None:
     return str(memoryview(vector)[4:].cast("b").tolist())
 
 
-async def _regrant(db: Connection, timeout: str, change: Callable[..., Sequence[Grant]], what: Any) -> None:
+GrantsChange = Callable[[Sequence[Grant], int, int], Sequence[Grant]]
+"""From the rows, a grant that was never given, and the store's time, to the rows after."""
+
+
+async def _regrant(db: Connection, timeout_ms: str, change: GrantsChange) -> None:
     async with db.transaction():
-        await _execute(db, "change", _NOBODY.tenant, _NOBODY.worker, timeout)
-        grant, now_us = cast("Row", await (await _execute(db, "lock_grants")).fetchone())
+        await _execute(db, "change", _NOBODY.tenant, _NOBODY.worker, timeout_ms)
+        grant, now_us = await _one_row(db, "lock_grants")
         before = [grant_of(row) async for row in await _execute(db, "grants") if row[0] is not None]
-        after = change(before, grant=grant, usable_at_us=now_us + limits.hot_lease_ms * 1000, **what)
+        after = change(before, grant, now_us)
         if after != before:
             async with db.pipeline():
                 await _execute(db, "drop_grants")
@@ -596,7 +618,7 @@ async def _regrant(db: Connection, timeout: str, change: Callable[..., Sequence[
 async def _missing(db: Connection) -> list[tuple[int, str]]:
     """Return the parts of the schema that a database lacks, in order: (number, kind). Raises StoreSchemaNewer."""
     stored: set[tuple[int, str]] = set()
-    if cast("Row", await (await _execute(db, "is_made")).fetchone())[0]:
+    if (await _one_row(db, "is_made"))[0]:
         stored = {(row[0], row[1]) for row in await (await _execute(db, "migrations")).fetchall()}
     newest = max((number for number, kind in stored if kind == "migration"), default=0)
     if newest > SCHEMA:
@@ -616,11 +638,11 @@ async def _migrate(db: Connection) -> list[tuple[int, str]]:
         number, kind = missing[0]
         async with db.transaction():
             await _execute(db, "lock_schema")
-            if not cast("Row", await (await _execute(db, "is_made")).fetchone())[0]:
-                await db.execute(cast("LiteralString", SQL["make"]))
+            if not (await _one_row(db, "is_made"))[0]:
+                await db.execute(SQL["make"])
             if missing[0] in await _missing(db):
                 script = (MIGRATIONS if kind == "migration" else EXPANSIONS)[number]
-                await db.execute(cast("LiteralString", script))
+                await db.execute(script)
                 await _execute(db, "note_migration", number, kind)
                 done.append(missing[0])
     await _execute(db, "keep_signing_key", token_bytes(32))
@@ -646,6 +668,90 @@ async def migrate(dsn: str, *, dry_run: bool = False, grant_to: Iterable[str] = 
         return done
     finally:
         await db.close()
+
+
+# --- its examination ---------------------------------------------------------------------------------------------
+
+
+async def _examine(address: str) -> list[Finding]:
+    """Look at the server, the database and the role, and leave nothing behind (R21)."""
+    try:
+        db = await _connect(address)
+    except StoreUnavailable as error:
+        return [failed("server", error.message, "Start it, or correct `record`; see the server's log.")]
+    try:
+        found = await _server(db)
+        missing = await _missing(db)
+    except Exception as error:
+        refused = store_error(error)
+        return [failed("schema", refused.message, "See the server's log.")]
+    else:
+        if missing:
+            parts = ", ".join(f"{kind} {number}" for number, kind in missing)
+            advice = "Run `standpipe migrate --record` with a role that may change the schema."
+            return [*found, failed("schema", f"missing: {parts}", advice)]
+        return [*found, ok("schema", f"{SCHEMA}, of this release"), *await _security(db)]
+    finally:
+        await db.close()
+
+
+async def _server(db: Connection) -> list[Finding]:
+    before_us = time.time_ns() // 1000
+    version, number, connections, fsync, synchronous, full_pages, vector, now_us = await _one_row(db, "server")
+    skew_ms = max(before_us - now_us, now_us - time.time_ns() // 1000, 0) // 1000
+    found = [
+        ok("server", f"PostgreSQL {version}, up to {connections} connections")
+        if number >= SERVER_MIN
+        else failed("server", f"PostgreSQL {version}", "Upgrade it: 16 is the oldest that is supported."),
+        ok("pgvector", f"{vector}")
+        if vector
+        else failed("pgvector", "the extension is not there", "CREATE EXTENSION vector, as a superuser."),
+        ok("clock", f"within {limits.clock_skew_ms} ms of this machine's")
+        if skew_ms <= limits.clock_skew_ms
+        else warning("clock", f"{skew_ms} ms from this machine's", "Synchronise both, for example by NTP."),
+    ]
+    if fsync != "on" or full_pages != "on":
+        advice = "Set fsync and full_page_writes on: without them a crash loses or damages what was acknowledged."
+        found.append(failed("durability", f"fsync is {fsync}, full_page_writes {full_pages}", advice))
+    elif synchronous == "off":
+        found.append(ok("durability", "synchronous_commit is off for others; commits of a sidecar turn it on"))
+    else:
+        found.append(ok("durability", f"synchronous_commit is {synchronous}"))
+    return found
+
+
+async def _security(db: Connection) -> list[Finding]:
+    """Look whether rows of other tenants are out of reach, by the catalogue and by trying."""
+    role, unbound, tables = await _one_row(db, "security")
+    found = []
+    if unbound:
+        advice = "Let the sidecar log in with a role that is neither superuser nor has BYPASSRLS."
+        found.append(failed("role", f"{role} passes row-level security by", advice))
+    else:
+        found.append(ok("role", f"{role} is bound by row-level security"))
+    if tables:
+        advice = "ALTER TABLE each ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY."
+        found.append(failed("row security", f"not forced on {', '.join(tables)}", advice))
+    elif unbound:
+        found.append(skipped("row security", "forced on every table; the role passes it by"))
+    else:
+        found.append(await _isolation(db))
+    return found
+
+
+async def _isolation(db: Connection) -> Finding:
+    """Write a session of a tenant that cannot be, look for it as another, and take it back."""
+    try:
+        async with db.transaction(force_rollback=True):
+            await _execute(db, "see", " doctor", "off", str(limits.examine_ms))
+            await _execute(db, "plant")
+            await _execute(db, "see", " another", "off", str(limits.examine_ms))
+            seen = (await _one_row(db, "planted"))[0]
+    except psycopg.Error as error:
+        return failed("row security", store_error(error).message, "See the server's log.")
+    if seen:
+        return failed("row security", "one tenant sees another's rows", "Run `standpipe migrate`; see its policies.")
+    return ok("row security", "forced on every table; a row of one tenant was not seen by another")
 
 
 # --- the engine ----------------------------------------------------------------------------------------------------
@@ -693,18 +799,26 @@ class PostgresRecord(Record):
             await self.close()
             raise
 
-    async def _prepare(self, db: Connection, _timeout: str) -> None:
+    async def _prepare(self, db: Connection, _timeout_ms: str) -> None:
         if self._migrates:
             await _migrate(db)
         elif await _missing(db):
             raise ConfigInvalid(_UNMIGRATED[1], field="record")
-        self._signing_key = cast("Row", await (await _execute(db, "signing_key")).fetchone())[0]
+        self._signing_key = (await _one_row(db, "signing_key"))[0]
 
     async def close(self) -> None:
         self._open = False
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self._pool.close()
+
+    async def examine(self) -> Sequence[Finding]:
+        try:
+            async with asyncio.timeout(limits.examine_ms / 1000):
+                return await _examine(self._address)
+        except TimeoutError:
+            advice = "See why its server is slow: locks, disk, network."
+            return [failed("server", "it did not answer in time", advice)]
 
     async def signing_key(self) -> bytes:
         return self._signing_key
@@ -776,23 +890,31 @@ class PostgresRecord(Record):
             raise InvalidField("the event is not in the log, or had another number of items", field="items")
 
     async def adopt(self, incarnation: str, slots: Sequence[tuple[int, int]]) -> None:
-        await self._change_grants(grants.adopt, incarnation=incarnation, slots=slots)
+        await self._change_grants(
+            lambda rows, grant, _: grants.adopt(rows, grant=grant, incarnation=incarnation, slots=slots)
+        )
+        await self.date_grants()
 
     async def revoke(self, incarnation: str) -> None:
-        await self._change_grants(grants.revoke, incarnation=incarnation)
+        await self._change_grants(lambda rows, grant, _: grants.revoke(rows, grant=grant, incarnation=incarnation))
+        await self.date_grants()
 
-    async def _change_grants(self, change: Callable[..., Sequence[Grant]], **what: Any) -> None:
-        await self._queue(lambda db, timeout: _regrant(db, timeout, change, what))
+    async def date_grants(self) -> None:
+        lease_us = limits.hot_lease_ms * 1000
+        await self._change_grants(lambda rows, _, now_us: grants.date(rows, usable_at_us=now_us + lease_us))
+
+    async def _change_grants(self, change: GrantsChange) -> None:
+        await self._queue(lambda db, timeout_ms: _regrant(db, timeout_ms, change))
 
     # --- calls ---
 
     async def _ask(self, asked: Sequence[_Asked], deadline: Deadline | None = None) -> list[Answer]:
         return await self._call(
-            lambda db, timeout: _answer(db, timeout, asked), phase="record_fetch", deadline=deadline
+            lambda db, timeout_ms: _answer(db, timeout_ms, asked), phase="record_fetch", deadline=deadline
         )
 
     async def _write(self, name: str, *values: object, sight: _Sight, deadline: Deadline | None = None) -> list[Row]:
-        return await self._queue(lambda db, timeout: _commit(db, timeout, sight, name, values), deadline)
+        return await self._queue(lambda db, timeout_ms: _commit(db, timeout_ms, sight, name, values), deadline)
 
     async def _queue(self, work: Work[T], deadline: Deadline | None = None) -> T:
         if self._writes_waiting >= limits.append_queue_max:
@@ -811,8 +933,11 @@ class PostgresRecord(Record):
         call = _Call(phase, now + self._wait_ms / 1000 if deadline is None else deadline)
         if call.give_up_at <= now:
             raise _late(phase)
-        if self._breaker.check() is not None:
-            raise StoreUnavailable("the record store does not answer; it is asked again in a moment")
+        pause_s = self._breaker.check()
+        if pause_s is not None:
+            refused = StoreUnavailable("the record store does not answer; it is asked again in a moment")
+            refused.retry_after_ms = math.ceil(pause_s * 1000)
+            raise refused
         task = asyncio.get_running_loop().create_task(self._run(work, call))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -861,7 +986,7 @@ class PostgresRecord(Record):
         for left in reversed(range(limits.record_attempts_max)):
             try:
                 async with self._pool.connection(call) as db:
-                    answer = await work(db, call.timeout())
+                    answer = await work(db, call.timeout_ms())
             except Exception as error:
                 if left and isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
                     continue

@@ -14,7 +14,7 @@ SELECT set_config('standpipe.tenant', %b, true), set_config('standpipe.worker', 
 -- append ---------------------------------------------------------------------------------------------------------
 
 -- name: append
-SELECT outcome, at_version, new_hash, of_subject, last_position, at_us, number, winner
+SELECT outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
 FROM standpipe.append(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer, %b::bytea,
     %b::bigint, %b::text[], %b::text[], %b::text[], %b::bigint[], %b::integer[], %b::integer[], %b::integer[],
     %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[]);
@@ -144,7 +144,7 @@ SELECT standpipe.restore_items(%b::text, %b::text, %b::text, %b::bigint, %b::big
 SELECT standpipe.drop_derived();
 
 -- name: lock_grants
--- The row is the lock that adopt and revoke take before they look.
+-- The row is the lock that every change of grants takes before it looks.
 UPDATE standpipe.deployment SET last_grant = last_grant + 1 RETURNING last_grant, standpipe.now_us();
 
 -- name: drop_grants
@@ -177,7 +177,7 @@ SELECT number, kind FROM standpipe.migrations;
 INSERT INTO standpipe.migrations (number, kind) VALUES (%b, %b);
 
 -- name: keep_signing_key
-INSERT INTO standpipe.deployment (only, signing_key) VALUES (1, %b) ON CONFLICT DO NOTHING;
+INSERT INTO standpipe.deployment ("only", signing_key) VALUES (1, %b) ON CONFLICT DO NOTHING;
 
 -- name: signing_key
 SELECT signing_key FROM standpipe.deployment;
@@ -188,3 +188,26 @@ SELECT format('GRANT %%s ON standpipe.%%I TO %%I', CASE relname WHEN 'migrations
     ELSE 'SELECT, INSERT, UPDATE, DELETE' END, relname, %b::text)
 FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
 UNION ALL SELECT format('GRANT USAGE ON SCHEMA standpipe TO %%I', %b::text);
+
+-- its examination ------------------------------------------------------------------------------------------------
+
+-- name: server
+SELECT current_setting('server_version'), current_setting('server_version_num')::integer,
+    current_setting('max_connections'), current_setting('fsync'), current_setting('synchronous_commit'),
+    current_setting('full_page_writes'), (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+
+-- name: security
+-- The role, whether it passes row-level security by, and the tables of tenants that do not force it.
+SELECT current_user::text, rolsuper OR rolbypassrls, (
+    SELECT array_agg(relname::text ORDER BY relname) FROM pg_class
+    WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p')
+        AND relname NOT IN ('deployment', 'grants', 'models', 'migrations')
+        AND NOT (relrowsecurity AND relforcerowsecurity)
+) FROM pg_roles WHERE rolname = current_user;
+
+-- name: plant
+INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version) VALUES (' doctor', '', '', 0);
+
+-- name: planted
+SELECT EXISTS (SELECT 1 FROM standpipe.routes WHERE tenant = ' doctor');

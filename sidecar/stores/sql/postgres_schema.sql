@@ -41,7 +41,7 @@ BEGIN
 END $$;
 
 CREATE TABLE standpipe.deployment (
-    only integer PRIMARY KEY CHECK (only = 1),
+    "only" integer PRIMARY KEY CHECK ("only" = 1),
     signing_key bytea NOT NULL CHECK (octet_length(signing_key) = 32),
     last_grant bigint NOT NULL DEFAULT 0
 );
@@ -262,7 +262,7 @@ CREATE FUNCTION standpipe.append(
     entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
     texts bytea[], terms bytea[], tokens text[],
     OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
-    OUT at_us bigint, OUT number bigint, OUT winner text
+    OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -275,13 +275,14 @@ BEGIN
         SELECT * INTO head FROM standpipe.sessions WHERE tenant = new_tenant AND session = new_session FOR UPDATE;
         there := FOUND;
         IF there THEN
-            SELECT version, digest, event_hash, position_end, committed_at_us INTO receipt FROM standpipe.events
-            WHERE tenant = new_tenant AND session = new_session AND request_id = new_request_id;
+            SELECT version, digest, event_hash, position_end, weight_end_bytes, committed_at_us INTO receipt
+            FROM standpipe.events WHERE tenant = new_tenant AND session = new_session AND request_id = new_request_id;
             IF FOUND THEN
                 at_version := receipt.version;
                 new_hash := receipt.event_hash;
                 of_subject := head.subject;
                 last_position := receipt.position_end;
+                last_weight_bytes := receipt.weight_end_bytes;
                 at_us := receipt.committed_at_us;
                 outcome := CASE WHEN receipt.digest = new_digest THEN 'replayed' ELSE 'reused' END;
                 RETURN;
@@ -362,6 +363,7 @@ BEGIN
     END IF;
     at_version := head.version + 1;
     of_subject := head.subject;
+    last_weight_bytes := head.weight_bytes + new_weight_bytes;
     -- A clock that is set back must not let a session's time run backwards.
     at_us := greatest(standpipe.now_us(), head.updated_at_us);
     new_hash := standpipe.event_hash(
@@ -374,9 +376,9 @@ BEGIN
     INSERT INTO standpipe.events (tenant, session, version, kind, request_id, digest, committed_at_us, items_count,
         position_end, weight_end_bytes, previous_hash, event_hash, body)
     VALUES (new_tenant, new_session, at_version, new_kind, new_request_id, new_digest, at_us, count, last_position,
-        head.weight_bytes + new_weight_bytes, head.event_hash, new_hash, new_body);
+        last_weight_bytes, head.event_hash, new_hash, new_body);
     UPDATE standpipe.sessions SET version = at_version, event_hash = new_hash, ended = (new_kind = 2),
-        weight_bytes = head.weight_bytes + new_weight_bytes, position_end = last_position,
+        weight_bytes = last_weight_bytes, position_end = last_position,
         created_at_us = CASE WHEN head.version = 0 THEN at_us ELSE head.created_at_us END, updated_at_us = at_us
     WHERE tenant = new_tenant AND session = new_session;
     IF cardinality(opened_calls) > 0 THEN
