@@ -59,6 +59,7 @@ from sidecar.stores.record import (
     Answer,
     Appended,
     Checkpoint,
+    Claim,
     Deadline,
     EventKind,
     EventsRead,
@@ -66,9 +67,12 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    Lag,
     LagRead,
     NewEvent,
     NewItem,
+    ParkedOrder,
+    ParkedRead,
     PoliciesRead,
     PolicyRead,
     Read,
@@ -191,6 +195,11 @@ def _one(db: sqlite3.Connection, name: str, *values: object) -> Any:
     return db.execute(SQL[name], values).fetchone()
 
 
+def _all(db: sqlite3.Connection, name: str, *values: object) -> list[Any]:
+    """Return all rows of a named query, so that what follows may change its tables."""
+    return db.execute(SQL[name], values).fetchall()
+
+
 def _now_us() -> int:
     return time.time_ns() // 1000
 
@@ -306,9 +315,26 @@ def _read_grants(db: sqlite3.Connection, _read: GrantsRead) -> GrantsState:
     return GrantsState(rows=_grants(db), now_us=_now_us())
 
 
-def _read_lag(db: sqlite3.Connection, read: LagRead) -> int:
+def _read_lag(db: sqlite3.Connection, read: LagRead) -> Lag:
     known = _one(db, "model", read.model)
-    return int((_one(db, "lag", read.model) if known else _one(db, "lag_of_unknown_model"))[0])
+    items, since_us, parked = _one(db, "lag", read.model) if known else _one(db, "lag_of_unknown_model")
+    age_us = max(0, _now_us() - since_us) if since_us is not None else 0
+    return Lag(items=items, age_s=age_us / 1e6, parked=parked)
+
+
+def _read_parked(db: sqlite3.Connection, read: ParkedRead) -> Sequence[ParkedOrder]:
+    return [
+        ParkedOrder(
+            tenant=row[0],
+            subject=row[1],
+            model=row[2],
+            items=row[3],
+            since_us=row[4],
+            parked_at_us=row[5],
+            reason=row[6],
+        )
+        for row in db.execute(SQL["parked"], (*read.after, read.count_max))
+    ]
 
 
 _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] = {
@@ -322,6 +348,7 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     PoliciesRead: _read_policies,
     RoutesRead: _read_routes,
     LagRead: _read_lag,
+    ParkedRead: _read_parked,
     GrantsRead: _read_grants,
 }
 
@@ -345,9 +372,8 @@ def _answer(db: sqlite3.Connection, reads: Sequence[Read], deadline: Deadline | 
     return answers
 
 
-def _lagging(db: sqlite3.Connection, model: str, count_max: int) -> Sequence[Scope]:
-    rows = db.execute(SQL["lagging"], (model, count_max))
-    return [Scope(tenant=row[0], subject=row[1], position=row[2], vector_position=row[3]) for row in rows]
+def _is_due(db: sqlite3.Connection, model: str) -> bool:
+    return _one(db, "due", model, _now_us(), 1) is not None
 
 
 def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
@@ -505,6 +531,42 @@ def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequ
     return True
 
 
+def _claim(db: sqlite3.Connection, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
+    claims: list[Claim] = []
+    now_us = _now_us()
+    until_us = now_us + int(lease_s * 1e6)
+    for tenant, subject, position, vector_position, tried in _all(db, "due", model, now_us, count_max):
+        key = (tenant, subject, model)
+        if tried >= limits.work_attempts_max:  # its last worker is gone
+            db.execute(SQL["give_back"], (0, tried, "", now_us, *key))
+            continue
+        if tried and claims:
+            break
+        db.execute(SQL["hold"], (worker, until_us, *key))
+        scope = Scope(tenant=tenant, subject=subject, position=position, vector_position=vector_position)
+        claims.append(Claim(scope=scope, model=model, worker=worker, until_us=until_us, attempts=tried + 1))
+        if tried:
+            break
+    return claims
+
+
+def _release(db: sqlite3.Connection, claim: Claim, reason: str, pause_s: float) -> bool:
+    key = (claim.scope.tenant, claim.scope.subject, claim.model)
+    row = _one(db, "held", *key, claim.worker, claim.until_us)
+    if row is None:
+        return False
+    now_us = _now_us()
+    attempts = row[0] if reason else row[0] - 1
+    parked: bool = attempts >= limits.work_attempts_max
+    due_at_us = now_us + int(pause_s * 1e6)
+    db.execute(SQL["give_back"], (due_at_us, attempts, reason, now_us if parked else 0, *key))
+    return parked
+
+
+def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bool:
+    return db.execute(SQL["unpark"], (tenant, subject, model)).rowcount > 0
+
+
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
     db.execute(SQL["put_checkpoint"], (tenant, new.session, new.tokenizer, new.version, new.weight_bytes, new.body))
 
@@ -652,7 +714,7 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
 
 
 def _examine(path: Path) -> list[Finding]:
-    """Look at the file, from without and from within (R21)."""
+    """Look at the file, from without and from within (R22)."""
     if not path.parent.is_dir():
         return [failed("file", f"its directory {path.parent} is not there", "Make it, or name another in `record`.")]
     found = [_disk(path.parent)]
@@ -833,11 +895,19 @@ class SqliteRecord(Record):
     ) -> bool:
         return await self._write(partial(_put_vectors, scope=scope, model=model, vectors=vectors), deadline)
 
-    async def lagging(self, *, model: str, count_max: int) -> Sequence[Scope]:
+    async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
         if model not in self._models:
             await self._write(partial(_know_model, model=model))
             self._models.add(model)
-        return await self._read(partial(_lagging, model=model, count_max=count_max))
+        if not await self._read(partial(_is_due, model=model)):  # idle workers leave the write lock alone
+            return []
+        return await self._write(partial(_claim, model=model, worker=worker, lease_s=lease_s, count_max=count_max))
+
+    async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
+        return await self._write(partial(_release, claim=claim, reason=reason, pause_s=pause_s))
+
+    async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
+        return await self._write(partial(_unpark, tenant=tenant, subject=subject, model=model))
 
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
         await self._write(partial(_put_checkpoint, tenant=tenant, new=checkpoint))
