@@ -63,15 +63,19 @@ from sidecar.stores.record import (
     Answer,
     Appended,
     Checkpoint,
+    Claim,
     Deadline,
     EventsRead,
     GrantsRead,
     GrantsState,
     Head,
     HeadRead,
+    Lag,
     LagRead,
     NewEvent,
     NewItem,
+    ParkedOrder,
+    ParkedRead,
     PoliciesRead,
     PolicyRead,
     Read,
@@ -454,7 +458,25 @@ def _read_routes(read: RoutesRead) -> _Asked:
 
 
 def _read_lag(read: LagRead) -> _Asked:
-    return _Asked(_WORKER, [("lag", (read.model, read.model))], lambda found: found[0][0][0])
+    def lag(row: Row) -> Lag:
+        return Lag(items=row[0], age_s=(row[1] or 0) / 1e6, parked=row[2])
+
+    return _Asked(_WORKER, [("lag", (read.model, read.model))], _first(lag))
+
+
+def _read_parked(read: ParkedRead) -> _Asked:
+    def order(row: Row) -> ParkedOrder:
+        return ParkedOrder(
+            tenant=row[0],
+            subject=row[1],
+            model=row[2],
+            items=row[3],
+            since_us=row[4],
+            parked_at_us=row[5],
+            reason=row[6],
+        )
+
+    return _Asked(_WORKER, [("parked", (*read.after, read.count_max))], _each(order))
 
 
 def _read_grants(_read: GrantsRead) -> _Asked:
@@ -475,6 +497,7 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     PoliciesRead: _read_policies,
     RoutesRead: _read_routes,
     LagRead: _read_lag,
+    ParkedRead: _read_parked,
     GrantsRead: _read_grants,
 }
 
@@ -839,14 +862,31 @@ class PostgresRecord(Record):
         rows = await self._write("put_vectors", *values, *arrays, sight=_Sight(scope.tenant), deadline=deadline)
         return bool(rows[0][0])
 
-    async def lagging(self, *, model: str, count_max: int) -> Sequence[Scope]:
+    async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
         await self._know(model)
+        (due,) = await self._ask([_Asked(_WORKER, [("due", (model,))], lambda found: found[0])])
+        if not due:
+            return []
+        values = (model, worker, int(lease_s * 1e6), limits.work_attempts_max, count_max)
+        return [
+            Claim(
+                scope=Scope(tenant=row[0], subject=row[1], position=row[2], vector_position=row[3]),
+                model=model,
+                worker=worker,
+                until_us=row[4],
+                attempts=row[5],
+            )
+            for row in await self._write("claim", *values, sight=_WORKER)
+        ]
 
-        def scope(row: Row) -> Scope:
-            return Scope(tenant=row[0], subject=row[1], position=row[2], vector_position=row[3])
+    async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
+        values = (reason, int(pause_s * 1e6), limits.work_attempts_max)
+        order = (claim.scope.tenant, claim.scope.subject, claim.model, claim.worker, claim.until_us)
+        rows = await self._write("release", *values, *order, sight=_Sight(claim.scope.tenant))
+        return bool(rows and rows[0][0])
 
-        (scopes,) = await self._ask([_Asked(_WORKER, [("lagging", (model, count_max))], _each(scope))])
-        return cast("list[Scope]", scopes)
+    async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
+        return bool(await self._write("unpark", tenant, subject, model, sight=_Sight(tenant)))
 
     async def _know(self, model: str) -> None:
         """Note that a model is in use: from now on every append orders its vectors, and so does all that is there."""
