@@ -38,6 +38,7 @@ class Run:
     only: tuple[str, ...] = ()
     """The faults, by how their names begin; none: all."""
     pause_s: float = 1.5
+    sessions_max: int = 12
 
     @classmethod
     def of_plant(cls, name: str, *, seconds: float, seed: int) -> Run:
@@ -51,6 +52,7 @@ class Run:
             plant=name,
             only=plant.faults or ("none",),
             pause_s=plant.pause_s,
+            sessions_max=plant.sessions_max,
         )
 
 
@@ -66,7 +68,7 @@ def play(run: Run) -> tuple[History, list[Violation]]:
 
 
 async def _play(run: Run, stage: Stage, history: History) -> None:
-    load = Load(await stage.open_pods(), history)
+    load = Load(await stage.open_pods(), history, sessions_max=run.sessions_max)
     nemesis = Nemesis(stage, history, run.seed, only=run.only, pause_s=run.pause_s)
     try:
         async with asyncio.TaskGroup() as group:

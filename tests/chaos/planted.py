@@ -129,6 +129,8 @@ class Plant:
     faults: tuple[str, ...] = ()
     """Those that bring it out; none: it shows without."""
     pause_s: float = 0.5
+    sessions_max: int = 12
+    """Fewer, where calls must meet on one."""
 
 
 PLANTS: dict[str, Plant] = {
@@ -140,8 +142,15 @@ PLANTS: dict[str, Plant] = {
         Plant(ack_before_durable, "lost", record="postgresql", faults=("postgresql kill",)),
         Plant(ack_unconfirmed, "stale", hot="redis", faults=("hot refused", "hot answer")),
         Plant(endless_lease, "stale", hot="redis", record="postgresql", faults=("hot refused", "record swallowed")),
-        Plant(no_life, "stale", hot="redis", faults=("redis flush",), pause_s=0.01),
-        Plant(no_version_compare, "stale", hot="redis", faults=("redis flush",), pause_s=0.05),
+        Plant(no_life, "stale", hot="redis", faults=("redis flush", "hot delayed"), pause_s=0.1, sessions_max=2),
+        Plant(
+            no_version_compare,
+            "stale",
+            hot="redis",
+            faults=("redis flush", "hot delayed"),
+            pause_s=0.1,
+            sessions_max=2,
+        ),
         Plant(any_server, "stale", hot="cluster", faults=("cluster lagging",)),
     )
 }
