@@ -160,6 +160,20 @@ append_queue_max: Final = 1024
 append_batch_max: Final = 64
 """Commits in one SQLite transaction: they share one fsync."""
 
+record_pool_max: Final = 4
+"""PostgreSQL connections of one process: pods times connections are what exhausts a server. One of them is never
+used for writes, so that no hydrate waits behind all commits."""
+
+record_attempts_max: Final = 5
+"""Runs of a transaction that has to give way to others, as after a deadlock: each time another has got through."""
+
+record_margin_ms: Final = 50
+"""How long before the deadline the record store's server ends a statement: so that its word arrives in time, and the
+caller learns that nothing was written. A tenth of what is left, if that is less."""
+
+record_grace_ms: Final = 1000
+"""How long after its deadline a commit may still end by itself: then its connection is given up."""
+
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 

@@ -44,7 +44,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from sidecar import limits
 from sidecar.breaker import Breaker
 from sidecar.errors import ConfigInvalid, HotUnavailable
-from sidecar.finding import Finding
+from sidecar.finding import Finding, failed, ok, warning
 from sidecar.stores.hot import SLOTS, Capabilities, Found, Hot, HotKey, Place, Ticket, V
 from sidecar.stores.memory import MemoryHot
 from sidecar.stores.record import Checkpoint, Deadline, EventKind, Head, SessionState, StoredEvent
@@ -59,6 +59,9 @@ _WEIGHT = struct.Struct(">Q")
 _MARK = re.compile(r"[A-Za-z0-9._:@/+-]{1,256}")
 _SCHEME = re.compile(r"redis(?P<tls>s)?(\+(?P<kind>unix|sentinel|cluster))?")
 _FILES = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+_VERSION_MIN = (6, 2)
+_EXAMINED = ("", "examined")
+"""The session of an examination: no tenant has an empty name."""
 _NEW_TTL_MS = limits.view_ttl_s * 1000
 _BARE_TTL_MS = limits.hot_bare_ttl_s * 1000
 
@@ -86,6 +89,7 @@ class RedisHot(Hot[V]):
         timeout_ms: int = limits.hot_timeout_ms,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._address = address
         self._client = _client(address)
         self._views: MemoryHot[V] = MemoryHot(bytes_max=bytes_max, clock=clock)
         self._session_bytes_max = session_bytes_max
@@ -98,6 +102,13 @@ class RedisHot(Hot[V]):
 
     async def open(self) -> None:
         """Nothing is to be prepared: connections are made when they are needed."""
+
+    async def examine(self) -> Sequence[Finding]:
+        other: RedisHot[V] = RedisHot(self._address, timeout_ms=limits.examine_ms)
+        try:
+            return await other._examine()
+        finally:
+            await other.close()
 
     def held(self, key: HotKey) -> V | None:
         return self._views.held(key)
@@ -207,9 +218,6 @@ class RedisHot(Hot[V]):
     def slot(self, tenant: str, session: str) -> int:
         return slot_of(key_of(tenant, session))
 
-    async def examine(self) -> Sequence[Finding]:
-        return ()
-
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:
         name = self._servers.get(incarnation)
         if name is None:
@@ -226,6 +234,38 @@ class RedisHot(Hot[V]):
     async def close(self) -> None:
         await self._views.close()
         await self._client.aclose()
+
+    async def _examine(self) -> list[Finding]:
+        try:
+            async with self._guarded(None):
+                said = await self._ask_all()
+            await self.announce(*_EXAMINED, mark="examined", lasts_ms=1)
+            await self.forget(*_EXAMINED)
+        except HotUnavailable as error:
+            return [failed("answers", error.message, "Look at the address, the user's rights and the server's log.")]
+        found = [ok("scripts", "run")]
+        for name, one in said.items():
+            found += _findings(f" of {name}" if name else "", one)
+        if isinstance(self._client, RedisCluster):
+            held = len(self._client.nodes_manager.slots_cache)
+            whole = held == SLOTS
+            found.append(
+                ok("slots", "all are held")
+                if whole
+                else failed(
+                    "slots", f"{SLOTS - held} are held by nobody", "Mend the cluster: its sessions are not hot."
+                )
+            )
+        return found
+
+    async def _ask_all(self) -> dict[str, dict[str, Any]]:
+        """Return what INFO says, by the name of the cluster's node."""
+        if not isinstance(self._client, RedisCluster):
+            return {"": await self._client.info()}
+        await self._client.initialize()
+        nodes = self._client.get_primaries()
+        said = await asyncio.gather(*(node.execute_command("INFO") for node in nodes))
+        return {node.name: one for node, one in zip(nodes, said, strict=True)}
 
     async def _run(
         self, name: str, session: tuple[str, str], *args: bytes | str | int, deadline: Deadline | None
@@ -266,13 +306,32 @@ class RedisHot(Hot[V]):
     async def _meet(self, incarnation: str) -> None:
         """Learn who a server is that answers for the first time."""
         if isinstance(self._client, RedisCluster):
-            nodes = self._client.get_primaries()
-            said = await asyncio.gather(*(node.execute_command("INFO", "replication") for node in nodes))
-            self._servers = {one["master_replid"]: node.name for node, one in zip(nodes, said, strict=True)}
+            self._servers = {one["master_replid"]: name for name, one in (await self._ask_all()).items()}
         elif incarnation:
             self._servers = {incarnation: ""}
         else:  # a master that was demoted: the next connection looks for its successor
             await self._client.connection_pool.disconnect()
+
+
+def _findings(of: str, info: dict[str, Any]) -> list[Finding]:
+    """Judge what one server says of itself."""
+    version = tuple(int(part) for part in re.findall(r"[0-9]+", str(info["redis_version"]))[:2])
+    found = [
+        ok(f"version{of}", str(info["redis_version"]))
+        if version >= _VERSION_MIN
+        else failed(f"version{of}", str(info["redis_version"]), "Use Redis 6.2 or later, or Valkey."),
+        ok(f"role{of}", "a primary")
+        if info["role"] == "master"
+        else failed(f"role{of}", "a replica", "Name the primary, or the sentinels that know it."),
+    ]
+    if not info["maxmemory"]:
+        advice = "Set maxmemory: sessions then leave when it is full, and nothing else is lost."
+        return [*found, warning(f"memory{of}", "unbounded", advice)]
+    policy = str(info["maxmemory_policy"])
+    if policy == "noeviction":
+        advice = "Set maxmemory-policy to allkeys-lru: a full store then makes room by itself."
+        return [*found, warning(f"memory{of}", "bounded, and refuses what is new when it is full", advice)]
+    return [*found, ok(f"memory{of}", f"{info['maxmemory'] >> 20} MiB, {policy}")]
 
 
 def key_of(tenant: str, session: str) -> bytes:
@@ -379,7 +438,10 @@ class Address:
     @classmethod
     def parse(cls, address: str) -> Address:
         """Read an address. Raises ConfigInvalid, never with a password in it."""
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:  # brackets that do not match
+            raise ConfigInvalid("hot must be an address", field="hot") from None
         scheme = _SCHEME.fullmatch(parts.scheme)
         _demand(scheme is not None, "begin with redis, rediss, redis+unix, redis+sentinel or redis+cluster, and ://")
         assert scheme is not None
@@ -444,7 +506,9 @@ def _client(address: str) -> Redis | RedisCluster:
     }
     if where.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in where.hosts]
-        return RedisCluster(startup_nodes=nodes, max_connections=limits.hot_connections_max, **options)
+        return RedisCluster(
+            startup_nodes=nodes, require_full_coverage=False, max_connections=limits.hot_connections_max, **options
+        )
     tls = options.pop("ssl", False)
     if where.kind == "sentinel":
         secure = dict(where.sentinel_options)
