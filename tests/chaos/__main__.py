@@ -91,7 +91,7 @@ def report(run: Run, history: History, violations: list[Violation]) -> None:
         print(f"  {kind:8} " + ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items())))
     reasons = Counter(f"{one.kind} {one.outcome} {one.reason}" for one in history.ops if one.outcome != "ok")
     print("  " + ", ".join(f"{number} {reason}" for reason, number in reasons.most_common()))
-    reads = [one for one in history.ops if one.kind == "hydrate" and one.outcome == "ok" and one.wanted != "nearest"]
+    reads = [one for one in history.ops if one.kind == "hydrate" and one.outcome == "ok" and one.wanted == "fresh"]
     direct = sum(one.direct for one in reads)
     print(f"  {direct} of {len(reads)} fresh hydrates were answered without the record store")
     print(f"  {len(history.log)} sessions, {sum(len(log) for log in history.log.values())} events")
