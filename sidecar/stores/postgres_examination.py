@@ -145,7 +145,7 @@ async def _isolation(ask: Ask) -> Finding:
     """Leave a row as one tenant, and look for it as another; all is rolled back."""
     mine, theirs = (f"doctor-{secrets.token_hex(16)}" for _ in range(2))
     await ask("become", mine)
-    await ask("leave_row", mine)
+    await ask("leave_row", mine, "read")
     ((own,),) = await ask("see_row", mine)
     await ask("become", theirs)
     ((others,),) = await ask("see_row", mine)
@@ -155,7 +155,7 @@ async def _isolation(ask: Ask) -> Finding:
     if not own:
         return failed("isolation", "a tenant does not see its own row", advice)
     try:
-        await ask("leave_row", mine)
+        await ask("leave_row", mine, "write")
     except StandpipeError:
         return ok("isolation", "a tenant could neither read nor write a row of another")
     return failed("isolation", "a tenant wrote a row of another", advice)

@@ -13,21 +13,26 @@ from typing import Any, Final, Protocol
 
 from sidecar import limits
 from sidecar.errors import StandpipeError
-from sidecar.finding import Finding, Outcome, clock, failed, ok, warning
+from sidecar.finding import Finding, Outcome, clock, failed, ok, skipped, warning
 from sidecar.stores.hot import SLOTS, Hot, HotKey
 from sidecar.stores.record import EventKind, Head, SessionState, StoredEvent
 
 VERSION_MIN: Final = (6, 2)
 """What the scripts run on; Valkey goes on from Redis 7.2 and says so."""
 
-ACL: Final = "Give the user the keys and commands that `sidecar/stores/redis.py` lists at its top."
+UNREACHED: Final = "Start it, or correct the address, user and password in `hot`."
+COMMANDS: Final = (
+    "+eval +evalsha +info +time +hmget +hget +hset +hsetnx +hstrlen +del +pttl +pexpire +scan +unlink"
+    " +cluster|slots +cluster|shards +cluster|info +asking"
+)
+ACL: Final = f"Let its user do what a sidecar does: ACL SETUSER … ~standpipe1:* {COMMANDS}"
 EVICTION: Final = "CONFIG SET maxmemory to what it may take, and maxmemory-policy to allkeys-lru."
 
 
 class Ask(Protocol):
     """Run a command on one server; raise a StandpipeError if it fails."""
 
-    def __call__(self, *command: str) -> Awaitable[Any]:
+    def __call__(self, command: str) -> Awaitable[Any]:
         """Return the answer, as the driver reads it."""
 
 
@@ -40,26 +45,38 @@ class Server:
     ask: Ask
 
 
-async def examine(hot: Hot[Any], servers: Sequence[Server], *, cluster: bool) -> list[Finding]:
+async def examine(hot: Hot[Any], servers: Sequence[Server], *, clustered: bool) -> list[Finding]:
     """Make every check: of each server, of the cluster, and of the protocol through all of it."""
-    found = []
+    of_servers = []
     for server in servers:
         try:
-            of_server = await _server(server.ask, cluster=cluster)
+            of_servers.append((server.name, await _server(server.ask, clustered=clustered)))
         except StandpipeError as error:
-            of_server = [failed("server", error.message, f"Look whether it runs, and at the network. {ACL}")]
-        named = f"{server.name}: " if len(servers) > 1 else ""
-        found += [Finding(one.check, one.outcome, named + one.found, one.advice) for one in of_server]
-    if cluster and servers:
-        found += await _cluster(servers)
+            of_servers.append((server.name, [failed("server", error.message, f"{UNREACHED} {ACL}")]))
+    found = _gathered(of_servers) if clustered else of_servers[0][1]
+    if clustered:
+        found.append(await _cluster(servers[0].ask))
     if all(one.outcome != Outcome.FAILED for one in found):
         found.append(await _there_and_back(hot))
     return found
 
 
-async def _server(ask: Ask, *, cluster: bool) -> list[Finding]:
+def _gathered(of_servers: Sequence[tuple[str, Sequence[Finding]]]) -> list[Finding]:
+    """Return one finding for each check and outcome: what is fine in a word, what is not by the servers' names."""
+    alike: dict[tuple[str, Outcome, str], list[str]] = {}
+    for name, findings in of_servers:
+        for one in findings:
+            found = one.found if one.outcome == Outcome.OK else f"{name}: {one.found}"
+            alike.setdefault((one.check, one.outcome, one.advice), []).append(found)
+    return [
+        Finding(check, outcome, "; ".join(dict.fromkeys(found)), advice)
+        for (check, outcome, advice), found in alike.items()
+    ]
+
+
+async def _server(ask: Ask, *, clustered: bool) -> list[Finding]:
     info: Mapping[str, Any] = await ask("INFO")
-    return [_version(info), _role(info, cluster=cluster), _memory(info), await _clock(ask), await _distance(ask)]
+    return [_version(info), _role(info, clustered=clustered), _memory(info), *await _clock(ask)]
 
 
 def _version(info: Mapping[str, Any]) -> Finding:
@@ -71,10 +88,10 @@ def _version(info: Mapping[str, Any]) -> Finding:
     return ok("server", found)
 
 
-def _role(info: Mapping[str, Any], *, cluster: bool) -> Finding:
+def _role(info: Mapping[str, Any], *, clustered: bool) -> Finding:
     replicas = int(info.get("connected_slaves", 0))
     if info["role"] != "master":
-        if cluster:
+        if clustered:
             return _replica(info)
         advice = "Name the primary in `hot`, or let redis+sentinel:// find it: writes to a replica are refused."
         return failed("role", "a replica", advice)
@@ -101,34 +118,32 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     return ok("memory", found)
 
 
-async def _clock(ask: Ask) -> Finding:
-    before_s = time.time()
-    seconds, microseconds = await ask("TIME")
-    return clock(before_s, int(seconds) + int(microseconds) / 1e6, time.time())
-
-
-async def _distance(ask: Ask) -> Finding:
-    times_ms = []
+async def _clock(ask: Ask) -> list[Finding]:
+    """Ask for the time, and see what the way takes."""
+    way_s = float("inf")
     for _ in range(5):
-        started = time.perf_counter()
-        await ask("PING")
-        times_ms.append((time.perf_counter() - started) * 1000)
-    found = f"{min(times_ms):.1f} ms there and back"
-    if min(times_ms) > limits.hot_timeout_ms / 2:
-        return warning("distance", found, f"Bring it nearer: a call that takes {limits.hot_timeout_ms} ms is given up.")
-    return ok("distance", found)
+        before_s = time.time()
+        seconds, microseconds = await ask("TIME")
+        after_s = time.time()
+        way_s = min(way_s, after_s - before_s)
+    found = f"{way_s * 1000:.1f} ms there and back"
+    distance = ok("distance", found)
+    if way_s * 1000 > limits.hot_timeout_ms / 2:
+        advice = f"Bring it nearer: a call that takes {limits.hot_timeout_ms} ms is given up."
+        distance = warning("distance", found, advice)
+    return [clock(before_s, int(seconds) + int(microseconds) / 1e6, after_s), distance]
 
 
-async def _cluster(servers: Sequence[Server]) -> list[Finding]:
+async def _cluster(ask: Ask) -> Finding:
     try:
-        info: Mapping[str, Any] = await servers[0].ask("CLUSTER", "INFO")
+        info: Mapping[str, Any] = await ask("CLUSTER INFO")
     except StandpipeError as error:
-        return [failed("cluster", error.message, ACL)]
+        return skipped("cluster", error.message)
     slots = int(info["cluster_slots_ok"])
     if info["cluster_state"] != "ok" or slots < SLOTS:
-        advice = "Look at CLUSTER NODES: a slot without a primary is served from the record store."
-        return [failed("cluster", f"state {info['cluster_state']}, {slots:,} of {SLOTS:,} slots served", advice)]
-    return [ok("cluster", f"{SLOTS:,} slots served by {info['cluster_size']} primaries")]
+        advice = "Look at CLUSTER NODES: the sessions of a slot without a primary come from the record store."
+        return failed("cluster", f"state {info['cluster_state']}, {slots:,} of {SLOTS:,} slots served", advice)
+    return ok("cluster", f"{SLOTS:,} slots served by {info['cluster_size']} primaries")
 
 
 async def _there_and_back(hot: Hot[Any]) -> Finding:

@@ -46,7 +46,7 @@ ORDER BY c.relname
 SELECT set_config('standpipe.tenant', %s, true), set_config('standpipe.worker', '', true)
 
 -- name: leave_row
-INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version) VALUES (%s, 'doctor', 'default', 0)
+INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version) VALUES (%s, %s, 'default', 0)
 
 -- name: see_row
 SELECT count(*) FROM standpipe.routes WHERE tenant = %s
