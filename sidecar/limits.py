@@ -126,6 +126,25 @@ over, and of SetRoute. All releases that share a record store must agree on it: 
 hot_lease_margin_ms: Final = 50
 """What is added to every wait for leases of others to end: clocks that run at rates 5 % apart still agree."""
 
+hot_timeout_ms: Final = 100
+"""What one call to the shared hot store may take: the record store answers in single milliseconds, so a hot store that
+is slower than this, a new TLS connection included, is no help."""
+
+hot_connections_max: Final = 16
+"""Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods
+must fit into the server's 10,000."""
+
+hot_session_bytes_max: Final = 768 << 10
+"""The tail of one session in the hot store: a cold load (view_bytes and checkpoint_bytes of text, a third more as it is
+stored) and as much again to grow."""
+
+hot_bare_ttl_s: Final = 60
+"""How long a session's entry without a tail stays: it only tells whether the entry is the same, from a reader's look to
+its publish."""
+
+hot_marks_max: Final = 64
+"""Announced appends of one session that stand in the hot store by name; beyond, one mark stands for all of them."""
+
 view_cache_bytes: Final = 64 << 20
 """Views in the in-process hot store, least recently used out first."""
 
@@ -140,6 +159,20 @@ append_queue_max: Final = 1024
 
 append_batch_max: Final = 64
 """Commits in one SQLite transaction: they share one fsync."""
+
+record_pool_max: Final = 4
+"""PostgreSQL connections of one process: pods times connections are what exhausts a server. One of them is never
+used for writes, so that no hydrate waits behind all commits."""
+
+record_attempts_max: Final = 5
+"""Runs of a transaction that has to give way to others, as after a deadlock: each time another has got through."""
+
+record_margin_ms: Final = 50
+"""How long before the deadline the record store's server ends a statement: so that its word arrives in time, and the
+caller learns that nothing was written. A tenth of what is left, if that is less."""
+
+record_grace_ms: Final = 1000
+"""How long after its deadline a commit may still end by itself: then its connection is given up."""
 
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
@@ -157,6 +190,21 @@ and a tokenizer that reads a megabyte to use those would hold the worker for 100
 
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
+
+work_claims_max: Final = 8
+"""Work orders that a projection claims at once: few, since they are lost for a lease when it dies; several, since a
+claim costs an fsync."""
+
+work_lease_s: Final = 30
+"""How long a claim holds: twice what work_claims_max batches take in float32. It is also how long the work of a process
+that was killed lies still."""
+
+work_attempts_max: Final = 5
+"""Claims of one work order in a row that come to nothing; then it is parked. A fault that passes by itself does not
+outlast four pauses."""
+
+work_pause_s_max: Final = 60
+"""The longest pause before a work order that failed is tried again, and of a projection whose store is away."""
 
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""

@@ -978,10 +978,10 @@ class RecordSuite:
         assert state.checkpoint == fold
         assert raw.rows()["checkpoints"] == 1
 
-    # --- R21 ---
+    # --- R22 ---
 
-    async def test_r21_an_examination_changes_nothing(self, record: Record, raw: RawRecord) -> None:
-        """A store that works is found to, beside its use and after it was closed, and has the same rows then (R21)."""
+    async def test_r22_an_examination_changes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """A store that works is found to, beside its use and after it was closed, and has the same rows then (R22)."""
         await record.append(turn())
         before = raw.rows()
         for _ in range(2):
