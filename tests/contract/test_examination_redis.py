@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from sidecar.stores.redis import RedisHot
 
 from sidecar import limits
 from sidecar.finding import Finding, Outcome
 from sidecar.stores import redis_examination
+from sidecar.stores.redis import RedisHot
 from sidecar.view import View
 from tests.servers import Redis, RedisCluster, Sentinel
 
