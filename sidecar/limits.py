@@ -159,8 +159,8 @@ embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
 
 work_claims_max: Final = 8
-"""Work orders that a projection claims at once: few, since they are lost for a lease when it dies; several, since a claim
-costs an fsync."""
+"""Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
+claim costs an fsync."""
 
 work_lease_s: Final = 30
 """How long a claim holds: twice what work_claims_max batches take in float32. It is also how long the work of a process

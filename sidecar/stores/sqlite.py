@@ -628,14 +628,14 @@ def _release(db: sqlite3.Connection, claim: Claim, reason: str, pause_s: float) 
         return False
     now_us = _now_us()
     attempts = row[0] if reason else row[0] - 1
-    parked = attempts >= limits.work_attempts_max
+    parked: bool = attempts >= limits.work_attempts_max
     due_at_us = now_us + int(pause_s * 1e6)
     db.execute(SQL["give_back"], (due_at_us, attempts, reason, now_us if parked else 0, *key))
     return parked
 
 
 def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bool:
-    return db.execute(SQL["unpark"], (tenant, subject, model)).rowcount > 0
+    return bool(db.execute(SQL["unpark"], (tenant, subject, model)).rowcount)
 
 
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
@@ -902,9 +902,7 @@ class SqliteRecord(Record):
             self._models.add(model)
         if not await self._read(partial(_is_due, model=model)):  # idle workers leave the write lock alone
             return []
-        return await self._write(
-            partial(_claim, model=model, worker=worker, lease_s=lease_s, count_max=count_max)
-        )
+        return await self._write(partial(_claim, model=model, worker=worker, lease_s=lease_s, count_max=count_max))
 
     async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
         return await self._write(partial(_release, claim=claim, reason=reason, pause_s=pause_s))
