@@ -23,7 +23,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch, "lock.txt")
         command = ["piptools", "compile", "--quiet", "--generate-hashes", "--no-emit-index-url"]
-        command += ["--no-emit-find-links", "--no-emit-trusted-host", "--no-emit-options", "--strip-extras"]
+        command += [
+            "--no-emit-find-links",
+            "--allow-unsafe",
+            "--no-emit-trusted-host",
+            "--no-emit-options",
+            "--strip-extras",
+        ]
         command += ["--no-header", "--no-annotate", "--extra", "dev", "--output-file", str(raw), "pyproject.toml"]
         subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True)
         blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", raw.read_text())

@@ -17,8 +17,8 @@ from sidecar import analysis, canonical, limits, validate
 from sidecar.errors import DeadlineExceeded, InvalidField, ReceiptInvalid, VersionConflict
 from sidecar.receipt import Signer
 from sidecar.segment import Count
-from sidecar.sessions import Sessions
-from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent, Record
+from sidecar.sessions import Announced, Sessions
+from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent
 from sidecar.telemetry import Telemetry
 from standpipe.v1 import context_pb2, session_pb2, turn_pb2
 
@@ -32,7 +32,6 @@ _ANALYSE_INLINE_BYTES = 8 << 10
 class Committer:
     """The write path. One a process."""
 
-    record: Record
     sessions: Sessions
     counters: Mapping[str, Count]
     """What counts at write, by tokenizer; the first one leads."""
@@ -59,11 +58,16 @@ class Committer:
         validate.between(request.expected_version, "expected_version", 0, (1 << 62) - 1)
         validate.turn(request.turn)
         self._check_receipt(tenant, request)
-        if request.ByteSize() <= _ANALYSE_INLINE_BYTES:
-            event = self._event(tenant, request)
-        else:
-            event = await self._event_in_time(tenant, request, deadline)
-        done = await self._shielded(self._append(event, deadline))
+        announced = self.sessions.announce(tenant, request.session_id, deadline=deadline)
+        try:
+            if request.ByteSize() <= _ANALYSE_INLINE_BYTES:
+                event = self._event(tenant, request)
+            else:
+                event = await self._event_in_time(tenant, request, deadline)
+        except BaseException:
+            self.sessions.abandon(announced)
+            raise
+        done = await self._shielded(self._append(event, announced, deadline))
         return context_pb2.CommitTurnResponse(
             result=self._result(tenant, request.session_id, done), replayed=done.replayed
         )
@@ -91,7 +95,8 @@ class Committer:
             weight_bytes=0,
             must_exist=True,
         )
-        done = await self._shielded(self._append(event, deadline))
+        announced = self.sessions.announce(tenant, request.session_id, deadline=deadline)
+        done = await self._shielded(self._append(event, announced, deadline))
         return session_pb2.EndSessionResponse(version=done.version, replayed=done.replayed)
 
     async def drain(self) -> None:
@@ -136,10 +141,9 @@ class Committer:
             citations=sorted({(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}),
         )
 
-    async def _append(self, event: NewEvent, deadline: Deadline | None) -> Appended:
-        """Append, then bring the hot view up to date before the caller is answered: it reads its write."""
+    async def _append(self, event: NewEvent, announced: Announced | None, deadline: Deadline | None) -> Appended:
         try:
-            done = await self.record.append(event, deadline=deadline)
+            done = await self.sessions.append(event, announced=announced, deadline=deadline)
         except VersionConflict:
             self.telemetry.commit_conflicts.inc()
             raise
@@ -147,7 +151,6 @@ class Committer:
             self.telemetry.commit_replays.inc()
             return done
         self.telemetry.commits.inc()
-        await self.sessions.advance(event, done)
         self.wake_projection.set()
         return done
 

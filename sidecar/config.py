@@ -29,17 +29,12 @@ _NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(
 every pod beside a Service whose name begins with "standpipe"."""
 
 _RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
-_HOT_PATHS = {
-    "redis": r"(/[0-9]*)?",
-    "redis+unix": r"/.+",
-    "redis+sentinel": r"/[^/]+(/[0-9]+)?",
-    "redis+cluster": r"/?",
-}
-"""What stands behind the hosts: a database, the socket, the name of the master; by scheme, without TLS's s."""
+_HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+")
+"""By their schemes alone: what follows is the driver's to read, and the engine's to refuse."""
 
 _HOT_FORMS = (
-    "memory, redis://HOST:PORT, rediss://HOST:PORT, redis+unix:///PATH, redis+sentinel://HOST:PORT,…/NAME or"
-    " redis+cluster://HOST:PORT,…, with the password percent-encoded"
+    "memory, redis[s]://HOST:PORT, redis+unix:///PATH, redis[s]+sentinel://HOST:PORT,…/NAME or"
+    " redis[s]+cluster://HOST:PORT,…"
 )
 
 
@@ -98,7 +93,7 @@ class Config:
             "host:port, or empty",
         )
         _check(bool(_RECORD.fullmatch(self.record)), "record", "sqlite:PATH or postgresql://…")
-        _check(_is_hot(self.hot), "hot", _HOT_FORMS)
+        _check(bool(_HOT.fullmatch(self.hot)), "hot", _HOT_FORMS)
         _check(bool(self.models_dir), "models_dir", "a directory")
         _check(
             bool(self.embedder) and "/" not in self.embedder,
@@ -196,26 +191,6 @@ def _is_address(value: str) -> bool:
         return len(value.encode()) - 5 in range(1, 108)  # sun_path
     host, _, port = value.rpartition(":")
     return bool(host) and bool(re.fullmatch(r"[0-9]{1,5}", port)) and int(port) < 65_536
-
-
-def _is_hot(value: str) -> bool:
-    """Tell whether a value has one of the forms of a hot store; the engine reads its options."""
-    if value == "memory":
-        return True
-    parts = re.fullmatch(r"(redis(s?)[+a-z]*)://(?:[^\s/?#@]*@)?([^/?#@]*)([^\s?#]*)(?:\?[^\s#]*)?", value)
-    if not parts:
-        return False
-    scheme, hosts = "redis" + parts[1].removeprefix("redis" + parts[2]), parts[3].split(",")
-    if not re.fullmatch(_HOT_PATHS.get(scheme, "(?!)"), parts[4]):
-        return False
-    if scheme == "redis+unix":
-        return not parts[2] and hosts == [""]
-    return (len(hosts) == 1 or scheme != "redis") and all(_is_host(one) for one in hosts)
-
-
-def _is_host(value: str) -> bool:
-    found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", value)
-    return found is not None and int(found[1] or 0) < 65_536
 
 
 def _check(good: bool, name: str, must_be: str) -> None:

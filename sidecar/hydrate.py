@@ -1,9 +1,9 @@
 """HydrateContext: plan, look up, rank, fit, render; and ReplayContext, which does the same from a receipt.
 
-The query's embedding starts first and runs beside the lookups. Each store is asked once: the hot store for the
-session's view, the record store, in one batch, for the route, for what the session has that the view does not,
-and for what the subject's memory has that the cached block does not. A session or subject that is not cached yet
-costs a load.
+The query's embedding starts first and runs beside the lookups. Each store is asked at most once: the hot store for
+the session's tail, and, unless that is known to be the newest and nothing is to be recalled, the record store, in one
+batch, for the route, for what the session has that the view does not, and for what the subject's memory has that the
+cached block does not. A session or subject that is not cached yet costs a load.
 
 Everything behind the lookups is `bundle.assemble`, a pure function. A receipt names its inputs, so replaying is
 looking up the same inputs again, as they were.
@@ -27,14 +27,16 @@ from sidecar.errors import (
     PolicyNotFound,
     ReplayUnavailable,
     StandpipeError,
+    StoreUnavailable,
     SubjectMismatch,
     VersionInFuture,
 )
-from sidecar.policies import Policies
-from sidecar.policy import RECALL, Policy
+from sidecar.lease import Leases
+from sidecar.policy import HISTORY, RECALL, Policy
 from sidecar.receipt import Receipt, Signer, Token
 from sidecar.scope import Candidates, ScopeMemory, Scopes, base_of
-from sidecar.sessions import Sessions
+from sidecar.sessions import Look, Sessions
+from sidecar.stores.hot import HotKey
 from sidecar.stores.record import Deadline, Read, Record, RouteRead, ScopeState, SessionState, StoredRoute
 from sidecar.telemetry import Telemetry
 from sidecar.tokens import Tokenizers
@@ -69,8 +71,21 @@ class _Plan:
     tokenizer: str
     """Empty: the policy's."""
     nearest: bool
+    fully: bool
     at_least: Token | None
     exactly: Token | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What there is for a plan."""
+
+    rules: Policy
+    session: View
+    memory: ScopeMemory | None
+    """None when recall is not wanted, or could not be had."""
+    position: int
+    """The last item that this hydrate may see."""
 
 
 @dataclass(slots=True)
@@ -103,7 +118,7 @@ class Hydrator:
         record: Record,
         sessions: Sessions,
         scopes: Scopes,
-        policies: Policies,
+        leases: Leases,
         tokenizers: Tokenizers,
         embedder: EmbedQueue | None,
         model_id: str,
@@ -113,7 +128,7 @@ class Hydrator:
         self._record = record
         self._sessions = sessions
         self._scopes = scopes
-        self._policies = policies
+        self._leases = leases
         self._tokenizers = tokenizers
         self._embedder = embedder
         self._model_id = model_id
@@ -149,7 +164,8 @@ class Hydrator:
             await asyncio.to_thread(self._tokenizers.get, plan.tokenizer)
         embedding = self._start_embedding(plan, deadline)
         try:
-            rules, session, memory, position = await self._look_up(plan, deadline, clock, degraded)
+            inputs = await self._look_up(plan, deadline, clock, degraded)
+            rules, session, memory, position = inputs.rules, inputs.session, inputs.memory, inputs.position
             wanted = memory is not None and RECALL in rules.sources and _included(plan.include, RECALL)
             if wanted and embedding is None:  # the route has just moved to a policy that recalls
                 embedding = self._start_embedding(plan, deadline)
@@ -205,7 +221,7 @@ class Hydrator:
 
     async def _replay(self, receipt: Receipt, *, into: bundle_pb2.Bundle, all_omissions: bool) -> None:
         try:
-            rules = await self._policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
+            rules = await self._leases.policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
         except PolicyNotFound:
             raise ReplayUnavailable("the policy version is gone", missing="policy") from None
         self._tokenizers.get(receipt.tokenizer)
@@ -268,6 +284,7 @@ class Hydrator:
             include=frozenset(request.include),
             tokenizer=tokenizer,
             nearest=kind == "minimize_latency" and request.consistency.minimize_latency,
+            fully=kind == "fully_consistent" and request.consistency.fully_consistent,
             at_least=token if kind == "at_least_as_fresh" else None,
             exactly=token if kind == "at_exact_snapshot" else None,
         )
@@ -276,62 +293,108 @@ class Hydrator:
         """Start the query's embedding beside everything else."""
         if self._embedder is None or not plan.query.strip() or not _included(plan.include, RECALL):
             return None
-        rules = self._policies.nearest(plan.tenant, plan.route)
+        rules = self._leases.policies.nearest(plan.tenant, plan.route)
         if rules is not None and RECALL not in rules.sources:
             return None
         task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
         task.add_done_callback(_seen)
         return task
 
-    async def _look_up(
-        self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded
-    ) -> tuple[Policy, View, ScopeMemory | None, int]:
-        """Read the policy, the session's view and the subject's memory.
-
-        Returns (policy, view, memory, position): memory None when recall is not wanted or could not be had,
-        position the last item that this hydrate may see.
-        """
-        rules = self._policies.nearest(plan.tenant, plan.route)
+    async def _look_up(self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded) -> _Inputs:
+        """Read the policy, the session's view and the subject's memory, from as few places as will do."""
+        rules = self._leases.policies.nearest(plan.tenant, plan.route)
         tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
-        since = time.perf_counter_ns()
-        ttl_s = rules.session_hot_s if rules else None
-        held = await self._sessions.held(plan.tenant, plan.session, tokenizer, ttl_s=ttl_s)
-        clock.add("hot", since)
-        subject = plan.subject or (held.subject if held else "")
-        memory = self._scopes.held(plan.tenant, subject) if self._wants_recall(plan, subject) else None
-        if plan.nearest and rules and held and (memory is not None or not self._wants_recall(plan, subject)):
-            return rules, self._owned(held, plan), memory, memory.position if memory else 0
+        near = self._sessions.held(plan.tenant, plan.session, tokenizer)
+        subject = plan.subject or (near.subject if near else "")
+        memory = self._scopes.held(plan.tenant, subject) if _wants_recall(plan, subject, rules) else None
+        look = Look(key=HotKey(plan.tenant, plan.session, tokenizer), view=near)
+        # Recall asks the record store anyway, in one trip with all else: then the hot store has nothing to add.
+        if near is None or memory is None or plan.nearest:
+            since = time.perf_counter_ns()
+            ttl_s = rules.session_hot_s if rules else None
+            look = await self._sessions.look(plan.tenant, plan.session, tokenizer, ttl_s=ttl_s, deadline=deadline)
+            clock.add("hot", since)
+        at_hand = self._at_hand(plan, look, tokenizer)
+        if at_hand is not None:
+            return at_hand
+        if rules is None or not rules.stale or plan.fully or plan.exactly:
+            return await self._ask_record(plan, look, memory, deadline, clock, degraded)
+        try:
+            async with asyncio.timeout(_spare_s(deadline)):
+                return await self._ask_record(plan, look, memory, deadline, clock, degraded)
+        except (StoreUnavailable, DeadlineExceeded, TimeoutError):
+            if look.view is None or (plan.at_least is not None and look.view.version < plan.at_least.version):
+                raise
+        self._telemetry.log.warning("record store not reached; an old view is shown")
+        degraded.add(HISTORY, "stale")
+        if _wants_recall(plan, look.view.subject, rules):
+            degraded.add(RECALL, "stale" if memory else "store_unavailable")
+        return _Inputs(rules, self._owned(look.view, plan), memory, memory.position if memory else 0)
 
+    def _at_hand(self, plan: _Plan, look: Look, tokenizer: str) -> _Inputs | None:
+        """Return what can be shown without asking the record store, if that is fresh enough for this request."""
+        session = look.view
+        if session is None or plan.fully or plan.exactly is not None:
+            return None
+        if plan.nearest:
+            rules = self._leases.policies.nearest(plan.tenant, plan.route)
+        elif look.fresh or (plan.at_least and look.tail_version and plan.at_least.version <= session.version):
+            rules = self._leases.policy(plan.tenant, plan.route)
+        else:
+            return None
+        if rules is None or (plan.tokenizer or rules.tokenizer) != tokenizer:
+            return None
+        memory = None
+        if _wants_recall(plan, session.subject, rules):
+            memory = self._scopes.held(plan.tenant, session.subject)
+            if memory is None or not plan.nearest:
+                return None
+        return _Inputs(rules, self._owned(session, plan), memory, memory.position if memory else 0)
+
+    async def _ask_record(
+        self,
+        plan: _Plan,
+        look: Look,
+        memory: ScopeMemory | None,
+        deadline: Deadline,
+        clock: _Clock,
+        degraded: _Degraded,
+    ) -> _Inputs:
+        """Ask the record store, in one trip, for the route and what the session and the memory have gained."""
         since = time.perf_counter_ns()
+        tokenizer = look.key.tokenizer
         at = plan.exactly.version if plan.exactly else None
-        session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, held, at=at)
+        session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, look.view, at=at)
         reads: list[Read] = [RouteRead(tenant=plan.tenant, name=plan.route), session_read]
         scope_read = memory.read() if memory is not None else None
         if scope_read is not None:
             reads.append(scope_read)
+        asked_at = time.monotonic()
         answers = await self._record.fetch(reads, deadline=deadline)
-        rules = await self._policies.follow(plan.tenant, plan.route, cast("StoredRoute | None", answers[0]))
+        route = cast("StoredRoute | None", answers[0])
+        rules = await self._leases.policies.follow(plan.tenant, plan.route, route, asked_at=asked_at)
         if (plan.tokenizer or rules.tokenizer) != tokenizer:  # the route moved to a policy that counts otherwise
             tokenizer = plan.tokenizer or rules.tokenizer
-            held = await self._sessions.held(plan.tenant, plan.session, tokenizer)
-            session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, held, at=at)
+            look = await self._sessions.look(plan.tenant, plan.session, tokenizer, deadline=deadline)
+            session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, look.view, at=at)
             answers[1] = (await self._record.fetch([session_read], deadline=deadline))[0]
         state = cast("SessionState | None", answers[1])
-        session = self._owned(await self._sessions.settle(session_read, state, held, subject=plan.subject), plan)
+        session = await self._sessions.settle(session_read, state, look.view, subject=plan.subject)
+        session = self._owned(session, plan)
+        if at is None:
+            await self._sessions.share(look, state)
         if plan.at_least is not None and session.version < plan.at_least.version:
             raise VersionInFuture(
                 f"the session is at version {session.version}; the token has seen {plan.at_least.version}",
                 current_version=session.version,
             )
-        clock.add("record", since)
         if memory is not None and scope_read is not None:
-            since = time.perf_counter_ns()
             memory = await self._scopes.settle(memory, scope_read, cast(ScopeState, answers[2]))
-            clock.add("record", since)
-        elif self._wants_recall(plan, session.subject) and RECALL in rules.sources:
+        clock.add("record", since)
+        if memory is None and _wants_recall(plan, session.subject, rules):
             memory = await self._cold_memory(plan.tenant, session.subject, deadline, clock, degraded)
         if memory is None:
-            return rules, session, None, 0
+            return _Inputs(rules, session, None, 0)
         position = memory.position
         if plan.exactly is not None:
             position = plan.exactly.position
@@ -339,7 +402,7 @@ class Hydrator:
                 memory = await self._scopes.at(plan.tenant, session.subject, position=position, model=self._model_id)
         if memory.base and RECALL in rules.sources:
             degraded.add(RECALL, "items_max")
-        return rules, session, memory, position
+        return _Inputs(rules, session, memory, position)
 
     async def _cold_memory(
         self, tenant: str, subject: str, deadline: Deadline, clock: _Clock, degraded: _Degraded
@@ -491,14 +554,17 @@ class Hydrator:
             raise SubjectMismatch("the session belongs to another subject")
         return session
 
-    def _wants_recall(self, plan: _Plan, subject: str) -> bool:
-        return bool(subject and plan.query.strip()) and _included(plan.include, RECALL)
-
 
 def _seen(done: asyncio.Task[Vector]) -> None:
     """Look at a task's outcome, which nobody may have waited for."""
     if not done.cancelled():
         done.exception()
+
+
+def _wants_recall(plan: _Plan, subject: str, rules: Policy | None) -> bool:
+    """Return whether recall is asked for; with `rules` None, as far as it is known."""
+    allowed = rules is None or RECALL in rules.sources
+    return allowed and bool(subject and plan.query.strip()) and _included(plan.include, RECALL)
 
 
 def _included(include: frozenset[bundle_pb2.Source], source: bundle_pb2.Source) -> bool:

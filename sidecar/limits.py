@@ -188,5 +188,15 @@ breaker_pause_ms: Final = 100
 breaker_pause_longest_ms: Final = 3000
 """What that pause doubles up to: a store that came back is in use again after so long."""
 
+examine_ms: Final = 10_000
+"""How long `standpipe doctor` waits for a store: longer than any that could be served from."""
+
+clock_skew_ms: Final = 1000
+"""Between a store's clock and this machine's, before `standpipe doctor` calls it wrong: what NTP holds is far below,
+and times of turns that are told to people are no better."""
+
+disk_free_bytes: Final = 1 << 30
+"""Of the SQLite file's disk, before `standpipe doctor` warns: a day of commits of 10 KB, one a second."""
+
 deadline_default_ms: Final = 10_000
 """For calls that bring no deadline: no call waits for ever."""

@@ -17,6 +17,15 @@ DEFAULT = "default"
 """The route, and the built-in policy, that exist without being set."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """Where a route pointed, and when that was asked for, in `time.monotonic()` seconds."""
+
+    policy_name: str
+    policy_version: int
+    asked_at: float
+
+
 @dataclass(slots=True)
 class Policies:
     """Parsed versions, and where routes pointed when they were last seen."""
@@ -24,23 +33,45 @@ class Policies:
     record: Record
     tokenizers: Tokenizers
     _versions: OrderedDict[tuple[str, str, int], Policy] = field(default_factory=OrderedDict)
-    _routes: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    _routes: dict[tuple[str, str], _Pointer] = field(default_factory=dict)
 
-    def nearest(self, tenant: str, route: str) -> Policy | None:
-        """Return the policy that the route pointed at when it was last seen, if it is at hand."""
-        target = self._routes.get((tenant, route))
-        return self._versions.get((tenant, *target)) if target else None
+    def nearest(self, tenant: str, route: str, *, since: float = 0.0) -> Policy | None:
+        """Return the policy that the route pointed at when it was last seen, if it is at hand.
 
-    async def follow(self, tenant: str, route: str, stored: StoredRoute | None) -> Policy:
+        `since` is the point in `time.monotonic()` seconds at or after which it must have been asked for.
+        """
+        pointer = self._routes.get((tenant, route))
+        if pointer is None or pointer.asked_at < since:
+            return None
+        return self._versions.get((tenant, pointer.policy_name, pointer.policy_version))
+
+    async def follow(self, tenant: str, route: str, stored: StoredRoute | None, *, asked_at: float) -> Policy:
         """Return the policy of a route as it was just read. Raises RouteNotFound."""
         if stored is None and route != DEFAULT:
             raise RouteNotFound("no such route", field="route")
-        target = (stored.policy_name, stored.policy_version) if stored else (DEFAULT, 0)
-        found = await self.version(tenant, *target)
-        if len(self._routes) >= limits.policy_cache_max:
+        pointer = self._saw(tenant, route, stored, asked_at=asked_at)
+        return await self.version(tenant, pointer.policy_name, pointer.policy_version)
+
+    def routes_in_use(self) -> list[tuple[str, str]]:
+        """Return (tenant, route) of all that were followed."""
+        return list(self._routes)
+
+    def saw(self, tenant: str, route: str, stored: StoredRoute | None, *, asked_at: float) -> None:
+        """Take note of where a route that is in use pointed when it was asked for."""
+        if stored is None and route != DEFAULT:
+            self._routes.pop((tenant, route), None)
+        else:
+            self._saw(tenant, route, stored, asked_at=asked_at)
+
+    def _saw(self, tenant: str, route: str, stored: StoredRoute | None, *, asked_at: float) -> _Pointer:
+        name, version = (stored.policy_name, stored.policy_version) if stored else (DEFAULT, 0)
+        pointer = _Pointer(name, version, asked_at)
+        if len(self._routes) >= limits.policy_cache_max and (tenant, route) not in self._routes:
             self._routes.clear()
-        self._routes[tenant, route] = target
-        return found
+        held = self._routes.get((tenant, route))
+        if held is None or held.asked_at <= asked_at:
+            self._routes[tenant, route] = pointer
+        return pointer
 
     async def version(self, tenant: str, name: str, version: int) -> Policy:
         """Return one version. Raises PolicyNotFound."""

@@ -17,7 +17,9 @@ A whole policy, with every default written out::
     deadlines:
       embed_ms: 200              # the longest wait for the query's vector; then recall goes by words alone
     ttl:
-      session_hot_s: 86400       # how long an idle session's view stays in the hot store
+      session_hot_s: 86400       # how long an idle session stays in the hot store
+    freshness:
+      stale: false               # whether an old view may be shown, marked, while the record store cannot be reached
 
 `cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a
 source whatever the others want. Beyond the reserves, sources claim their caps in order of `priority`, 1 before 9.
@@ -148,6 +150,8 @@ class Policy:
     recall_floor: bool = True
     embed_ms: int = 200
     session_hot_s: int = 86_400
+    stale: bool = False
+    """Whether an old view may be shown while the record store cannot be reached."""
 
     @property
     def id(self) -> str:
@@ -230,7 +234,18 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
     top = _mapping(
         raw,
         "",
-        {"name", "tokenizer", "model", "budget_tokens", "prompts", "sources", "recall", "deadlines", "ttl"},
+        {
+            "name",
+            "tokenizer",
+            "model",
+            "budget_tokens",
+            "prompts",
+            "sources",
+            "recall",
+            "deadlines",
+            "ttl",
+            "freshness",
+        },
     )
     name = top.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -240,9 +255,7 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
     recall = _mapping(top.get("recall", {}), "recall", {"floor"})
     deadlines = _mapping(top.get("deadlines", {}), "deadlines", {"embed_ms"})
     ttl = _mapping(top.get("ttl", {}), "ttl", {"session_hot_s"})
-    floor = recall.get("floor", True)
-    if not isinstance(floor, bool):
-        raise PolicyInvalid("must be true or false", field="recall.floor")
+    freshness = _mapping(top.get("freshness", {}), "freshness", {"stale"})
     return Policy(
         name=name,
         version=version,
@@ -250,9 +263,10 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
         budget_tokens=_integer(top.get("budget_tokens", 8000), "budget_tokens", 1, limits.budget_tokens_max),
         prompts=_prompts(top.get("prompts", [])),
         sources=_sources(top.get("sources", {"summary": {}, "history": {}, "recall": {}})),
-        recall_floor=floor,
+        recall_floor=_flag(recall.get("floor", True), "recall.floor"),
         embed_ms=_integer(deadlines.get("embed_ms", 200), "deadlines.embed_ms", 0, 60_000),
         session_hot_s=_integer(ttl.get("session_hot_s", 86_400), "ttl.session_hot_s", 1, 31_536_000),
+        stale=_flag(freshness.get("stale", False), "freshness.stale"),
     )
 
 
@@ -339,6 +353,12 @@ def _amount(raw: Any, path: str) -> Amount:
     if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw <= limits.budget_tokens_max:
         return Amount(tokens=raw)
     raise PolicyInvalid(f'must be 0 to {limits.budget_tokens_max} tokens, or "0%" to "100%"', field=path)
+
+
+def _flag(value: Any, path: str) -> bool:
+    if not isinstance(value, bool):
+        raise PolicyInvalid("must be true or false", field=path)
+    return value
 
 
 def _integer(raw: Any, path: str, low: int, high: int) -> int:

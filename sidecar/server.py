@@ -30,6 +30,7 @@ from sidecar.engines import hot_of, record_of
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
+from sidecar.lease import Leases
 from sidecar.model import Model
 from sidecar.policies import Policies
 from sidecar.projection import EmbeddingProjection
@@ -164,8 +165,14 @@ class Server:
 
         signer = Signer(await self.record.signing_key())
         hot: Hot[View] = hot_of(config)
-        sessions = Sessions(self.record, hot, tokenizers, telemetry)
+        await hot.open()
+        stack.push_async_callback(hot.close)
         policies = Policies(self.record, tokenizers)
+        leases = Leases(self.record, hot, policies, telemetry)
+        stack.push_async_callback(leases.close)
+        if hot.capabilities.coherent:
+            stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
+        sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
         self._projection = None
         if queue is not None:
@@ -177,7 +184,6 @@ class Server:
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
         stack.push_async_callback(sessions.drain)
         committer = Committer(
-            record=self.record,
             sessions=sessions,
             counters=counters,
             signer=signer,
@@ -189,7 +195,7 @@ class Server:
             record=self.record,
             sessions=sessions,
             scopes=scopes,
-            policies=policies,
+            leases=leases,
             tokenizers=tokenizers,
             embedder=queue,
             model_id=model_id,
@@ -208,7 +214,7 @@ class Server:
         session_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionServicer(boundary, self.record, committer, signer), readable
         )
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, policies), readable)
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, leases), readable)
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):

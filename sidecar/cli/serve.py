@@ -21,7 +21,7 @@ from sidecar.telemetry import Log
 C = TypeVar("C", bound=click.Command)
 
 
-def flags(command: C) -> C:
+def setting_flags(command: C) -> C:
     """Give a command a flag for every setting."""
     for setting in dataclasses.fields(config.Config):
         factory = setting.default_factory
@@ -38,7 +38,7 @@ def flags(command: C) -> C:
     return command
 
 
-@flags
+@setting_flags
 @click.command(
     epilog=f"A setting is taken from its flag, else from {config.ENV_PREFIX}<SETTING> in the environment, else"
     " from the YAML file, else from its default. A LIST is comma-separated."

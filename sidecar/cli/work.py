@@ -16,12 +16,12 @@ from rich.text import Text
 
 from sidecar import config
 from sidecar.cli import show
-from sidecar.cli.serve import flags, stopping
+from sidecar.cli.serve import setting_flags, stopping
 from sidecar.cli.target import json_flag
 from sidecar.stores.record import ParkedOrder, ParkedRead, Record
 
 
-@flags
+@setting_flags
 @click.command()
 @click.option("--config", "path", metavar="FILE", help=f"A YAML file of settings; also {config.CONFIG_VARIABLE}.")
 @click.option("--once", is_flag=True, help="End when nothing is left but what is parked.")

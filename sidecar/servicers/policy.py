@@ -9,7 +9,8 @@ import grpc
 
 from sidecar import canonical, policy, validate
 from sidecar.errors import InvalidField, PolicyNotFound
-from sidecar.policies import DEFAULT, Policies
+from sidecar.lease import Leases
+from sidecar.policies import DEFAULT
 from sidecar.servicers.boundary import Boundary
 from sidecar.stores.record import (
     Deadline,
@@ -26,10 +27,11 @@ from standpipe.v1 import policy_pb2, policy_pb2_grpc
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     """See protos/standpipe/v1/policy.proto."""
 
-    def __init__(self, boundary: Boundary, record: Record, policies: Policies) -> None:
+    def __init__(self, boundary: Boundary, record: Record, leases: Leases) -> None:
         self._boundary = boundary
         self._record = record
-        self._policies = policies
+        self._leases = leases
+        self._policies = leases.policies
 
     async def PublishPolicy(
         self, request: policy_pb2.PublishPolicyRequest, context: grpc.aio.ServicerContext
@@ -98,7 +100,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
                 policy_name=validate.name(request.route.policy_name, "route.policy_name"),
                 policy_version=validate.between(request.route.policy_version, "route.policy_version", 0, (1 << 62) - 1),
             )
-            await self._record.set_route(tenant, route)
+            await self._leases.point(tenant, route)
             return policy_pb2.SetRouteResponse(route=_route(route))
 
         return await self._boundary.call("SetRoute", request, context, work)

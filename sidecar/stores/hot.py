@@ -19,14 +19,16 @@ H8  `publish` is seen by every later `fetch`, in whatever process, unless the se
 H9  `announce` marks a session: until its mark is gone, no fetch of the session has a grant. A mark goes with the
     `publish` or `withdraw` that names it. A mark whose time has passed goes with a publish whose ticket was asked for
     after that time: what it announced is in what was read since, or never happened.
-H10 A ticket belongs to one life of a session's entry. A reader's publish under a ticket of another life stores nothing:
-    since its read, others may have written what was then lost. A committer's (it names its mark) and a withdrawal
-    remove what there is instead, so that no read that began before it is published behind it.
+H10 A ticket belongs to one life of a session's entry. A publish or withdrawal under a ticket of another life stores
+    nothing and removes what there is: since the ticket was given others may have written what was then lost, and what
+    was read before may be published yet.
 H11 `Place.incarnation` changes whenever the server that holds a session may have lost writes that it had confirmed:
     restart, promotion, another server. It is empty if the answer did not come from a primary.
 H12 `Found.grant` is the stamp of the last publish that reached the tail's version, and 0 when the tail is not whole: a
     mark stands, or its events do not reach its version.
 H13 What cannot be reached in time raises HotUnavailable. No driver's own exception leaves an engine; deadlines hold.
+H14 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, leaves
+    nothing behind, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
+from sidecar.finding import Finding
 from sidecar.stores.record import Deadline, SessionState
 
 SLOTS: Final = 16_384
@@ -126,6 +129,10 @@ class Hot(ABC, Generic[V]):
         """Prepare. Never fails for a server that is not there: it may come."""
 
     @abstractmethod
+    async def examine(self) -> Sequence[Finding]:
+        """Look at the store as it is deployed (H14)."""
+
+    @abstractmethod
     def held(self, key: HotKey) -> V | None:
         """Return the view that this process holds, however old, without asking anyone."""
 
@@ -181,6 +188,10 @@ class Hot(ABC, Generic[V]):
     @abstractmethod
     async def flush(self) -> None:
         """Remove everything (H4)."""
+
+    @abstractmethod
+    def slot(self, tenant: str, session: str) -> int:
+        """Return the slot of a session; 0 in an engine that shares nothing."""
 
     @abstractmethod
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:

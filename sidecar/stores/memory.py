@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from sidecar import limits
+from sidecar.finding import Finding, ok
 from sidecar.stores.hot import NOWHERE, Capabilities, Found, Hot, HotKey, Place, Ticket, V
 from sidecar.stores.record import Deadline, SessionState
 
@@ -28,6 +29,9 @@ class MemoryHot(Hot[V]):
 
     async def open(self) -> None:
         """Nothing is to be prepared."""
+
+    async def examine(self) -> Sequence[Finding]:
+        return [ok("sharing", "none: each process folds its own views from the record store")]
 
     def held(self, key: HotKey, *, ttl_s: float | None = None) -> V | None:
         held = self._views.get(key)
@@ -87,6 +91,9 @@ class MemoryHot(Hot[V]):
     async def flush(self) -> None:
         self._views.clear()
         self._bytes = 0
+
+    def slot(self, tenant: str, session: str) -> int:
+        return 0
 
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:
         return ()

@@ -50,9 +50,12 @@ R18 A store that cannot be reached, or is locked beyond the deadline, raises Sto
     StoreUnavailable. A full append queue raises Overloaded with its `limit`.
 R19 A checkpoint is a cache of a fold: writing the same (session, tokenizer, version) again changes nothing.
 R20 Grants say which server of a coherent hot store is trusted for which slots (`sidecar.stores.grants`). `adopt` and
-    `revoke` are atomic against each other. What they change is usable `limits.hot_lease_ms` later, by the store's
-    clock; a row that stays keeps its grant, and no grant is given twice.
-R21 `release` ends a claim that its worker still holds, and else does nothing. Without a reason the order is due again
+    `revoke` are atomic against each other, and date what they changed in a transaction of its own:
+    `limits.hot_lease_ms` from then, by the store's clock. A row that stays keeps its grant, and no grant is given
+    twice. `date_grants` does the second half for a process that died between the two.
+R21 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
+    changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
+R22 `release` ends a claim that its worker still holds, and else does nothing. Without a reason the order is due again
     after the pause, as if nobody had claimed it; with a reason it has failed. An order that was claimed
     `limits.work_attempts_max` times in a row and came to nothing, because it failed or its workers were gone, is
     parked: handed out to nobody, until `unpark` or a put that succeeds. Items that the subject gains join the parked
@@ -67,6 +70,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sidecar.finding import Finding
 from sidecar.stores.grants import Grant
 
 Deadline = float
@@ -138,6 +142,8 @@ class Appended:
     subject: str
     position: int
     """The subject's last item position after this event."""
+    weight_end_bytes: int
+    """The session's weight up to and with this event."""
     committed_at_us: int
     replayed: bool
 
@@ -369,7 +375,7 @@ class Lag:
     age_s: float
     """How long ago the oldest of them was committed; 0 if there is none."""
     parked: int
-    """Parked orders (R21)."""
+    """Parked orders (R22)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,7 +388,7 @@ class ParkedRead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedOrder:
-    """A work order that came to nothing too often (R21)."""
+    """A work order that came to nothing too often (R22)."""
 
     tenant: str
     subject: str
@@ -478,6 +484,10 @@ class Record(ABC):
         """Finish the appends at work and release everything. Safe to call twice."""
 
     @abstractmethod
+    async def examine(self) -> Sequence[Finding]:
+        """Look at the store as it is deployed (R21)."""
+
+    @abstractmethod
     async def signing_key(self) -> bytes:
         """Return the deployment's 32-byte key, made by the first `open`; it signs tokens and receipts."""
 
@@ -497,15 +507,15 @@ class Record(ABC):
 
     @abstractmethod
     async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
-        """Take the oldest work orders that are due, for a worker whose name no other has (R14, R21)."""
+        """Take the oldest work orders that are due, for a worker whose name no other has (R14, R22)."""
 
     @abstractmethod
     async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
-        """Give an order back, failed if there is a reason; return whether it is parked now (R21)."""
+        """Give an order back, failed if there is a reason; return whether it is parked now (R22)."""
 
     @abstractmethod
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
-        """Make a parked order due at once, as if it had never failed; False if there is none (R21)."""
+        """Make a parked order due at once, as if it had never failed; False if there is none (R22)."""
 
     @abstractmethod
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
@@ -540,3 +550,7 @@ class Record(ABC):
     @abstractmethod
     async def revoke(self, incarnation: str) -> None:
         """Withdraw all trust in a server of the hot store; nothing if there is none (R20)."""
+
+    @abstractmethod
+    async def date_grants(self) -> None:
+        """Give a time to grants that were changed and not yet dated (R20)."""

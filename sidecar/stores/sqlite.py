@@ -23,6 +23,7 @@ import os
 import queue
 import re
 import secrets
+import shutil
 import sqlite3
 import threading
 import time
@@ -55,6 +56,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
+from sidecar.finding import Finding, failed, ok, skipped, warning
 from sidecar.stores import grants
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
@@ -462,7 +464,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     head = row and _head(row)
     receipt = _one(db, "receipt", *key, event.request_id)
     if receipt is not None:  # R4, before every other check
-        version, digest, event_hash, position, committed_at_us = receipt
+        version, digest, event_hash, position, weight_bytes, committed_at_us = receipt
         if digest != event.digest:
             raise RequestIdReused("the request id was used before in this session, with another body", version=version)
         return Appended(
@@ -470,6 +472,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
             event_hash=event_hash,
             subject=head.subject,
             position=position,
+            weight_end_bytes=weight_bytes,
             committed_at_us=committed_at_us,
             replayed=True,
         )
@@ -511,6 +514,7 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
         event_hash=event_hash,
         subject=subject,
         position=position,
+        weight_end_bytes=weight_bytes,
         committed_at_us=committed_at_us,
         replayed=False,
     )
@@ -691,10 +695,9 @@ def _restore_items(
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
 
 
-def _change_grants(db: sqlite3.Connection, change: Callable[..., Sequence[Grant]], **what: Any) -> None:
+def _change_grants(db: sqlite3.Connection, change: Callable[[Sequence[Grant], int], Sequence[Grant]]) -> None:
     before = _grants(db)
-    grant = _one(db, "next_grant")[0]
-    after = change(before, grant=grant, usable_at_us=_now_us() + limits.hot_lease_ms * 1000, **what)
+    after = change(before, _one(db, "next_grant")[0])
     if after != before:
         db.execute(SQL["drop_grants"])
         rows = [(row.slot_from, row.slot_to, row.grant, row.incarnation, row.usable_at_us) for row in after]
@@ -780,6 +783,74 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
         signing_key: bytes = _one(db, "signing_key")[0]
         db.execute("COMMIT")
         return signing_key
+
+
+# --- its examination ---------------------------------------------------------------------------------------------
+
+
+def _examine(path: Path) -> list[Finding]:
+    """Look at the file, from without and from within (R21)."""
+    if not path.parent.is_dir():
+        return [failed("file", f"its directory {path.parent} is not there", "Make it, or name another in `record`.")]
+    found = [_disk(path.parent)]
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        advice = "Let the sidecar's user write there: the -wal file stands beside the store's."
+        return [*found, failed("directory", f"{path.parent} refuses writes", advice)]
+    if not path.exists():
+        return [*found, ok("file", "not there yet: the first start makes it")]
+    found += _permissions(path)
+    give_up_at = time.monotonic() + limits.examine_ms / 2000
+    try:
+        with contextlib.closing(_connect(path, busy_ms=LOCK_STEP_MS, read_only=True)) as db:
+            db.set_progress_handler(lambda: time.monotonic() > give_up_at, 10_000)
+            found += [*_schema(db), *_pages(db)]
+    except Exception as error:
+        refused = store_error(error)
+        advice = "Restore it from a backup, or name another in `record`; a newer release's file needs that release."
+        found.append(failed("file", refused.message, advice))
+    return found
+
+
+def _disk(directory: Path) -> Finding:
+    free_bytes = shutil.disk_usage(directory).free
+    found = f"{free_bytes / (1 << 30):,.1f} GiB free"
+    if free_bytes < limits.disk_free_bytes:
+        return warning("disk", found, "Make room: a full disk refuses commits.")
+    return ok("disk", found)
+
+
+def _permissions(path: Path) -> list[Finding]:
+    mode = path.stat().st_mode
+    if not os.access(path, os.R_OK | os.W_OK):
+        return [failed("permissions", "the file refuses reads or writes", "Give it to the sidecar's user.")]
+    if mode & 0o077:
+        advice = f"chmod 600 {path}: it holds conversations, and the key that signs receipts."
+        return [warning("permissions", f"others than its owner may open it ({mode & 0o777:03o})", advice)]
+    return [ok("permissions", "its owner alone may open it")]
+
+
+def _schema(db: sqlite3.Connection) -> list[Finding]:
+    stored = _stored_schema(db)
+    if not stored:
+        return [ok("schema", "none yet: the first start makes it")]
+    there = {row[0] for row in db.execute("SELECT number FROM expansions")}
+    if stored < SCHEMA or EXPANSIONS.keys() - there:
+        return [ok("schema", f"{stored}, of the release before: the next start brings it up to {SCHEMA}")]
+    return [ok("schema", f"{stored}, of this release, with SQLite {sqlite3.sqlite_version}")]
+
+
+def _pages(db: sqlite3.Connection) -> list[Finding]:
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        return [warning("journal", "not in WAL mode", "Start a sidecar once: it sets the mode.")]
+    try:
+        said = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return [skipped("pages", "too many to check in the time; `standpipe rebuild` reads every event")]
+    if said != "ok":
+        return [failed("pages", "damaged", "Stop writing, and restore the file from a backup.")]
+    return [ok("pages", "every one is sound")]
 
 
 # --- the engine ----------------------------------------------------------------------------------------------------
@@ -882,6 +953,9 @@ class SqliteRecord(Record):
             await asyncio.to_thread(thread.join)
         self._threads = []
 
+    async def examine(self) -> Sequence[Finding]:
+        return await asyncio.to_thread(_examine, self._path)
+
     async def signing_key(self) -> bytes:
         return self._signing_key
 
@@ -931,10 +1005,22 @@ class SqliteRecord(Record):
         await self._write(partial(_restore_items, tenant=tenant, subject=subject, event=event, items=items))
 
     async def adopt(self, incarnation: str, slots: Sequence[tuple[int, int]]) -> None:
-        await self._write(partial(_change_grants, change=grants.adopt, incarnation=incarnation, slots=slots))
+        await self._change_grants(
+            lambda rows, grant: grants.adopt(rows, grant=grant, incarnation=incarnation, slots=slots)
+        )
+        await self.date_grants()
 
     async def revoke(self, incarnation: str) -> None:
-        await self._write(partial(_change_grants, change=grants.revoke, incarnation=incarnation))
+        await self._change_grants(lambda rows, grant: grants.revoke(rows, grant=grant, incarnation=incarnation))
+        await self.date_grants()
+
+    async def date_grants(self) -> None:
+        await self._change_grants(
+            lambda rows, _grant: grants.date(rows, usable_at_us=_now_us() + limits.hot_lease_ms * 1000)
+        )
+
+    async def _change_grants(self, change: Callable[[Sequence[Grant], int], Sequence[Grant]]) -> None:
+        await self._write(partial(_change_grants, change=change))
 
     # --- on the event loop: hand a job to a thread and wait ---
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar import analysis, canonical, limits, view
+from sidecar.finding import Outcome
 from sidecar.stores.hot import Hot, HotKey
 from sidecar.stores.record import EventKind, StoredEvent
 from sidecar.view import View
@@ -282,3 +283,12 @@ class HotSuite:
         await hot.close()
         await hot.close()
         assert hot.engine
+
+    # --- H14 ---
+
+    async def test_h14_an_examination_leaves_nothing_behind(self, hot: HotView) -> None:
+        """A store that works is found to, beside its use, and says what to do where something is to be done (H14)."""
+        found = await hot.examine()
+        assert found
+        assert [one for one in found if one.outcome == Outcome.FAILED] == []
+        assert all(bool(one.advice) == (one.outcome in {Outcome.WARNING, Outcome.FAILED}) for one in found)

@@ -18,6 +18,7 @@ from sidecar import analysis, limits, policy, recall
 from sidecar.embed import Embedder, EmbedQueue
 from sidecar.policies import Policies
 from sidecar.scope import base_of
+from sidecar.stores.record import StoredRoute
 from sidecar.stores.sqlite import SqliteRecord
 from sidecar.tokens import Tokenizers
 from standpipe.v1 import turn_pb2
@@ -180,12 +181,11 @@ async def test_parsed_policies_are_bounded(tmp_path: Path, monkeypatch: pytest.M
         await record.publish_policy("acme", name="p", document=f"{version}", digest=bytes([version]) * 32)
     for version in (*range(1, 10), 1, 9):
         assert await policies.version("acme", "p", version) == (f"{version}", version)
-        await policies.follow("acme", "default", None)
+        await policies.follow("acme", "default", None, asked_at=0.0)
         assert len(policies._versions) <= 4
     for number in range(9):
-        await policies.follow("acme", "default", None)
-        policies._routes[f"t-{number}", "r"] = ("p", 1)
-    assert len(policies._routes) <= 9
+        policies.saw("acme", f"r-{number}", StoredRoute(name="r", policy_name="p", policy_version=1), asked_at=0.0)
+        assert len(policies.routes_in_use()) <= 4
     await record.close()
 
 

@@ -117,7 +117,11 @@ def test_the_documented_example_is_the_default(tokenizers: Tokenizers) -> None:
     """The example in the module's docstring, where every default is written out, equals one that sets nothing."""
     example = textwrap.dedent((policy.__doc__ or "").split("::\n", 1)[1].split("\n\n`cap`")[0])
     raw = yaml.safe_load(example)
-    assert set(raw) == {"name", "tokenizer", "budget_tokens", "prompts", "sources", "recall", "deadlines", "ttl"}
+    assert set(raw) == {"name", "tokenizer", "budget_tokens", "prompts", "sources", "recall"} | {
+        "deadlines",
+        "ttl",
+        "freshness",
+    }
     written = parse(tokenizers, example)
     least = parse(tokenizers, yaml.safe_dump({"name": raw["name"], "prompts": raw["prompts"]}))
     assert written == least

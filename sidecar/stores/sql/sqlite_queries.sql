@@ -10,7 +10,7 @@ INSERT INTO deployment (only, signing_key) VALUES (1, ?) ON CONFLICT DO NOTHING;
 -- append ---------------------------------------------------------------------------------------------------------
 
 -- name: receipt
-SELECT version, digest, event_hash, position_end, committed_at_us FROM events
+SELECT version, digest, event_hash, position_end, weight_end_bytes, committed_at_us FROM events
 WHERE tenant = ? AND session = ? AND request_id = ?;
 
 -- name: request_id_of_version

@@ -1,0 +1,88 @@
+"""Examine a deployment as its configuration describes it: the stores, the model, the tokenizers. Nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from sidecar import config as settings
+from sidecar import limits
+from sidecar.config import Config
+from sidecar.embed import Embedder
+from sidecar.engines import hot_of, record_of
+from sidecar.errors import StandpipeError
+from sidecar.finding import Finding, failed, ok, warning
+from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model
+from sidecar.stores.hot import Hot
+from sidecar.stores.record import Record
+from sidecar.tokens import Tokenizers
+from sidecar.view import View
+
+Progress = Callable[[str], None]
+"""Called with the name of the area that is looked at now."""
+
+Areas = dict[str, list[Finding]]
+"""What was found, by area, in the order in which it was looked at."""
+
+
+async def examine(config: Config, *, progress: Progress = lambda _area: None) -> Areas:
+    """Examine everything. Raises nothing: what cannot be asked is a finding too."""
+    found: Areas = {}
+    progress("record store")
+    found["record store"] = await _store("record", config.record, lambda: record_of(config))
+    progress("hot store")
+    found["hot store"] = await _store("hot", config.hot, lambda: hot_of(config))
+    progress("model")
+    found["model"] = await asyncio.to_thread(_model, config)
+    progress("tokenizers")
+    found["tokenizers"] = await asyncio.to_thread(_tokenizers, config)
+    return found
+
+
+async def _store(name: str, address: str, make: Callable[[], Record | Hot[View]]) -> list[Finding]:
+    found = [ok("address", settings.mask(address))]
+    wait_s = limits.examine_ms / 1000
+    try:
+        async with asyncio.timeout(wait_s):
+            found += await make().examine()
+    except TimeoutError:
+        found.append(
+            failed("answers", f"nothing, within {wait_s:.0f} s", f"Look at the network, and at what `{name}` names.")
+        )
+    except StandpipeError as error:
+        found.append(failed("address", error.message, f"Correct the setting `{name}`."))
+    return found
+
+
+def _model(config: Config) -> list[Finding]:
+    if config.embedder == "none":
+        return [ok("embedder", "none: recall goes by words alone")]
+    found = []
+    try:
+        model = Model.open(Path(config.models_dir) / config.embedder)
+        for name in (MODEL_FILES[config.precision], TOKENIZER_FILE):
+            model.file(name)
+            if name in model.files:
+                found.append(ok(name, f"SHA-256 {model.files[name][:16]}…, as its model.yaml says"))
+            else:
+                found.append(warning(name, "of no known SHA-256", "Name its SHA-256 under `files` in model.yaml."))
+        embedder = Embedder(model, precision=config.precision, threads=config.embed_threads)
+    except StandpipeError as error:
+        advice = "`standpipe model fetch` makes the pinned one; or name another with the setting `embedder`."
+        return [*found, failed("embedder", error.message, advice)]
+    return [*found, ok("embedder", f"{embedder.id} gives {embedder.dimensions} dimensions on {embedder.provider}")]
+
+
+def _tokenizers(config: Config) -> list[Finding]:
+    found = []
+    tokenizers = Tokenizers(Path(config.models_dir) / "tokenizers", config.tokenizers)
+    for name in config.tokenizers:
+        try:
+            tokenizers.get(name)
+        except StandpipeError as error:
+            advice = "`standpipe model ranks` fetches the pinned ones; the setting `tokenizers` names which are used."
+            found.append(failed(name, error.message, advice))
+        else:
+            found.append(ok(name, "its ranks have their pinned SHA-256"))
+    return found

@@ -1,0 +1,51 @@
+"""What an examination of a deployment found: one finding a check, with what to do about it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Outcome(enum.StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, and will not for long, or not as well as it could."""
+    FAILED = "failed"
+    """It does not work, or a promise does not hold."""
+    SKIPPED = "skipped"
+    """It could not be checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    """What was looked at, in a word or two."""
+    outcome: Outcome
+    found: str
+    """What is so. Never content, never a password."""
+    advice: str = ""
+    """What to do; empty if nothing is to be done."""
+
+
+def ok(check: str, found: str) -> Finding:
+    """Return a finding that asks for nothing."""
+    return Finding(check, Outcome.OK, found)
+
+
+def warning(check: str, found: str, advice: str) -> Finding:
+    """Return a finding that somebody should look at."""
+    return Finding(check, Outcome.WARNING, found, advice)
+
+
+def failed(check: str, found: str, advice: str) -> Finding:
+    """Return a finding that must be mended."""
+    return Finding(check, Outcome.FAILED, found, advice)
+
+
+def skipped(check: str, found: str) -> Finding:
+    """Return the finding of a check that was not made; `found` says why."""
+    return Finding(check, Outcome.SKIPPED, found)
