@@ -126,6 +126,25 @@ over, and of SetRoute. All releases that share a record store must agree on it: 
 hot_lease_margin_ms: Final = 50
 """What is added to every wait for leases of others to end: clocks that run at rates 5 % apart still agree."""
 
+hot_timeout_ms: Final = 100
+"""What one call to the shared hot store may take: the record store answers in single milliseconds, so a hot store that
+is slower than this, a new TLS connection included, is no help."""
+
+hot_connections_max: Final = 16
+"""Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods
+must fit into the server's 10,000."""
+
+hot_session_bytes_max: Final = 768 << 10
+"""The tail of one session in the hot store: a cold load (view_bytes and checkpoint_bytes of text, a third more as it is
+stored) and as much again to grow."""
+
+hot_bare_ttl_s: Final = 60
+"""How long a session's entry without a tail stays: it only tells whether the entry is the same, from a reader's look to
+its publish."""
+
+hot_marks_max: Final = 64
+"""Announced appends of one session that stand in the hot store by name; beyond, one mark stands for all of them."""
+
 view_cache_bytes: Final = 64 << 20
 """Views in the in-process hot store, least recently used out first."""
 
@@ -140,6 +159,20 @@ append_queue_max: Final = 1024
 
 append_batch_max: Final = 64
 """Commits in one SQLite transaction: they share one fsync."""
+
+record_pool_max: Final = 4
+"""PostgreSQL connections of one process: pods times connections are what exhausts a server. One of them is never
+used for writes, so that no hydrate waits behind all commits."""
+
+record_attempts_max: Final = 5
+"""Runs of a transaction that has to give way to others, as after a deadlock: each time another has got through."""
+
+record_margin_ms: Final = 50
+"""How long before the deadline the record store's server ends a statement: so that its word arrives in time, and the
+caller learns that nothing was written. A tenth of what is left, if that is less."""
+
+record_grace_ms: Final = 1000
+"""How long after its deadline a commit may still end by itself: then its connection is given up."""
 
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""

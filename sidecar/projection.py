@@ -8,7 +8,7 @@ one writes and the other's work is dropped.
 What fails is of three kinds. A text that the model cannot embed gets the zero vector and is found by words alone. A
 store or an embedder that cannot just now (an error that carries RetryInfo) is no fault of the order: it goes back, and
 the worker pauses. Any other error is counted against the order, which comes again after a pause that grows, until it is
-parked (R22).
+parked (R21).
 """
 
 from __future__ import annotations

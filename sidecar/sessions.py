@@ -224,13 +224,16 @@ class Sessions:
         if announced is not None:
             self._later(withdraw(announced))
 
+    # A commit's steps in the hot store take the time that the hot store may take, whatever is left to the caller: who
+    # does not confirm in time loses the trust of all, and a caller in a hurry is no reason for that.
+
     async def _announce(self, tenant: str, session: str, *, deadline: Deadline | None) -> _Commit:
         commit = _Commit(tenant, session, mark=secrets.token_hex(8))
         left_ms = limits.deadline_default_ms if deadline is None else int((deadline - time.monotonic()) * 1000)
 
         async def step() -> Place:
             commit.ticket = await self.hot.announce(
-                tenant, session, mark=commit.mark, lasts_ms=left_ms + _MARK_GRACE_MS, deadline=deadline
+                tenant, session, mark=commit.mark, lasts_ms=left_ms + _MARK_GRACE_MS
             )
             return commit.ticket.place
 
@@ -247,7 +250,6 @@ class Sessions:
                 ticket=commit.ticket,
                 grant=commit.grant,
                 mark=commit.mark,
-                deadline=deadline,
             )
 
         await self.leases.honoured(self.hot.slot(commit.tenant, commit.session), step, deadline=deadline)
@@ -260,7 +262,6 @@ class Sessions:
                 ticket=commit.ticket,
                 mark=commit.mark,
                 version=version,
-                deadline=deadline,
             )
 
         await self.leases.honoured(self.hot.slot(commit.tenant, commit.session), step, deadline=deadline)

@@ -53,14 +53,14 @@ R20 Grants say which server of a coherent hot store is trusted for which slots (
     `revoke` are atomic against each other, and date what they changed in a transaction of its own:
     `limits.hot_lease_ms` from then, by the store's clock. A row that stays keeps its grant, and no grant is given
     twice. `date_grants` does the second half for a process that died between the two.
-R21 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
-    changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
-R22 `release` ends a claim that its worker still holds, and else does nothing. Without a reason the order is due again
+R21 `release` ends a claim that its worker still holds, and else does nothing. Without a reason the order is due again
     after the pause, as if nobody had claimed it; with a reason it has failed. An order that was claimed
     `limits.work_attempts_max` times in a row and came to nothing, because it failed or its workers were gone, is
     parked: handed out to nobody, until `unpark` or a put that succeeds. Items that the subject gains join the parked
     order and do not free it, since their vectors cannot come before those that failed. An order that was tried before
     is handed out alone, so that one that kills its workers is not counted against others.
+R22 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
+    changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
 from __future__ import annotations
@@ -375,7 +375,7 @@ class Lag:
     age_s: float
     """How long ago the oldest of them was committed; 0 if there is none."""
     parked: int
-    """Parked orders (R22)."""
+    """Parked orders (R21)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,7 +388,7 @@ class ParkedRead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedOrder:
-    """A work order that came to nothing too often (R22)."""
+    """A work order that came to nothing too often (R21)."""
 
     tenant: str
     subject: str
@@ -485,7 +485,7 @@ class Record(ABC):
 
     @abstractmethod
     async def examine(self) -> Sequence[Finding]:
-        """Look at the store as it is deployed (R21)."""
+        """Look at the store as it is deployed (R22)."""
 
     @abstractmethod
     async def signing_key(self) -> bytes:
@@ -507,15 +507,15 @@ class Record(ABC):
 
     @abstractmethod
     async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
-        """Take the oldest work orders that are due, for a worker whose name no other has (R14, R22)."""
+        """Take the oldest work orders that are due, for a worker whose name no other has (R14, R21)."""
 
     @abstractmethod
     async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
-        """Give an order back, failed if there is a reason; return whether it is parked now (R22)."""
+        """Give an order back, failed if there is a reason; return whether it is parked now (R21)."""
 
     @abstractmethod
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
-        """Make a parked order due at once, as if it had never failed; False if there is none (R22)."""
+        """Make a parked order due at once, as if it had never failed; False if there is none (R21)."""
 
     @abstractmethod
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:

@@ -1086,22 +1086,8 @@ class RecordSuite:
 
     # --- R21 ---
 
-    async def test_r21_an_examination_changes_nothing(self, record: Record, raw: RawRecord) -> None:
-        """A store that works is found to, beside its use and after it was closed, and has the same rows then (R21)."""
-        await record.append(turn())
-        before = raw.rows()
-        for _ in range(2):
-            found = await record.examine()
-            assert [one for one in found if one.outcome == Outcome.FAILED and one.check not in self.unfit_checks] == []
-            assert {"schema", *self.unfit_checks} <= {one.check for one in found}
-            assert all(bool(one.advice) == (one.outcome in {Outcome.WARNING, Outcome.FAILED}) for one in found)
-            await record.close()
-        assert raw.rows() == before
-
-    # --- R22 ---
-
-    async def test_r22_a_release_gives_the_order_back(self, record: Record) -> None:
-        """A release without a reason leaves but its pause, and a release of a claim that is over does nothing (R22)."""
+    async def test_r21_a_release_gives_the_order_back(self, record: Record) -> None:
+        """A release without a reason leaves but its pause, and a release of a claim that is over does nothing (R21)."""
         await record.append(turn())
         (first,) = await claim(record)
         assert not await record.release(first, pause_s=3600)
@@ -1117,8 +1103,8 @@ class RecordSuite:
             assert not await record.release(over, reason="INTERNAL")
         assert await claim(record) == []
 
-    async def test_r22_what_fails_again_and_again_is_parked(self, record: Record) -> None:
-        """After work_attempts_max failures an order is kept, shown and handed out to nobody; others go on (R22)."""
+    async def test_r21_what_fails_again_and_again_is_parked(self, record: Record) -> None:
+        """After work_attempts_max failures an order is kept, shown and handed out to nobody; others go on (R21)."""
         await record.append(turn(texts=["a", "b"]))
         (event,) = await log(record)
         await park(record)
@@ -1131,8 +1117,8 @@ class RecordSuite:
         await record.append(turn(fresh("s"), subject="bob"))
         assert [scope.subject for scope in await orders(record)] == ["bob"]
 
-    async def test_r22_new_items_do_not_free_a_parked_order(self, record: Record) -> None:
-        """Items that its subject gains join a parked order; unparked it is due, and has never failed (R22)."""
+    async def test_r21_new_items_do_not_free_a_parked_order(self, record: Record) -> None:
+        """Items that its subject gains join a parked order; unparked it is due, and has never failed (R21)."""
         await record.append(turn())
         await park(record)
         await record.append(turn())
@@ -1147,8 +1133,8 @@ class RecordSuite:
         (held,) = await claim(record)
         assert (held.scope.position, held.attempts) == (2, 1)
 
-    async def test_r22_vectors_free_a_parked_order(self, record: Record) -> None:
-        """A worker whose claim was over may still put vectors, and then the order is parked no longer (R22)."""
+    async def test_r21_vectors_free_a_parked_order(self, record: Record) -> None:
+        """A worker whose claim was over may still put vectors, and then the order is parked no longer (R21)."""
         await record.append(turn(texts=["a", "b"]))
         await park(record)
         scope = Scope(tenant="acme", subject="ana", position=2, vector_position=0)
@@ -1157,8 +1143,8 @@ class RecordSuite:
         (held,) = await claim(record)
         assert (held.scope.vector_position, held.attempts) == (1, 1)
 
-    async def test_r22_an_order_that_kills_its_workers_is_parked(self, record: Record) -> None:
-        """Claims that nobody ended count, and an order tried before is handed out alone, until it is parked (R22)."""
+    async def test_r21_an_order_that_kills_its_workers_is_parked(self, record: Record) -> None:
+        """Claims that nobody ended count, and an order tried before is handed out alone, until it is parked (R21)."""
         await record.append(turn("s1", subject="deadly"))
         (lost,) = await claim(record, lease_s=0)
         for subject in ("a", "b"):
@@ -1170,8 +1156,8 @@ class RecordSuite:
         (parked,) = await one(record, ParkedRead(), list)
         assert (parked.subject, parked.reason) == ("deadly", "")
 
-    async def test_r22_an_order_tried_before_waits_for_its_turn(self, record: Record) -> None:
-        """Behind fresh orders one that failed is left for a claim of its own (R22)."""
+    async def test_r21_an_order_tried_before_waits_for_its_turn(self, record: Record) -> None:
+        """Behind fresh orders one that failed is left for a claim of its own (R21)."""
         for subject in ("a", "b", "c"):
             await record.append(turn(fresh("s"), subject=subject))
             await asyncio.sleep(0.001)
@@ -1183,8 +1169,8 @@ class RecordSuite:
         assert [(held.scope.subject, held.attempts) for held in await claim(record)] == [("b", 2)]
         assert [held.scope.subject for held in await claim(record)] == ["c"]
 
-    async def test_r22_parked_orders_are_listed(self, record: Record) -> None:
-        """Parked orders of all tenants come by (tenant, subject, model), in pages that join (R22)."""
+    async def test_r21_parked_orders_are_listed(self, record: Record) -> None:
+        """Parked orders of all tenants come by (tenant, subject, model), in pages that join (R21)."""
         for tenant, subject in (("b", "x"), ("a", "y"), ("a", "x")):
             await record.append(turn(fresh("s"), tenant=tenant, subject=subject))
             await park(record, subject)
@@ -1192,3 +1178,17 @@ class RecordSuite:
         while page := await one(record, ParkedRead(after=seen[-1] if seen else ("", "", ""), count_max=2), list):
             seen += [(order.tenant, order.subject, order.model) for order in page]
         assert seen == [("a", "x", MODEL), ("a", "y", MODEL), ("b", "x", MODEL)]
+
+    # --- R22 ---
+
+    async def test_r22_an_examination_changes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """A store that works is found to, beside its use and after it was closed, and has the same rows then (R22)."""
+        await record.append(turn())
+        before = raw.rows()
+        for _ in range(2):
+            found = await record.examine()
+            assert [one for one in found if one.outcome == Outcome.FAILED and one.check not in self.unfit_checks] == []
+            assert {"schema", *self.unfit_checks} <= {one.check for one in found}
+            assert all(bool(one.advice) == (one.outcome in {Outcome.WARNING, Outcome.FAILED}) for one in found)
+            await record.close()
+        assert raw.rows() == before
