@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from sidecar.stores.postgres import PostgresRecord, migrate
-from sidecar.stores.record import Record
+from sidecar.stores.record import Appended, NewEvent, Record
 from tests.contract.record_suite import RawRecord, RecordSuite, Reopen
 from tests.servers import Postgres
 
@@ -62,6 +63,29 @@ class RawPostgres(RawRecord):
             tenant,
             session,
         )
+
+    @contextlib.asynccontextmanager
+    async def stalled(self, record: Record, event: NewEvent) -> AsyncIterator[asyncio.Future[Appended]]:
+        self.execute(
+            "CREATE FUNCTION standpipe.stall() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'"
+        )
+        # It is sessions of that name, and at their commit, when all is written and locked.
+        self.execute(
+            "CREATE CONSTRAINT TRIGGER stall AFTER INSERT ON standpipe.sessions DEFERRABLE INITIALLY DEFERRED"
+            f" FOR EACH ROW WHEN (NEW.session = '{event.session}') EXECUTE FUNCTION standpipe.stall()"
+        )
+        try:
+            with self._server.connect(self._database) as holder:
+                holder.execute("SELECT pg_advisory_lock(1)")
+                append = asyncio.ensure_future(record.append(event))
+                while not self.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                    await asyncio.sleep(0.01)
+                yield append
+                holder.execute("SELECT pg_advisory_unlock(1)")
+                await append
+        finally:
+            self.execute("DROP FUNCTION standpipe.stall() CASCADE")
 
     def keys(self) -> Mapping[str, Sequence[str]]:
         found = self.execute(
