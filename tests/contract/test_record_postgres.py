@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from psycopg import sql
 
 from sidecar.stores.postgres import PostgresRecord, migrate
-from sidecar.stores.record import Record
+from sidecar.stores.record import Appended, NewEvent, Record
 from tests.contract.record_suite import RawRecord, RecordSuite, Reopen
 from tests.servers import Postgres
 
 ROLE = "sidecar"
 """Who owns the databases and serves: no superuser, so that row-level security binds it."""
+
+
+STALL = """
+CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1);
+    RETURN NULL;
+END $$
+"""
+STALL_TRIGGER = """
+CREATE CONSTRAINT TRIGGER stall AFTER INSERT ON standpipe.sessions DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+WHEN (new.session = 'late') EXECUTE FUNCTION stall()
+"""
 
 
 class RawPostgres(RawRecord):
@@ -62,6 +76,22 @@ class RawPostgres(RawRecord):
             tenant,
             session,
         )
+
+    @asynccontextmanager
+    async def stalled(self, record: Record, event: NewEvent) -> AsyncIterator[asyncio.Future[Appended]]:
+        """Hold the commit by a deferred trigger that waits for a lock of ours."""
+        for statement in STALL, STALL_TRIGGER:
+            self.execute(statement)
+        with self._server.connect(self._database) as gate:
+            gate.execute("SELECT pg_advisory_lock(1)")
+            append = asyncio.ensure_future(record.append(event))
+            waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while not gate.execute(waiting).fetchall():
+                await asyncio.sleep(0.01)
+            yield append
+            gate.execute("SELECT pg_advisory_unlock(1)")
+        await asyncio.wait([append])
+        self.execute("DROP FUNCTION stall CASCADE")
 
     def keys(self) -> Mapping[str, Sequence[str]]:
         found = self.execute(
