@@ -21,8 +21,7 @@ H9  `announce` marks a session: until its mark is gone, no fetch of the session 
     after that time: what it announced is in what was read since, or never happened.
 H10 A ticket belongs to one life of a session's entry. A publish or withdrawal under a ticket of another life stores
     nothing and removes what there is: since the ticket was given others may have written what was then lost, and what
-    was read before may be published yet. What another server
-    answers for is another life: times and trust do not come along with an entry.
+    was read before may be published yet. On another server it is another life: times and trust do not come along.
 H11 `Place.incarnation` changes whenever the server that holds a session may have lost writes that it had confirmed:
     restart, promotion, another server. It is empty if the answer did not come from a primary.
 H12 `Found.grant` is the stamp of the last publish that reached the tail's version, and 0 when the tail is not whole: a

@@ -36,7 +36,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -44,10 +44,12 @@ from redis.maint_notifications import MaintNotificationsConfig
 from sidecar import limits
 from sidecar.breaker import Breaker
 from sidecar.errors import ConfigInvalid, HotUnavailable
-from sidecar.finding import Finding
+from sidecar.finding import Finding, failed
+from sidecar.stores import redis_examination
 from sidecar.stores.hot import SLOTS, Capabilities, Found, Hot, HotKey, Place, Ticket, V
 from sidecar.stores.memory import MemoryHot
 from sidecar.stores.record import Checkpoint, Deadline, EventKind, Head, SessionState, StoredEvent
+from sidecar.stores.redis_examination import Ask, Server
 
 PREFIX: Final = "standpipe1:"
 """The number is that of the stored form: two releases with different forms never read each other's."""
@@ -86,6 +88,7 @@ class RedisHot(Hot[V]):
         timeout_ms: int = limits.hot_timeout_ms,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._address = address
         self._client = _client(address)
         self._views: MemoryHot[V] = MemoryHot(bytes_max=bytes_max, clock=clock)
         self._session_bytes_max = session_bytes_max
@@ -98,6 +101,13 @@ class RedisHot(Hot[V]):
 
     async def open(self) -> None:
         """Nothing is to be prepared: connections are made when they are needed."""
+
+    async def examine(self) -> Sequence[Finding]:
+        other: RedisHot[V] = RedisHot(self._address, timeout_ms=limits.examine_ms)
+        try:
+            return await other._examine()
+        finally:
+            await other.close()
 
     def held(self, key: HotKey) -> V | None:
         return self._views.held(key)
@@ -207,9 +217,6 @@ class RedisHot(Hot[V]):
     def slot(self, tenant: str, session: str) -> int:
         return slot_of(key_of(tenant, session))
 
-    async def examine(self) -> Sequence[Finding]:
-        return ()
-
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:
         name = self._servers.get(incarnation)
         if name is None:
@@ -226,6 +233,22 @@ class RedisHot(Hot[V]):
     async def close(self) -> None:
         await self._views.close()
         await self._client.aclose()
+        pool = getattr(self._client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool):  # the driver leaves those to the sentinels open
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+    async def _examine(self) -> list[Finding]:
+        client = self._client
+        try:
+            if not isinstance(client, RedisCluster):
+                return await redis_examination.examine(self, [Server("", _asking(client))], clustered=False)
+            async with _explained("to meet the cluster"):
+                await client.initialize()
+            servers = [Server(node.name, _asking(node)) for node in client.get_nodes()]
+            return await redis_examination.examine(self, servers, clustered=True)
+        except HotUnavailable as error:
+            return [failed("server", error.message, redis_examination.UNREACHED)]
 
     async def _run(
         self, name: str, session: tuple[str, str], *args: bytes | str | int, deadline: Deadline | None
@@ -273,6 +296,26 @@ class RedisHot(Hot[V]):
             self._servers = {incarnation: ""}
         else:  # a master that was demoted: the next connection looks for its successor
             await self._client.connection_pool.disconnect()
+
+
+@contextlib.asynccontextmanager
+async def _explained(what: str) -> AsyncIterator[None]:
+    """Raise HotUnavailable with the driver's word for what happened. No breaker: an examination wants every answer."""
+    try:
+        async with asyncio.timeout(limits.examine_ms / 2000):
+            yield
+    except TimeoutError:
+        raise HotUnavailable(f"no answer {what} came in time") from None
+    except Exception as error:
+        raise HotUnavailable(f"it failed {what}: {type(error).__name__}") from None
+
+
+def _asking(server: Redis | ClusterNode) -> Ask:
+    async def ask(command: str) -> Any:
+        async with _explained(f"at {command}"):
+            return await server.execute_command(command)
+
+    return ask
 
 
 def key_of(tenant: str, session: str) -> bytes:
@@ -379,7 +422,10 @@ class Address:
     @classmethod
     def parse(cls, address: str) -> Address:
         """Read an address. Raises ConfigInvalid, never with a password in it."""
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:  # brackets that do not match
+            raise ConfigInvalid("hot must be an address", field="hot") from None
         scheme = _SCHEME.fullmatch(parts.scheme)
         _demand(scheme is not None, "begin with redis, rediss, redis+unix, redis+sentinel or redis+cluster, and ://")
         assert scheme is not None
@@ -444,7 +490,9 @@ def _client(address: str) -> Redis | RedisCluster:
     }
     if where.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in where.hosts]
-        return RedisCluster(startup_nodes=nodes, max_connections=limits.hot_connections_max, **options)
+        return RedisCluster(
+            startup_nodes=nodes, require_full_coverage=False, max_connections=limits.hot_connections_max, **options
+        )
     tls = options.pop("ssl", False)
     if where.kind == "sentinel":
         secure = dict(where.sentinel_options)

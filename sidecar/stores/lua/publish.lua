@@ -5,9 +5,7 @@
 local EVENTS = 13
 local entry = load_entry()
 if not entry or entry.life ~= ARGV[2] or incarnation ~= ARGV[1] then
-    if entry and ARGV[4] ~= '' then
-        redis.call('DEL', key)
-    end
+    redis.call('DEL', key)
     return { incarnation }
 end
 entry.marks = unmarked(entry.marks, ARGV[4], tonumber(ARGV[3]))

@@ -2,9 +2,7 @@
 -- ARGV: the ticket's server and life; the mark; the version that the session is known to have; the time to live without
 -- a tail.
 local entry = load_entry()
-if not entry then
-    return { incarnation }
-elseif entry.life ~= ARGV[2] or incarnation ~= ARGV[1] then
+if not entry or entry.life ~= ARGV[2] or incarnation ~= ARGV[1] then
     redis.call('DEL', key)
     return { incarnation }
 end

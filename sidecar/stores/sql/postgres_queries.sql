@@ -220,26 +220,3 @@ SELECT format('GRANT %%s ON standpipe.%%I TO %%I', CASE relname WHEN 'migrations
     ELSE 'SELECT, INSERT, UPDATE, DELETE' END, relname, %b::text)
 FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
 UNION ALL SELECT format('GRANT USAGE ON SCHEMA standpipe TO %%I', %b::text);
-
--- its examination ------------------------------------------------------------------------------------------------
-
--- name: server
-SELECT current_setting('server_version'), current_setting('server_version_num')::integer,
-    current_setting('max_connections'), current_setting('fsync'), current_setting('synchronous_commit'),
-    current_setting('full_page_writes'), (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
-    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
-
--- name: security
--- The role, whether it passes row-level security by, and the tables of tenants that do not force it.
-SELECT current_user::text, rolsuper OR rolbypassrls, (
-    SELECT array_agg(relname::text ORDER BY relname) FROM pg_class
-    WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p')
-        AND relname NOT IN ('deployment', 'grants', 'models', 'migrations')
-        AND NOT (relrowsecurity AND relforcerowsecurity)
-) FROM pg_roles WHERE rolname = current_user;
-
--- name: plant
-INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version) VALUES (' doctor', '', '', 0);
-
--- name: planted
-SELECT EXISTS (SELECT 1 FROM standpipe.routes WHERE tenant = ' doctor');
