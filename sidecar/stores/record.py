@@ -485,7 +485,7 @@ class Record(ABC):
 
     @abstractmethod
     async def examine(self) -> Sequence[Finding]:
-        """Look at the store as it is deployed (R21)."""
+        """Look at the store as it is deployed (R22)."""
 
     @abstractmethod
     async def signing_key(self) -> bytes:
