@@ -101,9 +101,11 @@ class Nemesis:
         while not server.running:
             try:
                 await asyncio.to_thread(server.start)
-            except DidNotStart:  # a sidecar whose record store is away; whoever runs it starts it again
+            except (DidNotStart, TimeoutError):  # a sidecar whose record store is away; whoever runs it starts it again
                 if not isinstance(server, Sidecar):
                     raise
+                if server.running:
+                    await asyncio.to_thread(server.kill9)
                 await asyncio.sleep(0.5)
 
     async def _paused(self, server: Sidecar | Redis | Postgres, dice: random.Random, longest_s: float) -> None:
