@@ -160,6 +160,20 @@ append_queue_max: Final = 1024
 append_batch_max: Final = 64
 """Commits in one SQLite transaction: they share one fsync."""
 
+record_pool_max: Final = 4
+"""PostgreSQL connections of one process: pods times connections are what exhausts a server. One of them is never
+used for writes, so that no hydrate waits behind all commits."""
+
+record_attempts_max: Final = 5
+"""Runs of a transaction that has to give way to others, as after a deadlock: each time another has got through."""
+
+record_margin_ms: Final = 50
+"""How long before the deadline the record store's server ends a statement: so that its word arrives in time, and the
+caller learns that nothing was written. A tenth of what is left, if that is less."""
+
+record_grace_ms: Final = 1000
+"""How long after its deadline a commit may still end by itself: then its connection is given up."""
+
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 
@@ -176,6 +190,21 @@ and a tokenizer that reads a megabyte to use those would hold the worker for 100
 
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
+
+work_claims_max: Final = 8
+"""Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
+claim costs an fsync."""
+
+work_lease_s: Final = 30
+"""How long a claim holds: twice what work_claims_max batches take in float32. It is also how long the work of a process
+that was killed lies still."""
+
+work_attempts_max: Final = 5
+"""Claims of one work order in a row that come to nothing; then it is parked. A fault that passes by itself does not
+outlast four pauses."""
+
+work_pause_s_max: Final = 60
+"""The longest pause before a work order that failed is tried again, and of a projection whose store is away."""
 
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""

@@ -137,7 +137,7 @@ class Server:
 
     async def lag(self) -> int:
         """Return how many items wait for their vector."""
-        return await self._projection.lag() if self._projection else 0
+        return (await self._projection.lag()).items if self._projection else 0
 
     async def _start(self) -> None:
         config, telemetry, stack = self.config, self.telemetry, self._stack
@@ -172,7 +172,7 @@ class Server:
         stack.push_async_callback(leases.close)
         if hot.capabilities.coherent:
             stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
-        sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
+        self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
         self._projection = None
         if queue is not None:
@@ -180,7 +180,8 @@ class Server:
             self._projection = EmbeddingProjection(
                 self.record, queue, model_id=model_id, dimensions=dimensions, telemetry=telemetry
             )
-            stack.push_async_callback(_cancelled, asyncio.create_task(self._projection.run()))
+            work = self._projection.run() if config.project else self._projection.watch()
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
         stack.push_async_callback(sessions.drain)
         committer = Committer(
             sessions=sessions,

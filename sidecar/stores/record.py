@@ -29,8 +29,10 @@ R12 A snapshot contains every append that was acknowledged before the fetch bega
 R13 Vectors of a (subject, model) are put in position order: `put_vectors` starts right behind the last position
     that has one and returns True, or writes nothing and returns False; also when it would go beyond the last item.
     So an effect happens once.
-R14 `lagging` names the subjects with items beyond their last vector, by the time of the oldest such item. Each model
-    lags by itself, from its first use behind all that is there.
+R14 A subject with items beyond its last vector of a model is a work order. `claim` hands out the oldest, by the time
+    of the first such item, each to one worker at a time, until `lease_s` have passed by the store's clock: then it is
+    anybody's again. A put that succeeds ends the claim on its order, whoever made it. Each model lags by itself, from
+    its first use behind all that is there.
 R15 `drop_derived` removes items, vectors, checkpoints and work orders, and nothing else.
     `restore_items` puts the items of one event back, in any order of events that keeps positions; the
     positions are part of the event, so that a rebuilt scope equals the old one. Another number of items than the
@@ -38,8 +40,8 @@ R15 `drop_derived` removes items, vectors, checkpoints and work orders, and noth
     it, so that R6 holds; items that are there already are left as they are.
 R16 Policy versions are immutable: publishing the content of the latest version returns it and writes nothing;
     other content becomes the next version. A route moves only to a version that exists (PolicyNotFound).
-R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows. The queue behind `lagging`
-    alone is ordered by age over all tenants: no tenant reads it.
+R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows. The queue of work orders
+    alone is ordered by age over all tenants: no tenant reads it (`claim`, LagRead, ParkedRead).
 R18 A store that cannot be reached, or is locked beyond the deadline, raises StoreUnavailable; one that refuses
     writes StoreReadOnly; a full one StoreFull; a newer one StoreSchemaNewer; a row that cannot be read
     StoreCorrupt. No driver's own exception leaves an engine. A failed append wrote nothing that is visible,
@@ -51,7 +53,13 @@ R20 Grants say which server of a coherent hot store is trusted for which slots (
     `revoke` are atomic against each other, and date what they changed in a transaction of its own:
     `limits.hot_lease_ms` from then, by the store's clock. A row that stays keeps its grant, and no grant is given
     twice. `date_grants` does the second half for a process that died between the two.
-R21 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
+R21 `release` ends a claim that its worker still holds, and else does nothing. Without a reason the order is due again
+    after the pause, as if nobody had claimed it; with a reason it has failed. An order that was claimed
+    `limits.work_attempts_max` times in a row and came to nothing, because it failed or its workers were gone, is
+    parked: handed out to nobody, until `unpark` or a put that succeeds. Items that the subject gains join the parked
+    order and do not free it, since their vectors cannot come before those that failed. An order that was tried before
+    is handed out alone, so that one that kills its workers is not counted against others.
+R22 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
     changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
 """
 
@@ -353,9 +361,45 @@ class RoutesRead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LagRead:
-    """-> int: items of all tenants that wait for their vector of this model."""
+    """-> Lag."""
 
     model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """How far the vectors of a model are behind, over all tenants."""
+
+    items: int
+    """Items that wait for their vector; those of parked orders are not among them."""
+    age_s: float
+    """How long ago the oldest of them was committed; 0 if there is none."""
+    parked: int
+    """Parked orders (R21)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedRead:
+    """-> Sequence[ParkedOrder]: a page of all tenants' parked orders, by (tenant, subject, model)."""
+
+    after: tuple[str, str, str] = ("", "", "")
+    count_max: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedOrder:
+    """A work order that came to nothing too often (R21)."""
+
+    tenant: str
+    subject: str
+    model: str
+    items: int
+    """Items that wait for their vector."""
+    since_us: int
+    """When the oldest of them was committed."""
+    parked_at_us: int
+    reason: str
+    """Of `standpipe.v1.ErrorReason`, from the last failure; empty: the last worker was gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,6 +428,7 @@ Read = (
     | PoliciesRead
     | RoutesRead
     | LagRead
+    | ParkedRead
     | GrantsRead
 )
 Answer = object
@@ -397,6 +442,19 @@ class Scope:
     subject: str
     position: int
     vector_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A work order that one worker holds (R14)."""
+
+    scope: Scope
+    model: str
+    worker: str
+    until_us: int
+    """When the lease passes, by the store's clock. With `worker` it tells this claim from any other."""
+    attempts: int
+    """Claims in a row that came to nothing, with this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +485,7 @@ class Record(ABC):
 
     @abstractmethod
     async def examine(self) -> Sequence[Finding]:
-        """Look at the store as it is deployed (R21)."""
+        """Look at the store as it is deployed (R22)."""
 
     @abstractmethod
     async def signing_key(self) -> bytes:
@@ -448,8 +506,16 @@ class Record(ABC):
         """Store the vectors of the positions after `scope.vector_position`, in order (R13)."""
 
     @abstractmethod
-    async def lagging(self, *, model: str, count_max: int) -> Sequence[Scope]:
-        """Name subjects with items beyond their last vector of this model (R14)."""
+    async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
+        """Take the oldest work orders that are due, for a worker whose name no other has (R14, R21)."""
+
+    @abstractmethod
+    async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
+        """Give an order back, failed if there is a reason; return whether it is parked now (R21)."""
+
+    @abstractmethod
+    async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
+        """Make a parked order due at once, as if it had never failed; False if there is none (R21)."""
 
     @abstractmethod
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:

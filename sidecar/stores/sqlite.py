@@ -18,20 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import queue
-import re
 import secrets
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from importlib import resources
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 from sidecar import canonical, limits
@@ -63,6 +59,7 @@ from sidecar.stores.record import (
     Answer,
     Appended,
     Checkpoint,
+    Claim,
     Deadline,
     EventKind,
     EventsRead,
@@ -70,9 +67,12 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    Lag,
     LagRead,
     NewEvent,
     NewItem,
+    ParkedOrder,
+    ParkedRead,
     PoliciesRead,
     PolicyRead,
     Read,
@@ -89,6 +89,17 @@ from sidecar.stores.record import (
     StoredItem,
     StoredPolicy,
     StoredRoute,
+)
+from sidecar.stores.rows import (
+    event_of,
+    grant_of,
+    head_of,
+    item_of,
+    parked_of,
+    policy_of,
+    route_of,
+    sections,
+    tokens_text,
 )
 
 T = TypeVar("T")
@@ -109,17 +120,9 @@ WAL_BYTES: Final = 32 << 20
 """What the WAL file is cut back to after a burst."""
 
 
-def _sections(file: str, label: str) -> dict[str, str]:
-    """Return the parts of an SQL file by the name that follows `-- label:`."""
-    text = resources.files("sidecar.stores").joinpath("sql", file).read_text(encoding="utf-8")
-    parts = re.split(r"^-- (\w+): (\w+)\n", text, flags=re.MULTILINE)
-    found = zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
-    return {name: body.strip() for kind, name, body in found if kind == label}
-
-
-SQL: Final = _sections("sqlite_queries.sql", "name")
-MIGRATIONS: Final = {int(number): script for number, script in _sections("sqlite_schema.sql", "migration").items()}
-EXPANSIONS: Final = {int(number): script for number, script in _sections("sqlite_schema.sql", "expansion").items()}
+SQL: Final = sections("sqlite_queries.sql", "name")
+MIGRATIONS: Final = {int(number): script for number, script in sections("sqlite_schema.sql", "migration").items()}
+EXPANSIONS: Final = {int(number): script for number, script in sections("sqlite_schema.sql", "expansion").items()}
 SCHEMA: Final = max(MIGRATIONS)
 """What this release writes as PRAGMA user_version: the least that another must know to share the file."""
 
@@ -188,79 +191,14 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-# --- rows ------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4096)
-def _tokens(text: str) -> Mapping[str, int]:
-    """Decode an item's token counts: few differ, so that decoding them is not what a load costs."""
-    return MappingProxyType(json.loads(text))
-
-
-def _head(row: Sequence[Any]) -> Head:
-    return Head(
-        session=row[0],
-        subject=row[1],
-        version=row[2],
-        event_hash=row[3],
-        ended=bool(row[4]),
-        weight_bytes=row[5],
-        position_end=row[6],
-        created_at_us=row[7],
-        updated_at_us=row[8],
-    )
-
-
-def _event(row: Sequence[Any]) -> StoredEvent:
-    try:
-        kind = EventKind(row[2])
-    except ValueError as error:
-        raise StoreCorrupt("a stored event is of no known kind", version=row[1]) from error
-    return StoredEvent(
-        session=row[0],
-        version=row[1],
-        kind=kind,
-        request_id=row[3],
-        committed_at_us=row[4],
-        body=row[5],
-        previous_hash=row[6],
-        event_hash=row[7],
-        weight_end_bytes=row[8],
-        position_end=row[9],
-    )
-
-
-def _item(row: Sequence[Any]) -> StoredItem:
-    try:
-        tokens = _tokens(row[10])
-    except (ValueError, TypeError) as error:
-        raise StoreCorrupt("a stored item's token counts cannot be read", position=row[0]) from error
-    return StoredItem(
-        position=row[0],
-        session=row[1],
-        version=row[2],
-        entry=row[3],
-        chunk=row[4],
-        role=row[5],
-        speaker=row[6],
-        spoken_at_us=row[7],
-        text=row[8],
-        terms=row[9],
-        tokens=tokens,
-    )
-
-
-def _policy(row: Sequence[Any]) -> StoredPolicy:
-    return StoredPolicy(name=row[0], version=row[1], document=row[2], digest=row[3], published_at_us=row[4])
-
-
-def _route(row: Sequence[Any]) -> StoredRoute:
-    return StoredRoute(name=row[0], policy_name=row[1], policy_version=row[2])
-
-
 def _one(db: sqlite3.Connection, name: str, *values: object) -> Any:
     """Return the first row of a named query, or None."""
     return db.execute(SQL[name], values).fetchone()
+
+
+def _all(db: sqlite3.Connection, name: str, *values: object) -> list[Any]:
+    """Return all rows of a named query, so that what follows may change its tables."""
+    return db.execute(SQL[name], values).fetchall()
 
 
 def _now_us() -> int:
@@ -272,7 +210,7 @@ def _now_us() -> int:
 
 def _read_head(db: sqlite3.Connection, read: HeadRead) -> Head | None:
     row = _one(db, "head", read.tenant, read.session)
-    return row and _head(row)
+    return row and head_of(row)
 
 
 def _weight_at(db: sqlite3.Connection, read: SessionRead, version: int) -> int:
@@ -288,7 +226,7 @@ def _read_session(db: sqlite3.Connection, read: SessionRead) -> SessionState | N
     row = _one(db, "head", read.tenant, read.session)
     if row is None:
         return None
-    head = _head(row)
+    head = head_of(row)
     end, known = head.version, read.known_version
     if read.at_version is not None:
         end = max(0, min(end, read.at_version))
@@ -304,7 +242,7 @@ def _read_session(db: sqlite3.Connection, read: SessionRead) -> SessionState | N
         if row is not None:
             checkpoint = Checkpoint(session=row[0], tokenizer=row[1], version=row[2], weight_bytes=row[3], body=row[4])
         after = checkpoint.version if checkpoint else 0
-    events = [_event(row) for row in db.execute(SQL["events"], (read.tenant, read.session, after, end, -1))]
+    events = [event_of(row) for row in db.execute(SQL["events"], (read.tenant, read.session, after, end, -1))]
     if len(events) != end - after:
         raise StoreCorrupt("events are missing from a session's log", after_version=after, end_version=end)
     return SessionState(head=head, checkpoint=checkpoint, events=events, after_version=after)
@@ -316,9 +254,9 @@ def _read_events(db: sqlite3.Connection, read: EventsRead) -> Sequence[StoredEve
         return None
     events: list[StoredEvent] = []
     size_bytes = 0
-    values = (read.tenant, read.session, read.after_version, _head(row).version, read.count_max)
+    values = (read.tenant, read.session, read.after_version, head_of(row).version, read.count_max)
     with contextlib.closing(db.execute(SQL["events"], values)) as rows:
-        for event in map(_event, rows):
+        for event in map(event_of, rows):
             size_bytes += len(event.body)
             if events and size_bytes > read.bytes_max:
                 break
@@ -331,7 +269,7 @@ def _read_sessions(db: sqlite3.Connection, read: SessionsRead) -> Sequence[Head]
         rows = db.execute(SQL["sessions_of_subject"], (read.tenant, read.subject, read.after_session, read.count_max))
     else:
         rows = db.execute(SQL["sessions_of_tenant"], (read.tenant, read.after_session, read.count_max))
-    return [_head(row) for row in rows]
+    return [head_of(row) for row in rows]
 
 
 def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
@@ -342,7 +280,7 @@ def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     vectors: list[bytes] = []
     if read.after_position < position:
         rows = db.execute(SQL["items"], (*key, read.after_position, position, read.count_max))
-        items = [_item(row) for row in rows]
+        items = [item_of(row) for row in rows]
     if read.after_vector_position < vector_position:
         rows = db.execute(SQL["vectors"], (*key, read.model, read.after_vector_position, read.count_max))
         vectors = [row[0] for row in rows]
@@ -354,36 +292,39 @@ def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | Non
         row = _one(db, "latest_policy", read.tenant, read.name)
     else:
         row = _one(db, "policy", read.tenant, read.name, read.version)
-    return row and _policy(row)
+    return row and policy_of(row)
 
 
 def _read_route(db: sqlite3.Connection, read: RouteRead) -> StoredRoute | None:
     row = _one(db, "route", read.tenant, read.name)
-    return row and _route(row)
+    return row and route_of(row)
 
 
 def _read_policies(db: sqlite3.Connection, read: PoliciesRead) -> Sequence[StoredPolicy]:
-    return [_policy(row) for row in db.execute(SQL["policies"], (read.tenant, *read.after, read.count_max))]
+    return [policy_of(row) for row in db.execute(SQL["policies"], (read.tenant, *read.after, read.count_max))]
 
 
 def _read_routes(db: sqlite3.Connection, read: RoutesRead) -> Sequence[StoredRoute]:
-    return [_route(row) for row in db.execute(SQL["routes"], (read.tenant,))]
+    return [route_of(row) for row in db.execute(SQL["routes"], (read.tenant,))]
 
 
 def _grants(db: sqlite3.Connection) -> list[Grant]:
-    return [
-        Grant(slot_from=row[0], slot_to=row[1], grant=row[2], incarnation=row[3], usable_at_us=row[4])
-        for row in db.execute(SQL["grants"])
-    ]
+    return [grant_of(row) for row in db.execute(SQL["grants"])]
 
 
 def _read_grants(db: sqlite3.Connection, _read: GrantsRead) -> GrantsState:
     return GrantsState(rows=_grants(db), now_us=_now_us())
 
 
-def _read_lag(db: sqlite3.Connection, read: LagRead) -> int:
+def _read_lag(db: sqlite3.Connection, read: LagRead) -> Lag:
     known = _one(db, "model", read.model)
-    return int((_one(db, "lag", read.model) if known else _one(db, "lag_of_unknown_model"))[0])
+    items, since_us, parked = _one(db, "lag", read.model) if known else _one(db, "lag_of_unknown_model")
+    age_us = max(0, _now_us() - since_us) if since_us is not None else 0
+    return Lag(items=items, age_s=age_us / 1e6, parked=parked)
+
+
+def _read_parked(db: sqlite3.Connection, read: ParkedRead) -> Sequence[ParkedOrder]:
+    return [parked_of(row) for row in db.execute(SQL["parked"], (*read.after, read.count_max))]
 
 
 _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] = {
@@ -397,6 +338,7 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     PoliciesRead: _read_policies,
     RoutesRead: _read_routes,
     LagRead: _read_lag,
+    ParkedRead: _read_parked,
     GrantsRead: _read_grants,
 }
 
@@ -420,13 +362,12 @@ def _answer(db: sqlite3.Connection, reads: Sequence[Read], deadline: Deadline | 
     return answers
 
 
-def _lagging(db: sqlite3.Connection, model: str, count_max: int) -> Sequence[Scope]:
-    rows = db.execute(SQL["lagging"], (model, count_max))
-    return [Scope(tenant=row[0], subject=row[1], position=row[2], vector_position=row[3]) for row in rows]
+def _is_due(db: sqlite3.Connection, model: str) -> bool:
+    return _one(db, "due", model, _now_us(), 1) is not None
 
 
 def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
-    return [(row[9], _head(row)) for row in db.execute(SQL["sessions_of_all"], (*after, count_max))]
+    return [(row[9], head_of(row)) for row in db.execute(SQL["sessions_of_all"], (*after, count_max))]
 
 
 # --- writes: each runs inside a savepoint of the writer's transaction ---------------------------------------------
@@ -435,7 +376,7 @@ def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int
 def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     key = (event.tenant, event.session)
     row = _one(db, "head", *key)
-    head = row and _head(row)
+    head = row and head_of(row)
     receipt = _one(db, "receipt", *key, event.request_id)
     if receipt is not None:  # R4, before every other check
         version, digest, event_hash, position, weight_bytes, committed_at_us = receipt
@@ -549,7 +490,7 @@ def _put_items(
         SQL["put_item"],
         [
             (*scope, position, *origin, item.entry, item.chunk, item.role, item.speaker, item.spoken_at_us)
-            + (item.text, item.terms, json.dumps(dict(item.tokens), sort_keys=True, separators=(",", ":")))
+            + (item.text, item.terms, tokens_text(item))
             for position, item in enumerate(items, start + 1)
         ],
     )
@@ -580,6 +521,42 @@ def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequ
     return True
 
 
+def _claim(db: sqlite3.Connection, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
+    claims: list[Claim] = []
+    now_us = _now_us()
+    until_us = now_us + int(lease_s * 1e6)
+    for tenant, subject, position, vector_position, tried in _all(db, "due", model, now_us, count_max):
+        key = (tenant, subject, model)
+        if tried >= limits.work_attempts_max:  # its last worker is gone
+            db.execute(SQL["give_back"], (0, tried, "", now_us, *key))
+            continue
+        if tried and claims:
+            break
+        db.execute(SQL["hold"], (worker, until_us, *key))
+        scope = Scope(tenant=tenant, subject=subject, position=position, vector_position=vector_position)
+        claims.append(Claim(scope=scope, model=model, worker=worker, until_us=until_us, attempts=tried + 1))
+        if tried:
+            break
+    return claims
+
+
+def _release(db: sqlite3.Connection, claim: Claim, reason: str, pause_s: float) -> bool:
+    key = (claim.scope.tenant, claim.scope.subject, claim.model)
+    row = _one(db, "held", *key, claim.worker, claim.until_us)
+    if row is None:
+        return False
+    now_us = _now_us()
+    attempts = row[0] if reason else row[0] - 1
+    parked: bool = attempts >= limits.work_attempts_max
+    due_at_us = now_us + int(pause_s * 1e6)
+    db.execute(SQL["give_back"], (due_at_us, attempts, reason, now_us if parked else 0, *key))
+    return parked
+
+
+def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bool:
+    return bool(db.execute(SQL["unpark"], (tenant, subject, model)).rowcount)
+
+
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
     db.execute(SQL["put_checkpoint"], (tenant, new.session, new.tokenizer, new.version, new.weight_bytes, new.body))
 
@@ -588,7 +565,7 @@ def _publish_policy(
     db: sqlite3.Connection, tenant: str, name: str, document: str, digest: bytes
 ) -> tuple[StoredPolicy, bool]:
     row = _one(db, "latest_policy", tenant, name)
-    latest = row and _policy(row)
+    latest = row and policy_of(row)
     if latest and latest.digest == digest:
         return latest, False
     new = StoredPolicy(
@@ -727,7 +704,7 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
 
 
 def _examine(path: Path) -> list[Finding]:
-    """Look at the file, from without and from within (R21)."""
+    """Look at the file, from without and from within (R22)."""
     if not path.parent.is_dir():
         return [failed("file", f"its directory {path.parent} is not there", "Make it, or name another in `record`.")]
     found = [_disk(path.parent)]
@@ -908,11 +885,19 @@ class SqliteRecord(Record):
     ) -> bool:
         return await self._write(partial(_put_vectors, scope=scope, model=model, vectors=vectors), deadline)
 
-    async def lagging(self, *, model: str, count_max: int) -> Sequence[Scope]:
+    async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
         if model not in self._models:
             await self._write(partial(_know_model, model=model))
             self._models.add(model)
-        return await self._read(partial(_lagging, model=model, count_max=count_max))
+        if not await self._read(partial(_is_due, model=model)):  # idle workers leave the write lock alone
+            return []
+        return await self._write(partial(_claim, model=model, worker=worker, lease_s=lease_s, count_max=count_max))
+
+    async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
+        return await self._write(partial(_release, claim=claim, reason=reason, pause_s=pause_s))
+
+    async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
+        return await self._write(partial(_unpark, tenant=tenant, subject=subject, model=model))
 
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
         await self._write(partial(_put_checkpoint, tenant=tenant, new=checkpoint))

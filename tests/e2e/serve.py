@@ -16,7 +16,8 @@ from sidecar.config import Config
 from sidecar.server import Server
 
 
-async def _serve(settings: dict) -> None:
+async def serve(settings: dict) -> None:
+    """Serve until it is told to stop."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     parent = os.getppid()
@@ -31,4 +32,4 @@ async def _serve(settings: dict) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(json.loads(Path(sys.argv[1]).read_text())))
+    asyncio.run(serve(json.loads(Path(sys.argv[1]).read_text())))

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from sidecar import limits
 from sidecar.errors import (
     InvalidField,
     RequestIdReused,
@@ -26,12 +27,15 @@ from sidecar.errors import (
 from sidecar.stores.record import (
     Appended,
     Checkpoint,
+    Claim,
     EventKind,
     EventsRead,
     Head,
     HeadRead,
+    Lag,
     LagRead,
     NewEvent,
+    ParkedRead,
     Scope,
     ScopeRead,
     ScopeState,
@@ -62,6 +66,20 @@ class ModelSession:
     had_calls: set[str] = field(default_factory=set)
 
 
+@dataclass
+class ModelOrder:
+    """What is known of a work order beside its items: nothing, until it is claimed."""
+
+    attempts: int = 0
+    claim: Claim | None = None
+    parked: bool = False
+
+
+def key_of(held: Claim) -> Key:
+    """Return whose order a claim holds."""
+    return held.scope.tenant, held.scope.subject
+
+
 class RecordMachine(RuleBasedStateMachine):
     """Drives two handles on one store, in turns, so that neither may keep what the other changes."""
 
@@ -76,6 +94,7 @@ class RecordMachine(RuleBasedStateMachine):
         self.sessions: dict[Key, ModelSession] = {}
         self.items: dict[Key, list[tuple[str, int, str]]] = {}
         self.vectors: dict[tuple[str, str, str], int] = {}
+        self.orders: dict[tuple[str, str, str], ModelOrder] = {}
         self.folds: dict[Key, set[int]] = {}
         self.calls = 0
 
@@ -215,6 +234,60 @@ class RecordMachine(RuleBasedStateMachine):
         assert put == (start == held and start + count <= last)
         if put:
             self.vectors[tenant, subject, model] = start + count
+            self.orders.pop((tenant, subject, model), None)
+
+    @rule(model=st.sampled_from(MODELS), count_max=st.sampled_from([1, 2, 99]), lease_s=st.sampled_from([0, 0, 3600]))
+    def claim(self, model: str, count_max: int, lease_s: float) -> None:
+        """Claim what is due: fresh orders together, one that was tried before alone, a worn out one not at all."""
+        due = {
+            (*key, model): self.orders.get((*key, model), ModelOrder())
+            for key, items in self.items.items()
+            if len(items) > self.vectors.get((*key, model), 0)
+        }
+        due = {key: order for key, order in due.items() if order.claim is None and not order.parked}
+        worn = {key for key, order in due.items() if order.attempts >= limits.work_attempts_max}
+        worker = f"worker-{self.calls}"
+        claims = self.run(self.record.claim(model=model, worker=worker, lease_s=lease_s, count_max=count_max))
+        taken = {(held.scope.tenant, held.scope.subject, model) for held in claims}
+        assert len(taken) == len(claims) <= count_max
+        assert taken <= due.keys() - worn
+        assert bool(claims) or due.keys() == worn or len(worn) >= count_max
+        assert len(claims) == 1 or not any(due[key].attempts for key in taken)
+        if count_max > len(due) and not any(order.attempts for order in due.values()):
+            assert taken == due.keys()
+        listed = self.run(self.record.fetch([ParkedRead()]))[0]
+        assert isinstance(listed, list)
+        parked = {(one.tenant, one.subject, one.model) for one in listed}
+        for key in worn & parked:
+            self.orders[key].parked = True
+        for held in claims:
+            order = self.orders.setdefault((held.scope.tenant, held.scope.subject, model), ModelOrder())
+            order.attempts += 1
+            order.claim = held if lease_s else None
+            assert held.attempts == order.attempts
+            assert held.scope.vector_position == self.vectors.get((*key_of(held), model), 0)
+
+    @rule(reason=st.sampled_from(["", "INTERNAL"]), data=st.data())
+    def release(self, reason: str, data: st.DataObject) -> None:
+        """Give a claim back, failed or not, twice: the second time it is over."""
+        held = [order for order in self.orders.values() if order.claim]
+        if not held:
+            return
+        order = data.draw(st.sampled_from(held))
+        assert order.claim is not None
+        order.attempts -= not reason
+        order.parked = order.attempts >= limits.work_attempts_max
+        assert self.run(self.record.release(order.claim, reason=reason)) == order.parked
+        assert not self.run(self.record.release(order.claim, reason="STORE_CORRUPT"))
+        order.claim = None
+
+    @rule(tenant=tenants, subject=subjects, model=st.sampled_from(MODELS))
+    def unpark(self, tenant: str, subject: str, model: str) -> None:
+        """Free a parked order, if it is one."""
+        order = self.orders.get((tenant, subject, model), ModelOrder())
+        assert self.run(self.record.unpark(tenant, subject=subject, model=model)) == order.parked
+        if order.parked:
+            del self.orders[tenant, subject, model]
 
     @rule(tenant=tenants, session=sessions, data=st.data())
     def put_checkpoint(self, tenant: str, session: str, data: st.DataObject) -> None:
@@ -264,6 +337,7 @@ class RecordMachine(RuleBasedStateMachine):
         """Drop all that is derived and put the items back, in any order."""
         self.run(self.record.drop_derived())
         self.vectors.clear()
+        self.orders.clear()
         self.folds.clear()
         keys = list(self.sessions)
         shuffle.shuffle(keys)
@@ -313,12 +387,14 @@ class RecordMachine(RuleBasedStateMachine):
                 assert memory.vectors == [b"%d" % position for position in range(1, embedded + 1)]
                 if embedded < len(held):
                     waiting[tenant, subject] = len(held) - embedded
-            assert self.run(self.record.fetch([LagRead(model=model)])) == [sum(waiting.values())]
-            if self.calls % 3:
-                lagging = self.run(self.record.lagging(model=model, count_max=99))
-                assert waiting == {
-                    (scope.tenant, scope.subject): scope.position - scope.vector_position for scope in lagging
-                }
+            parked = {key[:2] for key, order in self.orders.items() if order.parked and key[2] == model}
+            lag, listed = self.run(self.record.fetch([LagRead(model=model), ParkedRead()]))
+            assert isinstance(lag, Lag)
+            assert lag.items == sum(items for key, items in waiting.items() if key not in parked)
+            assert lag.parked == len(parked)
+            assert isinstance(listed, list)
+            found = {(one.tenant, one.subject): one.items for one in listed if one.model == model}
+            assert found == {key: waiting[key] for key in parked}
 
 
 TestRecordMachine = RecordMachine.TestCase

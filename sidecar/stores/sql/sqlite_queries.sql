@@ -145,26 +145,57 @@ INSERT INTO vectors (tenant, subject, model, position, vector) VALUES (?, ?, ?, 
 DELETE FROM work WHERE tenant = ? AND subject = ? AND model = ?;
 
 -- name: shorten_work
-UPDATE work SET since_us = (SELECT e.committed_at_us FROM items i
-    JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
-    WHERE i.tenant = work.tenant AND i.subject = work.subject AND i.position = ?)
+UPDATE work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
+    since_us = (SELECT e.committed_at_us FROM items i
+        JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
+        WHERE i.tenant = work.tenant AND i.subject = work.subject AND i.position = ?)
 WHERE tenant = ? AND subject = ? AND model = ?;
 
--- name: lagging
+-- name: due
 SELECT s.tenant, s.subject, s.items_position, coalesce((SELECT max(v.position) FROM vectors v
-    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS vector_position
+    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS vector_position, w.attempts
 FROM work w INDEXED BY work_by_age JOIN scopes s ON s.tenant = w.tenant AND s.subject = w.subject
-WHERE w.model = ? AND s.items_position > vector_position
+WHERE w.model = ? AND w.due_at_us <= ? AND w.parked_at_us = 0 AND s.items_position > vector_position
 ORDER BY w.since_us, w.tenant, w.subject LIMIT ?;
 
+-- name: hold
+UPDATE work SET worker = ?, due_at_us = ?, attempts = attempts + 1, reason = ''
+WHERE tenant = ? AND subject = ? AND model = ?;
+
+-- name: held
+SELECT attempts FROM work WHERE tenant = ? AND subject = ? AND model = ? AND worker = ? AND due_at_us = ?;
+
+-- name: give_back
+UPDATE work SET worker = '', due_at_us = ?, attempts = ?, reason = ?, parked_at_us = ?
+WHERE tenant = ? AND subject = ? AND model = ?;
+
+-- name: unpark
+UPDATE work SET due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0
+WHERE tenant = ? AND subject = ? AND model = ? AND parked_at_us > 0;
+
+-- name: parked
+SELECT w.tenant, w.subject, w.model, s.items_position - coalesce((SELECT max(v.position) FROM vectors v
+    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0), w.since_us, w.parked_at_us, w.reason
+FROM work w INDEXED BY work_parked JOIN scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+WHERE w.parked_at_us > 0 AND (w.tenant, w.subject, w.model) > (?, ?, ?)
+ORDER BY w.tenant, w.subject, w.model LIMIT ?;
+
 -- name: lag
-SELECT coalesce(sum(s.items_position - coalesce((SELECT max(v.position) FROM vectors v
-    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0)), 0)
-FROM work w INDEXED BY work_by_age JOIN scopes s ON s.tenant = w.tenant AND s.subject = w.subject
-WHERE w.model = ?;
+WITH orders AS (
+    SELECT w.since_us, w.parked_at_us > 0 AS parked, s.items_position - coalesce((SELECT max(v.position) FROM vectors v
+        WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS behind
+    FROM work w INDEXED BY work_by_age JOIN scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+    WHERE w.model = ?
+)
+SELECT coalesce(sum(behind) FILTER (WHERE NOT parked), 0), min(since_us) FILTER (WHERE behind > 0 AND NOT parked),
+    coalesce(sum(parked), 0)
+FROM orders;
 
 -- name: lag_of_unknown_model
-SELECT coalesce(sum(items_position), 0) FROM scopes;
+SELECT coalesce(sum(s.items_position), 0), min(e.committed_at_us), 0 FROM scopes s
+JOIN items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
+JOIN events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
+WHERE s.items_position > 0;
 
 -- writes of the control plane and of rebuild -----------------------------------------------------------------------
 

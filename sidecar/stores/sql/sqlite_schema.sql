@@ -152,3 +152,14 @@ CREATE TABLE grants (
 ) STRICT;
 
 ALTER TABLE deployment ADD COLUMN last_grant INTEGER NOT NULL DEFAULT 0;
+
+-- expansion: 3
+-- Who holds an order; from when on it may be handed out: the end of a lease or of a pause; how many claims in a row came
+-- to nothing, and why the last did; when it was parked, 0 for never.
+ALTER TABLE work ADD COLUMN worker TEXT NOT NULL DEFAULT '';
+ALTER TABLE work ADD COLUMN due_at_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE work ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE work ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+ALTER TABLE work ADD COLUMN parked_at_us INTEGER NOT NULL DEFAULT 0;
+
+CREATE INDEX work_parked ON work (tenant, subject, model) WHERE parked_at_us > 0;

@@ -1,0 +1,972 @@
+"""The record store of many machines: PostgreSQL 16 or newer, with pgvector.
+
+::
+
+    append ──> at most append_queue_max wait ──> a connection: settings, append(), Sync     one round trip
+    fetch  ───────────────────────────────────> a connection: BEGIN, settings, reads, COMMIT   one round trip
+
+Statements go to the wire as one pipeline. A write is one implicit transaction: it is committed when the pipeline's Sync
+is answered, and its answer is not looked at before. What a transaction depends on (whose rows it sees, how long it may
+take) is set in it and for it alone, and no statement is prepared by name: so a pooler that gives each transaction
+another server connection, such as PgBouncer, may stand between.
+
+A call runs in a task of its own, so that a caller who gives up tears nothing apart. The server ends a statement shortly
+before the deadline; a server that does not even do that is left behind, and the connection with it.
+
+The SQL stands in `sql/postgres_schema.sql` and `sql/postgres_queries.sql`. This file alone imports the driver, and
+`store_error` is the one place where its exceptions become ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import select
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from secrets import token_bytes
+from typing import Any, Final, TypeVar, cast
+
+import psycopg
+from psycopg import conninfo
+from psycopg.pq import TransactionStatus
+
+from sidecar import limits
+from sidecar.breaker import Breaker
+from sidecar.errors import (
+    ConfigInvalid,
+    DeadlineExceeded,
+    Internal,
+    InvalidField,
+    Overloaded,
+    PolicyNotFound,
+    RequestIdReused,
+    SessionEnded,
+    SessionNotFound,
+    StandpipeError,
+    StoreCorrupt,
+    StoreFull,
+    StoreReadOnly,
+    StoreSchemaNewer,
+    StoreUnavailable,
+    SubjectMismatch,
+    ToolResultWithoutCall,
+    VersionConflict,
+    VersionInFuture,
+)
+from sidecar.finding import Finding, failed
+from sidecar.stores import grants, postgres_examination
+from sidecar.stores.grants import Grant
+from sidecar.stores.record import (
+    Answer,
+    Appended,
+    Checkpoint,
+    Claim,
+    Deadline,
+    EventsRead,
+    GrantsRead,
+    GrantsState,
+    Head,
+    HeadRead,
+    Lag,
+    LagRead,
+    NewEvent,
+    NewItem,
+    ParkedRead,
+    PoliciesRead,
+    PolicyRead,
+    Read,
+    Record,
+    RouteRead,
+    RoutesRead,
+    Scope,
+    ScopeRead,
+    ScopeState,
+    SessionRead,
+    SessionsRead,
+    SessionState,
+    StoredEvent,
+    StoredItem,
+    StoredPolicy,
+    StoredRoute,
+)
+from sidecar.stores.rows import (
+    event_of,
+    grant_of,
+    head_of,
+    item_of,
+    parked_of,
+    policy_of,
+    route_of,
+    sections,
+    tokens_text,
+)
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+
+SQL: Final = sections("postgres_queries.sql", "name")
+MIGRATIONS: Final = {int(number): script for number, script in sections("postgres_schema.sql", "migration").items()}
+EXPANSIONS: Final = {int(number): script for number, script in sections("postgres_schema.sql", "expansion").items()}
+SCHEMA: Final = max(MIGRATIONS)
+"""The last migration that this release knows: the least that another must know to share the database."""
+
+COMPONENTS_MAX: Final = 16_000
+"""Components of pgvector's half-precision type: longer vectors are stored as bytes alone."""
+
+CONNECTION: Final[Mapping[str, str | int]] = {
+    "application_name": "standpipe",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""Where the address says nothing else: a peer that has vanished is noticed within half a minute."""
+
+
+# --- errors --------------------------------------------------------------------------------------------------
+
+_Mapped = tuple[type[StandpipeError], str]
+_UNAVAILABLE: Final[_Mapped] = (
+    StoreUnavailable,
+    "the record store cannot be used just now; retry with the same request id",
+)
+_READ_ONLY: Final[_Mapped] = (StoreReadOnly, "the record store's server refuses writes: it is a standby, or set so")
+_FULL: Final[_Mapped] = (StoreFull, "the record store's disk is full; nothing was written")
+_CORRUPT: Final[_Mapped] = (StoreCorrupt, "the record store is damaged: restore it from a backup")
+_DEFECT: Final[_Mapped] = (Internal, "the record store refused a statement")
+_UNMIGRATED: Final[_Mapped] = (
+    ConfigInvalid,
+    "the database has not this release's schema: run `standpipe migrate --record` with a role that may make it",
+)
+_NO_RIGHT: Final[_Mapped] = (
+    ConfigInvalid,
+    "the database role lacks a right: run `standpipe migrate --record --grant-to` it with a role that may give it",
+)
+_LATE: Final[_Mapped] = (DeadlineExceeded, "the deadline passed in the record store")
+
+ERRORS: Final[Mapping[str, _Mapped]] = {
+    "08": _UNAVAILABLE,
+    "0A": _DEFECT,
+    "25": _DEFECT,
+    "25006": _READ_ONLY,
+    "25P03": _UNAVAILABLE,
+    "25P04": _UNAVAILABLE,
+    "28": (ConfigInvalid, "the database server refuses the role or its password"),
+    "3D000": (ConfigInvalid, "there is no such database"),
+    "3F000": _UNMIGRATED,
+    "40": (StoreUnavailable, "the record store gave way to other transactions; nothing was written"),
+    "40003": _UNAVAILABLE,
+    "42501": _NO_RIGHT,
+    "42P01": _UNMIGRATED,
+    "42703": _UNMIGRATED,
+    "42704": _UNMIGRATED,
+    "42883": _UNMIGRATED,
+    "53": (StoreUnavailable, "the record store's server is short of memory or connections"),
+    "53100": _FULL,
+    "55": _UNAVAILABLE,
+    "57": (StoreUnavailable, "the record store's server is starting, stopping or ending connections"),
+    "57014": _LATE,
+    "58": (StoreUnavailable, "the record store's disk or system reported an error; see its log"),
+    "SP001": (ConfigInvalid, "the database's encoding must be UTF8"),
+    "SP002": (ConfigInvalid, "the database server must be PostgreSQL 16 or newer"),
+    "XX": _DEFECT,
+    "XX001": _CORRUPT,
+    "XX002": _CORRUPT,
+}
+"""By SQLSTATE where one stands here, else by its class: its first two characters; all others are defects."""
+
+UNREACHABLE: Final[Mapping[str, str]] = {
+    "password authentication failed": "the server refuses the role or its password",
+    "no password supplied": "the server wants a password",
+    "no pg_hba.conf entry": "the server's pg_hba.conf does not let this role in from here",
+    'role "': "the server has no such role",
+    'database "': "the server has no such database",
+    "certificate": "the server's certificate does not pass: see sslmode and sslrootcert",
+    "SSL": "no TLS could be agreed on: see sslmode",
+    "could not translate host name": "its host name is not known",
+    "Name or service not known": "its host name is not known",
+    "Connection refused": "nothing listens at its address",
+    "No such file or directory": "nothing listens at its socket",
+    "too many": "the server has no connection left",
+    "starting up": "the server is starting",
+    "shutting down": "the server is stopping",
+    "read-only": "no server takes writes",
+}
+"""What a failed connection's text says, in words of our own: the driver gives no code, and its text names roles."""
+
+
+def store_error(error: Exception, *, phase: str = "record_fetch") -> StandpipeError:
+    """Return what the contract raises for an exception of the driver, or for any other from inside the engine."""
+    if isinstance(error, StandpipeError):
+        return error
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        kind, message = ERRORS.get(state) or ERRORS.get(state[:2], _DEFECT)
+    elif isinstance(error, psycopg.OperationalError | OSError):  # the connection was lost
+        kind, message = _UNAVAILABLE
+    elif isinstance(error, UnicodeDecodeError):
+        kind, message = _CORRUPT
+    else:  # the driver's own: a value that it cannot send
+        kind, message = _DEFECT
+    metadata = {"phase": phase} if kind is DeadlineExceeded else {"driver_error": state or type(error).__name__}
+    ours = kind(message, field="record" if kind is ConfigInvalid else None, **metadata)
+    ours.__cause__ = error
+    return ours
+
+
+def _unreachable(error: Exception) -> StoreUnavailable:
+    """Return the error of a connection that was not made, with its reason where it is known."""
+    text = str(error)
+    why = next((why for sign, why in UNREACHABLE.items() if sign in text), "it does not answer")
+    ours = StoreUnavailable(f"the record store cannot be reached: {why}", driver_error=type(error).__name__)
+    ours.__cause__ = error
+    return ours
+
+
+def _late(phase: str) -> DeadlineExceeded:
+    return DeadlineExceeded(_LATE[1], phase=phase)
+
+
+# --- connections -----------------------------------------------------------------------------------------------
+
+
+def _address(dsn: str) -> str:
+    """Return the libpq connection string of an address. Raises ConfigInvalid without the address: it has a password."""
+    try:
+        return conninfo.make_conninfo("", **{**CONNECTION, **conninfo.conninfo_to_dict(dsn)})
+    except psycopg.Error:
+        raise ConfigInvalid(
+            "must be a libpq address, such as postgresql://role@host/database", field="record"
+        ) from None
+
+
+async def _connect(address: str) -> Connection:
+    try:
+        return await psycopg.AsyncConnection.connect(address, autocommit=True, prepare_threshold=None)
+    except (psycopg.Error, OSError) as error:
+        raise _unreachable(error) from error
+
+
+class _Call:
+    """A call at work: how far it has come decides what a passed deadline means."""
+
+    __slots__ = ("connected", "give_up_at", "phase", "waiting", "writes")
+
+    def __init__(self, phase: str, give_up_at: float) -> None:
+        self.phase = phase
+        self.writes = phase == "record_append"
+        self.give_up_at = give_up_at
+        self.waiting = True
+        """For its turn: it asks for no connection yet."""
+        self.connected = False
+
+    def timeout_ms(self) -> str:
+        """Return the statement timeout, in milliseconds: the server's word should come before the deadline."""
+        if self.give_up_at == math.inf:
+            return "0"
+        left_ms = (self.give_up_at - time.monotonic()) * 1000
+        return str(max(1, int(left_ms - min(limits.record_margin_ms, left_ms / 10))))
+
+
+class _Pool:
+    """Connections, made when they are needed, so that a server that is down is noticed at once and by who asks.
+
+    `psycopg_pool` makes them in the background instead, and callers wait out their deadlines meanwhile.
+    """
+
+    def __init__(self, address: str, *, count_max: int) -> None:
+        self._address = address
+        self._slots = asyncio.Semaphore(count_max)
+        self._idle: list[Connection] = []
+
+    @contextlib.asynccontextmanager
+    async def connection(self, call: _Call) -> AsyncIterator[Connection]:
+        """Lend a connection. One that comes back amid a transaction, or broken, is closed."""
+        async with self._slots:
+            call.waiting = False
+            db = await self._whole() or await _connect(self._address)
+            call.connected = True
+            try:
+                yield db
+            except psycopg.errors.ReadOnlySqlTransaction:
+                await db.close()  # the next asks the address for who is primary now
+                raise
+            finally:
+                if db.pgconn.transaction_status == TransactionStatus.IDLE:
+                    self._idle.append(db)
+                else:
+                    await db.close()
+
+    async def _whole(self) -> Connection | None:
+        """Return the idle connection that was used last. One that has something to read was ended by the server."""
+        while self._idle:
+            db = self._idle.pop()
+            if not db.closed and not select.select([db], [], [], 0)[0]:
+                return db
+            await db.close()
+        return None
+
+    async def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+# --- statements --------------------------------------------------------------------------------------------------
+
+Statement = tuple[str, Sequence[object]]
+"""A statement's name, and its values."""
+
+
+async def _execute(db: Connection, name: str, *values: object) -> psycopg.AsyncCursor[Row]:
+    return await db.execute(SQL[name], values or None, binary=True)
+
+
+async def _one_row(db: Connection, name: str, *values: object) -> Row:
+    return cast("Row", await (await _execute(db, name, *values)).fetchone())
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """Whose rows a statement may see."""
+
+    tenant: str = ""
+    worker: str = "off"
+
+
+_WORKER: Final = _Sight(worker="on")
+_NOBODY: Final = _Sight()
+
+
+# --- reads: each is one or more statements of the pipeline, and what their rows mean ---------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    sight: _Sight
+    statements: Sequence[Statement]
+    answer: Callable[[Sequence[list[Row]]], Answer]
+
+
+def _first(of: Callable[[Row], T]) -> Callable[[Sequence[list[Row]]], T | None]:
+    return lambda found: of(found[0][0]) if found[0] else None
+
+
+def _each(of: Callable[[Row], T]) -> Callable[[Sequence[list[Row]]], list[T]]:
+    return lambda found: [of(row) for row in found[0]]
+
+
+def _read_head(read: HeadRead) -> _Asked:
+    return _Asked(_Sight(read.tenant), [("head", (read.tenant, read.session))], _first(head_of))
+
+
+def _read_session(read: SessionRead) -> _Asked:
+    def answer(found: Sequence[list[Row]]) -> SessionState | None:
+        heads, rows = found
+        if not heads:
+            return None
+        mark, *events = rows
+        after, end = mark[1], mark[9]
+        checkpoint = None
+        if mark[5] is not None:
+            checkpoint = Checkpoint(
+                session=read.session, tokenizer=read.tokenizer, version=after, weight_bytes=mark[8], body=mark[5]
+            )
+        if len(events) != max(0, end - after):
+            raise StoreCorrupt("events are missing from a session's log", after_version=after, end_version=end)
+        return SessionState(
+            head=head_of(heads[0]),
+            checkpoint=checkpoint,
+            events=[event_of(row) for row in events],
+            after_version=after,
+        )
+
+    key = (read.tenant, read.session)
+    values = (*key, read.tokenizer, read.known_version, read.at_version, read.window_bytes)
+    return _Asked(_Sight(read.tenant), [("head", key), ("session_end", values)], answer)
+
+
+def _read_events(read: EventsRead) -> _Asked:
+    def answer(found: Sequence[list[Row]]) -> list[StoredEvent] | None:
+        heads, rows = found
+        return [event_of(row) for row in rows] if heads else None
+
+    key = (read.tenant, read.session)
+    values = (*key, read.after_version, read.count_max, read.bytes_max)
+    return _Asked(_Sight(read.tenant), [("head", key), ("events", values)], answer)
+
+
+def _read_sessions(read: SessionsRead) -> _Asked:
+    if read.subject:
+        statement: Statement = ("sessions_of_subject", (read.tenant, read.subject, read.after_session, read.count_max))
+    else:
+        statement = ("sessions_of_tenant", (read.tenant, read.after_session, read.count_max))
+    return _Asked(_Sight(read.tenant), [statement], _each(head_of))
+
+
+def _item(row: Row) -> StoredItem:
+    return item_of((*row[:6], row[6].decode(), row[7], row[8].decode(), *row[9:]))
+
+
+def _read_scope(read: ScopeRead) -> _Asked:
+    def answer(found: Sequence[list[Row]]) -> ScopeState:
+        counters, items, *vectors = found
+        position, vector_position = counters[0] if counters else (0, 0)
+        return ScopeState(
+            position=position,
+            vector_position=vector_position or 0,
+            items=[_item(row) for row in items],
+            vectors=[row[0] for row in vectors[0]] if vectors and position else [],
+        )
+
+    key = (read.tenant, read.subject)
+    statements: list[Statement] = [
+        ("scope", (read.model, *key)),
+        ("items", (*key, read.after_position, *key, read.count_max)),
+    ]
+    if read.model:
+        statements.append(("vectors", (*key, read.model, read.after_vector_position, read.count_max)))
+    return _Asked(_Sight(read.tenant), statements, answer)
+
+
+def _read_policy(read: PolicyRead) -> _Asked:
+    statement: Statement = ("latest_policy", (read.tenant, read.name))
+    if read.version is not None:
+        statement = ("policy", (read.tenant, read.name, read.version))
+    return _Asked(_Sight(read.tenant), [statement], _first(policy_of))
+
+
+def _read_route(read: RouteRead) -> _Asked:
+    return _Asked(_Sight(read.tenant), [("route", (read.tenant, read.name))], _first(route_of))
+
+
+def _read_policies(read: PoliciesRead) -> _Asked:
+    values = (read.tenant, *read.after, read.count_max)
+    return _Asked(_Sight(read.tenant), [("policies", values)], _each(policy_of))
+
+
+def _read_routes(read: RoutesRead) -> _Asked:
+    return _Asked(_Sight(read.tenant), [("routes", (read.tenant,))], _each(route_of))
+
+
+def _read_lag(read: LagRead) -> _Asked:
+    def lag(row: Row) -> Lag:
+        return Lag(items=row[0], age_s=(row[1] or 0) / 1e6, parked=row[2])
+
+    return _Asked(_WORKER, [("lag", (read.model, read.model))], _first(lag))
+
+
+def _read_parked(read: ParkedRead) -> _Asked:
+    return _Asked(_WORKER, [("parked", (*read.after, read.count_max))], _each(parked_of))
+
+
+def _read_grants(_read: GrantsRead) -> _Asked:
+    def answer(found: Sequence[list[Row]]) -> GrantsState:
+        return GrantsState(rows=[grant_of(row) for row in found[0] if row[0] is not None], now_us=found[0][0][5])
+
+    return _Asked(_NOBODY, [("grants", ())], answer)
+
+
+_READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
+    HeadRead: _read_head,
+    SessionRead: _read_session,
+    EventsRead: _read_events,
+    SessionsRead: _read_sessions,
+    ScopeRead: _read_scope,
+    PolicyRead: _read_policy,
+    RouteRead: _read_route,
+    PoliciesRead: _read_policies,
+    RoutesRead: _read_routes,
+    LagRead: _read_lag,
+    ParkedRead: _read_parked,
+    GrantsRead: _read_grants,
+}
+
+
+async def _answer(db: Connection, timeout_ms: str, asked: Sequence[_Asked]) -> list[Answer]:
+    """Answer reads from one snapshot, in one round trip."""
+    found: list[list[psycopg.AsyncCursor[Row]]] = []
+    sight = None
+    async with db.pipeline():
+        await _execute(db, "snapshot")
+        for one in asked:
+            if one.sight != sight:
+                sight = one.sight
+                await _execute(db, "see", sight.tenant, sight.worker, timeout_ms)
+            found.append([await _execute(db, name, *values) for name, values in one.statements])
+        await _execute(db, "commit")
+    return [
+        one.answer([await cursor.fetchall() for cursor in cursors]) for one, cursors in zip(asked, found, strict=True)
+    ]
+
+
+# --- writes ------------------------------------------------------------------------------------------------------
+
+
+async def _commit(db: Connection, timeout_ms: str, sight: _Sight, name: str, values: Sequence[object]) -> list[Row]:
+    """Run one statement as one durable transaction, in one round trip; return its rows."""
+    async with db.pipeline():
+        await _execute(db, "change", sight.tenant, sight.worker, timeout_ms)
+        cursor = await _execute(db, name, *values)
+    return await cursor.fetchall() if cursor.description else []
+
+
+def _items(items: Sequence[NewItem]) -> tuple[list[Any], ...]:
+    """Return items as the arrays that the functions take."""
+    return (
+        [item.entry for item in items],
+        [item.chunk for item in items],
+        [item.role for item in items],
+        [item.speaker.encode() for item in items],
+        [item.spoken_at_us for item in items],
+        [item.text.encode() for item in items],
+        [item.terms for item in items],
+        [tokens_text(item) for item in items],
+    )
+
+
+def _append_values(event: NewEvent) -> tuple[object, ...]:
+    return (
+        event.tenant,
+        event.session,
+        event.subject,
+        event.request_id,
+        event.digest,
+        event.expected_version,
+        event.must_exist,
+        int(event.kind),
+        event.body,
+        event.weight_bytes,
+        list(event.opened_calls),
+        list(event.answered_calls),
+        [session for session, _ in event.citations],
+        [version for _, version in event.citations],
+        *_items(event.items),
+    )
+
+
+def _appended(event: NewEvent, row: Row) -> Appended:
+    """Return what an append wrote, or raise what it was refused for."""
+    outcome, version, event_hash, subject, position, weight_bytes, committed_at_us, number, winner = row
+    if outcome in {"appended", "replayed"}:
+        return Appended(
+            version=version,
+            event_hash=event_hash,
+            subject=subject,
+            position=position,
+            weight_end_bytes=weight_bytes,
+            committed_at_us=committed_at_us,
+            replayed=outcome == "replayed",
+        )
+    raise _refusal(event, outcome, version=version, at=(number or 1) - 1, winner=winner or "")
+
+
+def _refusal(event: NewEvent, outcome: str, *, version: int, at: int, winner: str) -> StandpipeError:
+    match outcome:
+        case "reused":
+            return RequestIdReused("the request id was used before in this session, with another body", version=version)
+        case "unknown":
+            return SessionNotFound("the tenant has no such session", field="session_id")
+        case "future":
+            return VersionInFuture("the expected version is ahead of the session", current_version=version)
+        case "conflict":
+            return VersionConflict(
+                "another commit won this version: hydrate again, and commit with a new request id",
+                current_version=version,
+                winner_request_id=winner,
+            )
+        case "nameless":
+            return InvalidField("the first append of a session must name its subject", field="subject_id")
+        case "ended":
+            return SessionEnded("the session was ended and takes no more turns")
+        case "mismatch":
+            return SubjectMismatch("the session belongs to another subject")
+        case "call":
+            return InvalidField(f"tool call {at} has an id that the session has had", field="turn.entries")
+        case "result":
+            return ToolResultWithoutCall(
+                f"tool result {at} answers no open call", call_id=event.answered_calls[at], field="turn.entries"
+            )
+        case _:
+            return InvalidField(f"citation {at} names no event of this tenant", field="turn.entries")
+
+
+def _components(vector: bytes) -> str | None:
+    """Return a packed vector's int8 components as pgvector's text; None if it has none, or too many."""
+    if not 4 < len(vector) <= 4 + COMPONENTS_MAX:
+        return None
+    return str(memoryview(vector)[4:].cast("b").tolist())
+
+
+GrantsChange = Callable[[Sequence[Grant], int, int], Sequence[Grant]]
+"""From the rows, a grant that was never given, and the store's time, to the rows after."""
+
+
+async def _regrant(db: Connection, timeout_ms: str, change: GrantsChange) -> None:
+    async with db.transaction():
+        await _execute(db, "change", _NOBODY.tenant, _NOBODY.worker, timeout_ms)
+        grant, now_us = await _one_row(db, "lock_grants")
+        before = [grant_of(row) async for row in await _execute(db, "grants") if row[0] is not None]
+        after = change(before, grant, now_us)
+        if after != before:
+            async with db.pipeline():
+                await _execute(db, "drop_grants")
+                for row in after:
+                    values = (row.slot_from, row.slot_to, row.grant, row.incarnation, row.usable_at_us)
+                    await _execute(db, "put_grant", *values)
+
+
+# --- the schema ----------------------------------------------------------------------------------------------------
+
+
+async def _missing(db: Connection) -> list[tuple[int, str]]:
+    """Return the parts of the schema that a database lacks, in order: (number, kind). Raises StoreSchemaNewer."""
+    stored: set[tuple[int, str]] = set()
+    if (await _one_row(db, "is_made"))[0]:
+        stored = {(row[0], row[1]) for row in await (await _execute(db, "migrations")).fetchall()}
+    newest = max((number for number, kind in stored if kind == "migration"), default=0)
+    if newest > SCHEMA:
+        raise StoreSchemaNewer(
+            f"the record store has schema {newest}, this release knows up to {SCHEMA}: run a newer release",
+            stored_schema=newest,
+            known_schema=SCHEMA,
+        )
+    known = [(number, "migration") for number in MIGRATIONS] + [(number, "expansion") for number in EXPANSIONS]
+    return sorted(set(known) - stored)
+
+
+async def _migrate(db: Connection) -> list[tuple[int, str]]:
+    """Run the missing parts, each in a transaction; of several processes that start together one does."""
+    done = []
+    while missing := await _missing(db):
+        number, kind = missing[0]
+        async with db.transaction():
+            await _execute(db, "lock_schema")
+            if not (await _one_row(db, "is_made"))[0]:
+                await db.execute(SQL["make"])
+            if missing[0] in await _missing(db):
+                script = (MIGRATIONS if kind == "migration" else EXPANSIONS)[number]
+                await db.execute(script)
+                await _execute(db, "note_migration", number, kind)
+                done.append(missing[0])
+    await _execute(db, "keep_signing_key", token_bytes(32))
+    return done
+
+
+async def migrate(dsn: str, *, dry_run: bool = False, grant_to: Iterable[str] = ()) -> list[tuple[int, str]]:
+    """Bring a database's schema up to date, and let other roles use it; return the parts that it lacked.
+
+    Each part is (number, "migration" or "expansion"). With `dry_run` nothing is changed.
+    """
+    db = await _connect(_address(dsn))
+    try:
+        if dry_run:
+            return await _missing(db)
+        done = await _migrate(db)
+        for role in grant_to:
+            for (statement,) in await (await _execute(db, "grant", role, role)).fetchall():
+                await db.execute(statement)
+    except Exception as error:
+        raise store_error(error) from error
+    else:
+        return done
+    finally:
+        await db.close()
+
+
+# --- its examination ---------------------------------------------------------------------------------------------
+
+
+async def _examine(address: str, *, pool_max: int) -> list[Finding]:
+    """Look at the server, the database and the role, in a transaction that is rolled back (R22)."""
+    try:
+        db = await _connect(address)
+    except StoreUnavailable as error:
+        return [failed("server", error.message, "Start it, or correct `record`; see the server's log.")]
+
+    async def ask(name: str, *values: object) -> Sequence[Row]:
+        try:
+            async with db.transaction():  # a savepoint: a check that fails takes no other along
+                cursor = await db.execute(postgres_examination.SQL[name], values or None)
+                return await cursor.fetchall() if cursor.description else []
+        except Exception as error:
+            raise store_error(error) from error
+
+    parts = {"migration": [*MIGRATIONS], "expansion": [*EXPANSIONS]}
+    try:
+        async with db.transaction(force_rollback=True):
+            return await postgres_examination.examine(ask, parts=parts, pool_max=pool_max)
+    except Exception as error:
+        return [failed("server", store_error(error).message, "See the server's log.")]
+    finally:
+        await db.close()
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+
+Work = Callable[[Connection, str], Awaitable[T]]
+"""What a call does with a connection and its statement timeout."""
+
+
+class PostgresRecord(Record):
+    """A `Record` in a PostgreSQL database. `wait_ms` bounds calls that bring no deadline.
+
+    `dsn` is a libpq address or connection string: TLS, hosts and all else is said there. Without `migrate` the schema
+    must be there (`standpipe migrate`), and the role needs no right to make it.
+    """
+
+    engine = "postgresql"
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        pool_max: int = limits.record_pool_max,
+        migrate: bool = True,
+        wait_ms: int = limits.deadline_default_ms,
+    ) -> None:
+        self._address = _address(dsn)
+        self._pool_max = pool_max
+        self._migrates = migrate
+        self._wait_ms = wait_ms
+        self._pool = _Pool(self._address, count_max=pool_max)
+        # Reads never wait behind all the commits: one connection is theirs.
+        self._writers = asyncio.Semaphore(max(1, pool_max - 1))
+        self._writes_waiting = 0
+        self._breaker = Breaker()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._models: set[str] = set()
+        self._signing_key = b""
+        self._open = False
+
+    async def open(self) -> None:
+        self._open = True
+        try:
+            await self._call(self._prepare, phase="record_fetch", deadline=math.inf)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _prepare(self, db: Connection, _timeout_ms: str) -> None:
+        if self._migrates:
+            await _migrate(db)
+        elif await _missing(db):
+            raise ConfigInvalid(_UNMIGRATED[1], field="record")
+        self._signing_key = (await _one_row(db, "signing_key"))[0]
+
+    async def close(self) -> None:
+        self._open = False
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._pool.close()
+
+    async def examine(self) -> Sequence[Finding]:
+        try:
+            async with asyncio.timeout(limits.examine_ms / 1000):
+                return await _examine(self._address, pool_max=self._pool_max)
+        except TimeoutError:
+            advice = "See why its server is slow: locks, disk, network."
+            return [failed("server", "it did not answer in time", advice)]
+
+    async def signing_key(self) -> bytes:
+        return self._signing_key
+
+    async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:
+        rows = await self._write("append", *_append_values(event), sight=_Sight(event.tenant), deadline=deadline)
+        return _appended(event, rows[0])
+
+    async def fetch(self, reads: Sequence[Read], *, deadline: Deadline | None = None) -> list[Answer]:
+        return await self._ask([_READS[type(read)](read) for read in reads], deadline)
+
+    async def put_vectors(
+        self, scope: Scope, *, model: str, vectors: Sequence[bytes], deadline: Deadline | None = None
+    ) -> bool:
+        await self._know(model)
+        values = (scope.tenant, scope.subject, model, scope.vector_position)
+        arrays = (list(vectors), [_components(vector) for vector in vectors])
+        rows = await self._write("put_vectors", *values, *arrays, sight=_Sight(scope.tenant), deadline=deadline)
+        return bool(rows[0][0])
+
+    async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
+        await self._know(model)
+        (due,) = await self._ask([_Asked(_WORKER, [("due", (model,))], lambda found: found[0])])
+        if not due:
+            return []
+        values = (model, worker, int(lease_s * 1e6), limits.work_attempts_max, count_max)
+        return [
+            Claim(
+                scope=Scope(tenant=row[0], subject=row[1], position=row[2], vector_position=row[3]),
+                model=model,
+                worker=worker,
+                until_us=row[4],
+                attempts=row[5],
+            )
+            for row in await self._write("claim", *values, sight=_WORKER)
+        ]
+
+    async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
+        values = (reason, int(pause_s * 1e6), limits.work_attempts_max)
+        order = (claim.scope.tenant, claim.scope.subject, claim.model, claim.worker, claim.until_us)
+        rows = await self._write("release", *values, *order, sight=_Sight(claim.scope.tenant))
+        return bool(rows and rows[0][0])
+
+    async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
+        return bool(await self._write("unpark", tenant, subject, model, sight=_Sight(tenant)))
+
+    async def _know(self, model: str) -> None:
+        """Note that a model is in use: from now on every append orders its vectors, and so does all that is there."""
+        if model not in self._models:
+            (known,) = await self._ask([_Asked(_NOBODY, [("known_models", ())], _each(lambda row: row[0]))])
+            if model not in cast("list[str]", known):
+                await self._write("know_model", model, sight=_WORKER, deadline=math.inf)
+            self._models.add(model)
+
+    async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
+        key = (tenant, checkpoint.session, checkpoint.tokenizer, checkpoint.version)
+        await self._write("put_checkpoint", *key, checkpoint.weight_bytes, checkpoint.body, sight=_Sight(tenant))
+
+    async def publish_policy(
+        self, tenant: str, *, name: str, document: str, digest: bytes
+    ) -> tuple[StoredPolicy, bool]:
+        ((version, stored, at_us, new),) = await self._write(
+            "publish_policy", tenant, name, document, digest, sight=_Sight(tenant)
+        )
+        policy = StoredPolicy(name=name, version=version, document=stored, digest=digest, published_at_us=at_us)
+        return policy, new
+
+    async def set_route(self, tenant: str, route: StoredRoute) -> None:
+        values = (tenant, route.name, route.policy_name, route.policy_version)
+        if not (await self._write("set_route", *values, sight=_Sight(tenant)))[0][0]:
+            raise PolicyNotFound("the tenant has no such policy version", version=route.policy_version)
+
+    async def drop_derived(self) -> None:
+        await self._write("drop_derived", sight=_WORKER, deadline=math.inf)
+
+    async def sessions_all(self, *, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
+        def session(row: Row) -> tuple[str, Head]:
+            return row[9], head_of(row)
+
+        (found,) = await self._ask([_Asked(_WORKER, [("sessions_of_all", (*after, count_max))], _each(session))])
+        return cast("list[tuple[str, Head]]", found)
+
+    async def restore_items(self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]) -> None:
+        values = (tenant, subject, event.session, event.version, event.position_end, event.committed_at_us)
+        if not (await self._write("restore_items", *values, *_items(items), sight=_Sight(tenant)))[0][0]:
+            raise InvalidField("the event is not in the log, or had another number of items", field="items")
+
+    async def adopt(self, incarnation: str, slots: Sequence[tuple[int, int]]) -> None:
+        await self._change_grants(
+            lambda rows, grant, _: grants.adopt(rows, grant=grant, incarnation=incarnation, slots=slots)
+        )
+        await self.date_grants()
+
+    async def revoke(self, incarnation: str) -> None:
+        await self._change_grants(lambda rows, grant, _: grants.revoke(rows, grant=grant, incarnation=incarnation))
+        await self.date_grants()
+
+    async def date_grants(self) -> None:
+        lease_us = limits.hot_lease_ms * 1000
+        await self._change_grants(lambda rows, _, now_us: grants.date(rows, usable_at_us=now_us + lease_us))
+
+    async def _change_grants(self, change: GrantsChange) -> None:
+        await self._queue(lambda db, timeout_ms: _regrant(db, timeout_ms, change))
+
+    # --- calls ---
+
+    async def _ask(self, asked: Sequence[_Asked], deadline: Deadline | None = None) -> list[Answer]:
+        return await self._call(
+            lambda db, timeout_ms: _answer(db, timeout_ms, asked), phase="record_fetch", deadline=deadline
+        )
+
+    async def _write(self, name: str, *values: object, sight: _Sight, deadline: Deadline | None = None) -> list[Row]:
+        return await self._queue(lambda db, timeout_ms: _commit(db, timeout_ms, sight, name, values), deadline)
+
+    async def _queue(self, work: Work[T], deadline: Deadline | None = None) -> T:
+        if self._writes_waiting >= limits.append_queue_max:
+            raise Overloaded(
+                "too many commits wait for the record store",
+                limit="append_queue_max",
+                maximum=limits.append_queue_max,
+            )
+        return await self._call(work, phase="record_append", deadline=deadline)
+
+    async def _call(self, work: Work[T], *, phase: str, deadline: Deadline | None) -> T:
+        """Run a call in a task, and wait for it until its deadline."""
+        if not self._open:
+            raise StoreUnavailable("the record store is closed")
+        now = time.monotonic()
+        call = _Call(phase, now + self._wait_ms / 1000 if deadline is None else deadline)
+        if call.give_up_at <= now:
+            raise _late(phase)
+        pause_s = self._breaker.check()
+        if pause_s is not None:
+            refused = StoreUnavailable("the record store does not answer; it is asked again in a moment")
+            refused.retry_after_ms = math.ceil(pause_s * 1000)
+            raise refused
+        task = asyncio.get_running_loop().create_task(self._run(work, call))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        try:
+            await asyncio.wait([task], timeout=None if call.give_up_at == math.inf else call.give_up_at - now)
+        finally:
+            if not task.done():
+                self._abandon(task, call)
+        if task.done():
+            return task.result()
+        if not call.waiting:
+            self._breaker.failure()  # the server has ended a statement that is late, if it answers at all
+        if call.waiting or (call.connected and not call.writes):
+            raise _late(phase)
+        if not call.connected:
+            raise StoreUnavailable("the record store cannot be reached in time; nothing was written")
+        raise StoreUnavailable("the deadline passed during the commit: its request id tells if it happened")
+
+    def _abandon(self, task: asyncio.Task[Any], call: _Call) -> None:
+        """Leave a call that nobody waits for: a commit may still end by itself, all else is dropped."""
+        if call.connected and call.writes:
+            asyncio.get_running_loop().call_later(limits.record_grace_ms / 1000, task.cancel)
+        else:
+            task.cancel()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # it may be that nobody else asks
+
+    async def _run(self, work: Work[T], call: _Call) -> T:
+        if not call.writes:
+            return await self._try(work, call)
+        self._writes_waiting += 1
+        try:
+            await self._writers.acquire()
+        finally:
+            self._writes_waiting -= 1
+        try:
+            return await self._try(work, call)
+        finally:
+            self._writers.release()
+
+    async def _try(self, work: Work[T], call: _Call) -> T:
+        """Run a call on a connection; again if it had to give way to other transactions."""
+        for left in reversed(range(limits.record_attempts_max)):
+            try:
+                async with self._pool.connection(call) as db:
+                    answer = await work(db, call.timeout_ms())
+            except Exception as error:
+                if left and isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+                    continue
+                ours = store_error(error, phase=call.phase)
+                if isinstance(ours, StoreUnavailable):
+                    self._breaker.failure()
+                else:
+                    self._breaker.success()
+                raise ours from ours.__cause__
+            self._breaker.success()
+            return answer
+        raise AssertionError

@@ -1,0 +1,222 @@
+-- The PostgreSQL record engine's statements, by name. Column order is that of the dataclasses in record.py where a row
+-- becomes one. Every statement runs in a transaction that has said whose rows it may see (`see`, `change`).
+
+-- name: see
+SELECT set_config('standpipe.tenant', %b, true), set_config('standpipe.worker', %b, true),
+    set_config('statement_timeout', %b, true);
+
+-- name: change
+-- As `see`; and a commit is answered when it is on disk, whatever the server's default is (P1).
+SELECT set_config('standpipe.tenant', %b, true), set_config('standpipe.worker', %b, true),
+    set_config('statement_timeout', %b, true),
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true);
+
+-- append ---------------------------------------------------------------------------------------------------------
+
+-- name: append
+SELECT outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
+FROM standpipe.append(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer, %b::bytea,
+    %b::bigint, %b::text[], %b::text[], %b::text[], %b::bigint[], %b::integer[], %b::integer[], %b::integer[],
+    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[]);
+
+-- fetch ----------------------------------------------------------------------------------------------------------
+
+-- name: snapshot
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- name: commit
+COMMIT;
+
+-- name: head
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+FROM standpipe.sessions WHERE tenant = %b AND session = %b;
+
+-- name: session_end
+SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
+    position_end
+FROM standpipe.session_end(%b::text, %b::text, %b::text, %b::bigint, %b::bigint, %b::bigint);
+
+-- name: events
+-- The first row always, the others while their bodies add up to no more than the last value.
+SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
+    position_end
+FROM (
+    SELECT *, sum(octet_length(body)) OVER (ORDER BY version) AS size_bytes, row_number() OVER (ORDER BY version) AS place
+    FROM (
+        SELECT * FROM standpipe.events WHERE tenant = %b AND session = %b AND version > %b ORDER BY version LIMIT %b
+    ) AS page
+) AS sized
+WHERE place = 1 OR size_bytes <= %b ORDER BY version;
+
+-- name: sessions_of_tenant
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+FROM standpipe.sessions WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
+
+-- name: sessions_of_subject
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+FROM standpipe.sessions WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
+
+-- name: sessions_of_all
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us, tenant
+FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
+
+-- name: scope
+SELECT items_position, CASE WHEN items_position > 0 THEN (
+    SELECT max(position) FROM standpipe.vectors v WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = %b
+) END FROM standpipe.scopes s WHERE tenant = %b AND subject = %b;
+
+-- name: items
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens FROM standpipe.items
+WHERE tenant = %b AND subject = %b AND position > %b AND position <= (
+    SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b
+) ORDER BY position LIMIT %b;
+
+-- name: vectors
+SELECT vector FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b AND position > %b
+ORDER BY position LIMIT %b;
+
+-- name: policy
+SELECT name, version, document, digest, published_at_us FROM standpipe.policies
+WHERE tenant = %b AND name = %b AND version = %b;
+
+-- name: latest_policy
+SELECT name, version, document, digest, published_at_us FROM standpipe.policies WHERE tenant = %b AND name = %b
+ORDER BY version DESC LIMIT 1;
+
+-- name: policies
+SELECT name, version, document, digest, published_at_us FROM standpipe.policies
+WHERE tenant = %b AND (name, version) > (%b, %b) ORDER BY name, version LIMIT %b;
+
+-- name: route
+SELECT name, policy_name, policy_version FROM standpipe.routes WHERE tenant = %b AND name = %b;
+
+-- name: routes
+SELECT name, policy_name, policy_version FROM standpipe.routes WHERE tenant = %b ORDER BY name;
+
+-- name: lag
+-- A model that is not known lags behind all that is there.
+WITH orders AS (
+    SELECT w.since_us, w.parked_at_us > 0 AS parked, s.items_position - coalesce((SELECT max(v.position)
+        FROM standpipe.vectors v WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS behind
+    FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject WHERE w.model = %b
+    UNION ALL
+    SELECT e.committed_at_us, false, s.items_position FROM standpipe.scopes s
+    JOIN standpipe.items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
+    JOIN standpipe.events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
+    WHERE s.items_position > 0 AND NOT EXISTS (SELECT 1 FROM standpipe.models WHERE model = %b)
+)
+SELECT coalesce(sum(behind) FILTER (WHERE NOT parked), 0)::bigint,
+    greatest(standpipe.now_us() - min(since_us) FILTER (WHERE behind > 0 AND NOT parked), 0), count(*) FILTER (WHERE parked)
+FROM orders;
+
+-- name: parked
+SELECT w.tenant, w.subject, w.model, s.items_position - coalesce((SELECT max(v.position) FROM standpipe.vectors v
+    WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0), w.since_us, w.parked_at_us, w.reason
+FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+WHERE w.parked_at_us > 0 AND (w.tenant, w.subject, w.model) > (%b, %b, %b)
+ORDER BY w.tenant, w.subject, w.model LIMIT %b;
+
+-- name: grants
+-- The time is that of the transaction's begin: no later than the snapshot, so that nobody is trusted too early.
+SELECT slot_from, slot_to, grant_id, incarnation, usable_at_us, (extract(epoch FROM now()) * 1000000)::bigint
+FROM (SELECT) AS always LEFT JOIN standpipe.grants ON true ORDER BY slot_from;
+
+-- the embedding projection ---------------------------------------------------------------------------------------
+
+-- name: known_models
+SELECT model FROM standpipe.models;
+
+-- name: know_model
+SELECT standpipe.know_model(%b::text);
+
+-- name: put_vectors
+SELECT standpipe.put_vectors(%b::text, %b::text, %b::text, %b::bigint, %b::bytea[], %b::text[]);
+
+-- name: due
+-- Whether there is anything to claim: idle workers take no lock.
+SELECT 1 FROM standpipe.work w WHERE w.model = %b AND w.due_at_us <= standpipe.now_us() AND w.parked_at_us = 0 LIMIT 1;
+
+-- name: claim
+SELECT tenant, subject, item_last, vector_last, until_us, attempt
+FROM standpipe.claim(%b::text, %b::text, %b::bigint, %b::bigint, %b::bigint);
+
+-- name: release
+-- Without a reason it was no attempt.
+WITH given_back AS (
+    SELECT reason, CASE reason WHEN '' THEN 1 ELSE 0 END AS uncounted, standpipe.now_us() AS now_us
+    FROM (SELECT %b::text AS reason) AS said
+)
+UPDATE standpipe.work w SET worker = '', due_at_us = g.now_us + %b::bigint, attempts = w.attempts - g.uncounted,
+    reason = g.reason, parked_at_us = CASE WHEN w.attempts - g.uncounted >= %b::bigint THEN g.now_us ELSE 0 END
+FROM given_back g
+WHERE w.tenant = %b AND w.subject = %b AND w.model = %b AND w.worker = %b AND w.due_at_us = %b
+RETURNING w.parked_at_us > 0;
+
+-- name: unpark
+UPDATE standpipe.work SET due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0
+WHERE tenant = %b AND subject = %b AND model = %b AND parked_at_us > 0 RETURNING true;
+
+-- writes of the control plane and of rebuild -----------------------------------------------------------------------
+
+-- name: put_checkpoint
+INSERT INTO standpipe.checkpoints (tenant, session, tokenizer, version, weight_bytes, body)
+VALUES (%b, %b, %b, %b, %b, %b) ON CONFLICT DO NOTHING;
+
+-- name: publish_policy
+SELECT at_version, at_document, at_us, published FROM standpipe.publish_policy(%b::text, %b::text, %b::text, %b::bytea);
+
+-- name: set_route
+SELECT standpipe.set_route(%b::text, %b::text, %b::text, %b::bigint);
+
+-- name: restore_items
+SELECT standpipe.restore_items(%b::text, %b::text, %b::text, %b::bigint, %b::bigint, %b::bigint, %b::integer[],
+    %b::integer[], %b::integer[], %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[]);
+
+-- name: drop_derived
+SELECT standpipe.drop_derived();
+
+-- name: lock_grants
+-- The row is the lock that every change of grants takes before it looks.
+UPDATE standpipe.deployment SET last_grant = last_grant + 1 RETURNING last_grant, standpipe.now_us();
+
+-- name: drop_grants
+DELETE FROM standpipe.grants;
+
+-- name: put_grant
+INSERT INTO standpipe.grants (slot_from, slot_to, grant_id, incarnation, usable_at_us) VALUES (%b, %b, %b, %b, %b);
+
+-- the schema -----------------------------------------------------------------------------------------------------
+
+-- name: is_made
+SELECT to_regclass('standpipe.migrations') IS NOT NULL;
+
+-- name: lock_schema
+-- One number for all releases: "standpip" in ASCII.
+SELECT pg_advisory_xact_lock(8319381538419534192);
+
+-- name: make
+CREATE SCHEMA IF NOT EXISTS standpipe;
+CREATE TABLE IF NOT EXISTS standpipe.migrations (
+    number integer PRIMARY KEY,
+    kind text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: migrations
+SELECT number, kind FROM standpipe.migrations;
+
+-- name: note_migration
+INSERT INTO standpipe.migrations (number, kind) VALUES (%b, %b);
+
+-- name: keep_signing_key
+INSERT INTO standpipe.deployment ("only", signing_key) VALUES (1, %b) ON CONFLICT DO NOTHING;
+
+-- name: signing_key
+SELECT signing_key FROM standpipe.deployment;
+
+-- name: grant
+-- The tables that a statement names, and no partition; the migrations to read alone.
+SELECT format('GRANT %%s ON standpipe.%%I TO %%I', CASE relname WHEN 'migrations' THEN 'SELECT'
+    ELSE 'SELECT, INSERT, UPDATE, DELETE' END, relname, %b::text)
+FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+UNION ALL SELECT format('GRANT USAGE ON SCHEMA standpipe TO %%I', %b::text);

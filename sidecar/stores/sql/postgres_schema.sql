@@ -1,0 +1,636 @@
+-- The PostgreSQL record store's schema, as numbered parts, with the meaning that they have in sqlite_schema.sql: a part is
+-- never edited once released. An expansion is what the release before does not notice; a release refuses a database whose
+-- last migration is beyond its own. Each part runs in a transaction under one advisory lock, and is noted in `migrations`.
+--
+-- Every key of a tenant's table leads with the tenant, so that the tables can be distributed by it (Citus). The large ones
+-- are partitioned by its hash: sixteen partitions keep vacuum and indexes of each a sixteenth, and cost little to plan,
+-- since a statement that names its tenant sees one. Row-level security is enabled and forced: a transaction sees the rows
+-- of the tenant in `standpipe.tenant`, and one that says `standpipe.worker` those of all, in the tables that the embedding
+-- worker and rebuild need. Both are set for the transaction alone, so that a pooler may share connections. Partitions
+-- have no policies of their own: whoever goes past the parent sees nothing.
+--
+-- deployment, models, grants and migrations belong to the deployment and hold nothing of a tenant: they have no row-level
+-- security, and are reference tables where tables are distributed.
+--
+-- Texts compare by code points, as in SQLite (P6). An item's text and speaker are the bytes of their UTF-8, because
+-- PostgreSQL's text cannot hold U+0000. A vector's bytes are what was put, bit for bit; `components` are its int8 components
+-- as a pgvector, for exact search in the database. All integers up to 2048 are exact in half precision, and cosine does not
+-- see the scale that they lack.
+--
+-- The functions make one round trip of what needs several statements. They run with the caller's rights, and their plans
+-- stay in a connection without a named statement, which a pooler would lose.
+
+-- migration: 1
+DO $$
+BEGIN
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP001', MESSAGE = 'the encoding is not UTF8';
+    END IF;
+    IF current_setting('server_version_num')::integer < 160000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP002', MESSAGE = 'the server is older than 16';
+    END IF;
+END $$;
+
+CREATE EXTENSION IF NOT EXISTS vector;
+
+-- The extension may stand in any schema: a domain gives its type a name that does not depend on the search path.
+DO $$
+BEGIN
+    EXECUTE format('CREATE DOMAIN standpipe.components AS %s.halfvec',
+        (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector'));
+END $$;
+
+CREATE TABLE standpipe.deployment (
+    "only" integer PRIMARY KEY CHECK ("only" = 1),
+    signing_key bytea NOT NULL CHECK (octet_length(signing_key) = 32),
+    last_grant bigint NOT NULL DEFAULT 0
+);
+
+-- Who is trusted for which slots of a hot store that processes share (sidecar/stores/grants.py).
+CREATE TABLE standpipe.grants (
+    slot_from bigint PRIMARY KEY,
+    slot_to bigint NOT NULL,
+    grant_id bigint NOT NULL,
+    incarnation text NOT NULL,
+    usable_at_us bigint NOT NULL
+);
+
+-- The models that were ever asked for: an append leaves a work order for each.
+CREATE TABLE standpipe.models (
+    model text COLLATE "C" PRIMARY KEY
+);
+
+CREATE TABLE standpipe.sessions (
+    tenant text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    event_hash bytea NOT NULL,
+    ended boolean NOT NULL,
+    weight_bytes bigint NOT NULL,
+    position_end bigint NOT NULL,
+    created_at_us bigint NOT NULL,
+    updated_at_us bigint NOT NULL,
+    PRIMARY KEY (tenant, session)
+);
+
+CREATE INDEX sessions_by_subject ON standpipe.sessions (tenant, subject, session);
+
+-- An event carries its own receipt: the request id and digest, and all that the answer to its commit held.
+CREATE TABLE standpipe.events (
+    tenant text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    committed_at_us bigint NOT NULL,
+    items_count bigint NOT NULL,
+    position_end bigint NOT NULL,
+    weight_end_bytes bigint NOT NULL,
+    kind integer NOT NULL,
+    request_id text COLLATE "C" NOT NULL,
+    digest bytea NOT NULL,
+    previous_hash bytea NOT NULL,
+    event_hash bytea NOT NULL,
+    body bytea NOT NULL,
+    PRIMARY KEY (tenant, session, version),
+    UNIQUE (tenant, session, request_id)
+) PARTITION BY HASH (tenant);
+
+CREATE TABLE standpipe.tool_calls (
+    tenant text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    call_id text COLLATE "C" NOT NULL,
+    call_version bigint NOT NULL,
+    result_version bigint,
+    PRIMARY KEY (tenant, session, call_id)
+);
+
+-- `position` is the last that was given out, and never falls. `items_position` is the last up to which all items are
+-- there: it differs only between drop_derived and the end of a rebuild.
+CREATE TABLE standpipe.scopes (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    items_position bigint NOT NULL,
+    PRIMARY KEY (tenant, subject)
+);
+
+CREATE TABLE standpipe.items (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    spoken_at_us bigint NOT NULL,
+    entry integer NOT NULL,
+    chunk integer NOT NULL,
+    role integer NOT NULL,
+    speaker bytea NOT NULL,
+    tokens text NOT NULL,
+    terms bytea NOT NULL,
+    text bytea NOT NULL,
+    PRIMARY KEY (tenant, subject, position)
+) PARTITION BY HASH (tenant);
+
+CREATE TABLE standpipe.vectors (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    model text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    vector bytea NOT NULL,
+    components standpipe.components,
+    PRIMARY KEY (tenant, subject, model, position)
+) PARTITION BY HASH (tenant);
+
+-- One coalesced work order of the embedding projection: the subject has items without a vector of the model, the
+-- oldest of them committed at `since_us`. Who holds it; from when on it may be handed out: the end of a lease or of a
+-- pause; how many claims in a row came to nothing, and why the last did; when it was parked, 0 for never.
+CREATE TABLE standpipe.work (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    model text COLLATE "C" NOT NULL,
+    since_us bigint NOT NULL,
+    worker text NOT NULL DEFAULT '',
+    due_at_us bigint NOT NULL DEFAULT 0,
+    attempts bigint NOT NULL DEFAULT 0,
+    reason text NOT NULL DEFAULT '',
+    parked_at_us bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, subject, model)
+);
+
+CREATE INDEX work_by_age ON standpipe.work (model, since_us, tenant, subject);
+CREATE INDEX work_parked ON standpipe.work (tenant, subject, model) WHERE parked_at_us > 0;
+
+CREATE TABLE standpipe.checkpoints (
+    tenant text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    tokenizer text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    weight_bytes bigint NOT NULL,
+    body bytea NOT NULL,
+    PRIMARY KEY (tenant, session, tokenizer, version)
+);
+
+CREATE TABLE standpipe.policies (
+    tenant text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    published_at_us bigint NOT NULL,
+    digest bytea NOT NULL,
+    document text NOT NULL,
+    PRIMARY KEY (tenant, name, version)
+);
+
+CREATE TABLE standpipe.routes (
+    tenant text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    policy_name text COLLATE "C" NOT NULL,
+    policy_version bigint NOT NULL,
+    PRIMARY KEY (tenant, name)
+);
+
+DO $$
+DECLARE
+    name text;
+    part text;
+    owned CONSTANT text[] := ARRAY['sessions', 'events', 'tool_calls', 'scopes', 'items', 'vectors', 'work',
+        'checkpoints', 'policies', 'routes'];
+    of_workers CONSTANT text[] := ARRAY['sessions', 'events', 'scopes', 'items', 'vectors', 'work', 'checkpoints'];
+BEGIN
+    FOREACH name IN ARRAY ARRAY['events', 'items', 'vectors'] LOOP
+        FOR number IN 0..15 LOOP
+            part := format('standpipe.%I', name || '_' || to_char(number, 'FM00'));
+            EXECUTE format('CREATE TABLE %s PARTITION OF standpipe.%I FOR VALUES WITH (MODULUS 16, REMAINDER %s)',
+                part, name, number);
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', part);
+        END LOOP;
+    END LOOP;
+    FOREACH name IN ARRAY owned LOOP
+        EXECUTE format('ALTER TABLE standpipe.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name);
+        -- A sub-select is evaluated once for a statement, the bare call for each row.
+        EXECUTE format('CREATE POLICY of_the_tenant ON standpipe.%I
+            USING (tenant = (SELECT current_setting(''standpipe.tenant'', true)))', name);
+    END LOOP;
+    FOREACH name IN ARRAY of_workers LOOP
+        EXECUTE format('CREATE POLICY of_workers ON standpipe.%I
+            USING ((SELECT current_setting(''standpipe.worker'', true)) = ''on'')', name);
+    END LOOP;
+END $$;
+
+-- The present time in microseconds since 1970.
+CREATE FUNCTION standpipe.now_us() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+$$;
+
+-- What sidecar/canonical.py calls event_hash: SHA-256 over fields, each its kind, its length and its bytes.
+CREATE FUNCTION standpipe.event_hash(
+    previous_hash bytea, tenant text, session text, version bigint, kind integer, request_id text,
+    committed_at_us bigint, body bytea
+) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT sha256(
+        '\x0100000020'::bytea || previous_hash
+        || '\x02'::bytea || int4send(octet_length(tenant)) || convert_to(tenant, 'UTF8')
+        || '\x02'::bytea || int4send(octet_length(session)) || convert_to(session, 'UTF8')
+        || '\x0300000008'::bytea || int8send(version)
+        || '\x0300000008'::bytea || int8send(kind)
+        || '\x02'::bytea || int4send(octet_length(request_id)) || convert_to(request_id, 'UTF8')
+        || '\x0300000008'::bytea || int8send(committed_at_us)
+        || '\x0100000020'::bytea || sha256(body))
+$$;
+
+-- Write items at the positions after `after_position`, those that are not there, and order their vectors.
+CREATE FUNCTION standpipe.put_items(
+    new_tenant text, new_subject text, after_position bigint, new_session text, new_version bigint,
+    new_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
+    spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[]
+) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO standpipe.items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us,
+        text, terms, tokens)
+    SELECT new_tenant, new_subject, after_position + i.number, new_session, new_version, i.entry, i.chunk, i.role,
+        i.speaker, i.spoken_at_us, i.text, i.terms, i.tokens
+    FROM unnest(put_items.entries, put_items.chunks, put_items.roles, put_items.speakers, put_items.spoken_at_us,
+        put_items.texts, put_items.terms, put_items.tokens)
+        WITH ORDINALITY AS i (entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, number)
+    ON CONFLICT DO NOTHING;
+    INSERT INTO standpipe.work (tenant, subject, model, since_us)
+    SELECT new_tenant, new_subject, m.model, new_committed_at_us FROM standpipe.models m
+    ON CONFLICT (tenant, subject, model) DO UPDATE SET since_us = excluded.since_us
+    WHERE excluded.since_us < work.since_us;
+END $$;
+
+-- Append one event (R1 to R10). Locks the session, then its subject's counters, and nothing else that another append
+-- waits for, so appends cannot deadlock. All checks come before the first write: a refusal is an outcome, not an error,
+-- and has written nothing. `number` says which call, result or citation was refused, from 1.
+CREATE FUNCTION standpipe.append(
+    new_tenant text, new_session text, new_subject text, new_request_id text, new_digest bytea,
+    expected_version bigint, must_exist boolean, new_kind integer, new_body bytea, new_weight_bytes bigint,
+    opened_calls text[], answered_calls text[], cited_sessions text[], cited_versions bigint[],
+    entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
+    texts bytea[], terms bytea[], tokens text[],
+    OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
+    OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    head standpipe.sessions;
+    there boolean;
+    receipt record;
+    count CONSTANT bigint := cardinality(append.entries);
+BEGIN
+    LOOP
+        SELECT * INTO head FROM standpipe.sessions WHERE tenant = new_tenant AND session = new_session FOR UPDATE;
+        there := FOUND;
+        IF there THEN
+            SELECT version, digest, event_hash, position_end, weight_end_bytes, committed_at_us INTO receipt
+            FROM standpipe.events WHERE tenant = new_tenant AND session = new_session AND request_id = new_request_id;
+            IF FOUND THEN
+                at_version := receipt.version;
+                new_hash := receipt.event_hash;
+                of_subject := head.subject;
+                last_position := receipt.position_end;
+                last_weight_bytes := receipt.weight_end_bytes;
+                at_us := receipt.committed_at_us;
+                outcome := CASE WHEN receipt.digest = new_digest THEN 'replayed' ELSE 'reused' END;
+                RETURN;
+            END IF;
+        ELSIF must_exist THEN
+            outcome := 'unknown';
+            RETURN;
+        END IF;
+        at_version := coalesce(head.version, 0);
+        IF expected_version > at_version THEN
+            outcome := 'future';
+            RETURN;
+        ELSIF expected_version < at_version THEN
+            SELECT request_id INTO winner FROM standpipe.events
+            WHERE tenant = new_tenant AND session = new_session AND version = expected_version + 1;
+            outcome := 'conflict';
+            RETURN;
+        ELSIF NOT there AND new_subject = '' THEN
+            outcome := 'nameless';
+            RETURN;
+        ELSIF head.ended THEN
+            outcome := 'ended';
+            RETURN;
+        ELSIF new_subject NOT IN ('', head.subject) THEN
+            outcome := 'mismatch';
+            RETURN;
+        END IF;
+        IF cardinality(opened_calls) > 0 THEN
+            SELECT min(o.number) INTO number FROM unnest(opened_calls) WITH ORDINALITY AS o (call_id, number)
+            WHERE o.number > array_position(opened_calls, o.call_id) OR EXISTS (
+                SELECT 1 FROM standpipe.tool_calls t
+                WHERE t.tenant = new_tenant AND t.session = new_session AND t.call_id = o.call_id);
+            IF number IS NOT NULL THEN
+                outcome := 'call';
+                RETURN;
+            END IF;
+        END IF;
+        IF cardinality(answered_calls) > 0 THEN
+            SELECT min(a.number) INTO number FROM unnest(answered_calls) WITH ORDINALITY AS a (call_id, number)
+            WHERE a.number > array_position(answered_calls, a.call_id) OR (a.call_id <> ALL (opened_calls)
+                AND NOT EXISTS (
+                    SELECT 1 FROM standpipe.tool_calls t WHERE t.tenant = new_tenant AND t.session = new_session
+                    AND t.call_id = a.call_id AND t.result_version IS NULL));
+            IF number IS NOT NULL THEN
+                outcome := 'result';
+                RETURN;
+            END IF;
+        END IF;
+        IF cardinality(cited_sessions) > 0 THEN
+            SELECT min(c.number) INTO number
+            FROM unnest(cited_sessions, cited_versions) WITH ORDINALITY AS c (session, version, number)
+            WHERE NOT EXISTS (
+                SELECT 1 FROM standpipe.events e
+                WHERE e.tenant = new_tenant AND e.session = c.session AND e.version = c.version);
+            IF number IS NOT NULL THEN
+                outcome := 'citation';
+                RETURN;
+            END IF;
+        END IF;
+        EXIT WHEN there;
+        INSERT INTO standpipe.sessions (tenant, session, subject, version, event_hash, ended, weight_bytes, position_end,
+            created_at_us, updated_at_us)
+        VALUES (new_tenant, new_session, new_subject, 0, decode(repeat('00', 32), 'hex'), false, 0, 0, 0, 0)
+        ON CONFLICT DO NOTHING RETURNING * INTO head;
+        EXIT WHEN FOUND;  -- else another has just made it: look again
+    END LOOP;
+
+    IF count > 0 THEN
+        -- While a rebuild has not yet caught up, readers see nothing behind the gap (R6).
+        INSERT INTO standpipe.scopes AS s (tenant, subject, position, items_position)
+        VALUES (new_tenant, head.subject, count, count)
+        ON CONFLICT (tenant, subject) DO UPDATE SET position = s.position + count,
+            items_position = s.items_position + CASE WHEN s.items_position = s.position THEN count ELSE 0 END
+        RETURNING position INTO last_position;
+    ELSE
+        SELECT position INTO last_position FROM standpipe.scopes WHERE tenant = new_tenant AND subject = head.subject;
+        last_position := coalesce(last_position, 0);
+    END IF;
+    at_version := head.version + 1;
+    of_subject := head.subject;
+    last_weight_bytes := head.weight_bytes + new_weight_bytes;
+    -- A clock that is set back must not let a session's time run backwards.
+    at_us := greatest(standpipe.now_us(), head.updated_at_us);
+    new_hash := standpipe.event_hash(
+        head.event_hash, new_tenant, new_session, at_version, new_kind, new_request_id, at_us, new_body);
+    IF count > 0 THEN
+        PERFORM standpipe.put_items(new_tenant, head.subject, last_position - count, new_session, at_version, at_us,
+            append.entries, append.chunks, append.roles, append.speakers, append.spoken_at_us, append.texts, append.terms,
+            append.tokens);
+    END IF;
+    INSERT INTO standpipe.events (tenant, session, version, kind, request_id, digest, committed_at_us, items_count,
+        position_end, weight_end_bytes, previous_hash, event_hash, body)
+    VALUES (new_tenant, new_session, at_version, new_kind, new_request_id, new_digest, at_us, count, last_position,
+        last_weight_bytes, head.event_hash, new_hash, new_body);
+    UPDATE standpipe.sessions SET version = at_version, event_hash = new_hash, ended = (new_kind = 2),
+        weight_bytes = last_weight_bytes, position_end = last_position,
+        created_at_us = CASE WHEN head.version = 0 THEN at_us ELSE head.created_at_us END, updated_at_us = at_us
+    WHERE tenant = new_tenant AND session = new_session;
+    IF cardinality(opened_calls) > 0 THEN
+        INSERT INTO standpipe.tool_calls (tenant, session, call_id, call_version, result_version)
+        SELECT new_tenant, new_session, call_id, at_version,
+            CASE WHEN call_id = ANY (answered_calls) THEN at_version END
+        FROM unnest(opened_calls) AS o (call_id);
+    END IF;
+    IF cardinality(answered_calls) > 0 THEN
+        UPDATE standpipe.tool_calls SET result_version = at_version
+        WHERE tenant = new_tenant AND session = new_session AND call_id = ANY (answered_calls)
+            AND result_version IS NULL;
+    END IF;
+    outcome := 'appended';
+END $$;
+
+-- The end of a session's log (SessionRead): a first row of kind 0 with the version that the events follow, and the
+-- checkpoint of that version if it is one's; then the events.
+CREATE FUNCTION standpipe.session_end(
+    of_tenant text, of_session text, of_tokenizer text, known_version bigint, asked_version bigint, window_bytes bigint
+) RETURNS TABLE (
+    session text, version bigint, kind integer, request_id text, committed_at_us bigint, body bytea, previous_hash bytea,
+    event_hash bytea, weight_end_bytes bigint, position_end bigint
+) LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    end_version bigint;
+    end_bytes bigint;
+    after bigint := known_version;
+    fold record;
+BEGIN
+    SELECT s.version, s.weight_bytes INTO end_version, end_bytes FROM standpipe.sessions s
+    WHERE s.tenant = of_tenant AND s.session = of_session;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF asked_version < end_version THEN
+        end_version := greatest(asked_version, 0);
+        SELECT e.weight_end_bytes INTO end_bytes FROM standpipe.events e
+        WHERE e.tenant = of_tenant AND e.session = of_session AND e.version = end_version;
+    END IF;
+    IF known_version = end_version OR (0 < known_version AND known_version < end_version AND end_bytes - window_bytes <= (
+        SELECT e.weight_end_bytes FROM standpipe.events e
+        WHERE e.tenant = of_tenant AND e.session = of_session AND e.version = known_version
+    )) THEN
+        RETURN QUERY SELECT of_session, known_version, 0, NULL, NULL::bigint, NULL::bytea, NULL::bytea, NULL::bytea,
+            NULL::bigint, end_version;
+    ELSE
+        SELECT c.version, c.weight_bytes, c.body INTO fold FROM standpipe.checkpoints c
+        WHERE c.tenant = of_tenant AND c.session = of_session AND c.tokenizer = of_tokenizer
+            AND c.version <= end_version AND c.weight_bytes <= end_bytes - window_bytes
+        ORDER BY c.version DESC LIMIT 1;
+        after := coalesce(fold.version, 0);
+        RETURN QUERY SELECT of_session, after, 0, of_tokenizer, NULL::bigint, fold.body, NULL::bytea, NULL::bytea,
+            fold.weight_bytes, end_version;
+    END IF;
+    IF after < end_version THEN
+        RETURN QUERY SELECT e.session, e.version, e.kind, e.request_id, e.committed_at_us, e.body, e.previous_hash,
+            e.event_hash, e.weight_end_bytes, e.position_end
+        FROM standpipe.events e
+        WHERE e.tenant = of_tenant AND e.session = of_session AND e.version > after AND e.version <= end_version
+        ORDER BY e.version;
+    END IF;
+END $$;
+
+-- Note that a model is in use (R14). The lock waits for every append that has not seen the model, and the order for all
+-- items comes after: an append has either ordered its work itself, or is seen here. Needs `standpipe.worker`.
+CREATE FUNCTION standpipe.know_model(new_model text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.models IN ACCESS EXCLUSIVE MODE;
+    INSERT INTO standpipe.models (model) VALUES (new_model) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        INSERT INTO standpipe.work (tenant, subject, model, since_us)
+        SELECT s.tenant, s.subject, new_model, e.committed_at_us FROM standpipe.scopes s
+        JOIN standpipe.items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
+        JOIN standpipe.events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
+        WHERE s.items_position > 0 ON CONFLICT DO NOTHING;
+    END IF;
+END $$;
+
+-- Put vectors right behind the last (R13); false if that is not where they would go. The scope's lock orders them with
+-- each other and with appends.
+CREATE FUNCTION standpipe.put_vectors(
+    of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    vector_last bigint;
+    new_last CONSTANT bigint := after_position + cardinality(new_vectors);
+BEGIN
+    SELECT items_position INTO item_last FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    SELECT coalesce(max(position), 0) INTO vector_last FROM standpipe.vectors
+    WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    IF vector_last <> after_position OR new_last > coalesce(item_last, 0) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO standpipe.vectors (tenant, subject, model, position, vector, components)
+    SELECT of_tenant, of_subject, of_model, after_position + v.number, v.vector, v.components::standpipe.components
+    FROM unnest(new_vectors, new_components) WITH ORDINALITY AS v (vector, components, number);
+    IF new_last = item_last THEN
+        DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    ELSE
+        UPDATE standpipe.work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
+            since_us = (SELECT e.committed_at_us FROM standpipe.items i
+                JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
+                WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = new_last + 1)
+        WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Claim the oldest work orders that are due (R14, R21). What another worker is claiming, or an append is just touching,
+-- is passed over, so that nobody waits for a claim. Needs `standpipe.worker`.
+CREATE FUNCTION standpipe.claim(
+    of_model text, new_worker text, lease_us bigint, attempts_max bigint, count_max bigint
+) RETURNS TABLE (
+    tenant text, subject text, item_last bigint, vector_last bigint, until_us bigint, attempt bigint
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now_us CONSTANT bigint := standpipe.now_us();
+    due record;
+    claimed boolean := false;
+BEGIN
+    until_us := now_us + lease_us;
+    FOR due IN
+        SELECT w.tenant, w.subject, w.attempts, s.items_position, coalesce((SELECT max(v.position)
+            FROM standpipe.vectors v WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
+            AS vectors_position
+        FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+        WHERE w.model = of_model AND w.due_at_us <= now_us AND w.parked_at_us = 0
+            AND s.items_position > coalesce((SELECT max(v.position) FROM standpipe.vectors v
+                WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
+        ORDER BY w.since_us, w.tenant, w.subject LIMIT count_max FOR UPDATE OF w SKIP LOCKED
+    LOOP
+        IF due.attempts >= attempts_max THEN  -- its last worker is gone
+            UPDATE standpipe.work w SET worker = '', due_at_us = 0, reason = '', parked_at_us = now_us
+            WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
+            CONTINUE;
+        END IF;
+        EXIT WHEN due.attempts > 0 AND claimed;
+        UPDATE standpipe.work w SET worker = new_worker, due_at_us = now_us + lease_us, attempts = w.attempts + 1,
+            reason = ''
+        WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
+        claimed := true;
+        tenant := due.tenant;
+        subject := due.subject;
+        item_last := due.items_position;
+        vector_last := due.vectors_position;
+        attempt := due.attempts + 1;
+        RETURN NEXT;
+        EXIT WHEN due.attempts > 0;
+    END LOOP;
+END $$;
+
+-- Publish a policy version (R16): the latest one's digest again gives the latest.
+CREATE FUNCTION standpipe.publish_policy(
+    of_tenant text, of_name text, new_document text, new_digest bytea,
+    OUT at_version bigint, OUT at_document text, OUT at_us bigint, OUT published boolean
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    latest standpipe.policies;
+BEGIN
+    LOOP
+        SELECT * INTO latest FROM standpipe.policies WHERE tenant = of_tenant AND name = of_name
+        ORDER BY version DESC LIMIT 1;
+        published := latest.digest IS DISTINCT FROM new_digest;
+        IF NOT published THEN
+            at_version := latest.version;
+            at_document := latest.document;
+            at_us := latest.published_at_us;
+            RETURN;
+        END IF;
+        at_version := coalesce(latest.version, 0) + 1;
+        at_document := new_document;
+        at_us := standpipe.now_us();
+        INSERT INTO standpipe.policies (tenant, name, version, document, digest, published_at_us)
+        VALUES (of_tenant, of_name, at_version, new_document, new_digest, at_us) ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND;  -- else another was published meanwhile: look again
+    END LOOP;
+END $$;
+
+-- Point a route at a policy version; false if there is no such version (R16).
+CREATE FUNCTION standpipe.set_route(of_tenant text, of_name text, to_policy text, to_version bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    IF NOT (to_policy = 'default' AND to_version = 0) AND NOT EXISTS (
+        SELECT 1 FROM standpipe.policies WHERE tenant = of_tenant AND name = to_policy AND version = to_version
+    ) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version)
+    VALUES (of_tenant, of_name, to_policy, to_version)
+    ON CONFLICT (tenant, name) DO UPDATE SET policy_name = excluded.policy_name,
+        policy_version = excluded.policy_version;
+    RETURN true;
+END $$;
+
+-- Put the items of one event back (R15); false if the event had another number of them.
+CREATE FUNCTION standpipe.restore_items(
+    of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
+    event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
+    spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    count CONSTANT bigint := cardinality(restore_items.entries);
+BEGIN
+    PERFORM 1 FROM standpipe.events
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version AND items_count = count;
+    IF NOT FOUND THEN
+        -- Another count would move every later position of the subject, and with it what citations point at.
+        RETURN false;
+    END IF;
+    SELECT items_position INTO item_last FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    IF event_position_end <= coalesce(item_last, 0) THEN
+        RETURN true;
+    END IF;
+    PERFORM standpipe.put_items(of_tenant, of_subject, event_position_end - count, of_session, of_version,
+        event_committed_at_us, restore_items.entries, restore_items.chunks, restore_items.roles, restore_items.speakers,
+        restore_items.spoken_at_us, restore_items.texts, restore_items.terms, restore_items.tokens);
+    IF event_position_end - count = item_last THEN
+        WITH RECURSIVE run (position) AS (
+            SELECT event_position_end UNION ALL SELECT run.position + 1 FROM run WHERE EXISTS (
+                SELECT 1 FROM standpipe.items i
+                WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = run.position + 1)
+        ) SELECT max(position) INTO item_last FROM run;
+        UPDATE standpipe.scopes SET items_position = item_last WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Remove what rebuild makes again (R15). Appends wait meanwhile, reads do not. Needs `standpipe.worker`.
+CREATE FUNCTION standpipe.drop_derived() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.scopes IN EXCLUSIVE MODE;
+    DELETE FROM standpipe.items;
+    DELETE FROM standpipe.vectors;
+    DELETE FROM standpipe.checkpoints;
+    DELETE FROM standpipe.work;
+    UPDATE standpipe.scopes SET items_position = 0;
+END $$;
