@@ -12,7 +12,7 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long verify proto lint types layers eval bench lock clean
+.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval bench lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,8 +43,15 @@ demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-long: setup  ## Run the race and the kill -9 rounds 200 times each
-	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults --timeout 3600
+test-long: setup  ## Run the race and the kill -9 rounds 200 times each, and chaos with every plant
+	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults tests/chaos --timeout 3600
+
+RECORD ?= postgresql
+HOT ?= redis
+SECONDS ?= 600
+
+chaos: setup  ## Harm all under a load, and check what was promised: make chaos HOT=cluster SECONDS=60 SEED=7
+	$(BIN)/python -m tests.chaos --record $(RECORD) --hot $(HOT) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 verify: setup lint types layers proto-check  ## Run what CI runs besides the tests
 

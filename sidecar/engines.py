@@ -19,8 +19,7 @@ def record_of(config: Config) -> Record:
         return SqliteRecord(config.record.removeprefix("sqlite:"))
     from sidecar.stores.postgres import PostgresRecord
 
-    record: Record = PostgresRecord(config.record, migrate=config.record_migrate)
-    return record
+    return PostgresRecord(config.record, migrate=config.record_migrate)
 
 
 def hot_of(config: Config) -> Hot[V]:
@@ -31,5 +30,4 @@ def hot_of(config: Config) -> Hot[V]:
         return MemoryHot(bytes_max=config.view_cache_bytes)
     from sidecar.stores.redis import RedisHot
 
-    hot: Hot[V] = RedisHot(config.hot, bytes_max=config.view_cache_bytes)
-    return hot
+    return RedisHot(config.hot, bytes_max=config.view_cache_bytes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from sidecar import limits
+
 
 class Outcome(enum.StrEnum):
     """How a check ended."""
@@ -49,3 +51,11 @@ def failed(check: str, found: str, advice: str) -> Finding:
 def skipped(check: str, found: str) -> Finding:
     """Return the finding of a check that was not made; `found` says why."""
     return Finding(check, Outcome.SKIPPED, found)
+
+
+def clock(before_s: float, theirs_s: float, after_s: float) -> Finding:
+    """Compare another machine's clock with ours, read before and after it."""
+    skew_s = max(before_s - theirs_s, theirs_s - after_s, 0.0)
+    if skew_s * 1000 > limits.clock_skew_ms:
+        return warning("clock", f"{skew_s:,.1f} s from this machine's", "Let NTP set the clocks of both machines.")
+    return ok("clock", "as this machine's" if skew_s < 0.001 else f"{skew_s * 1000:.0f} ms from this machine's")

@@ -172,7 +172,7 @@ class Server:
         stack.push_async_callback(leases.close)
         if hot.capabilities.coherent:
             stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
-        sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
+        self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
         self._projection = None
         if queue is not None:

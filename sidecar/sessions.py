@@ -53,6 +53,10 @@ _MARK_GRACE_MS = 5000
 """How long after its deadline an announced append may still come: what is under way in a server or a network."""
 
 
+_NO_MARK = "none"
+"""Withdrawn by those who announced nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What was known of a session before the record store was asked."""
@@ -163,14 +167,23 @@ class Sessions:
         return found
 
     async def share(self, look: Look, state: SessionState | None) -> None:
-        """Publish what a hydrate read from the record store, before it answers: nobody may then see less (P4)."""
-        if state is None or not look.ticket.place.incarnation:
+        """Tell the hot store what a hydrate read from the record store, before it answers: nobody then sees less (P4).
+
+        A hydrate that did not look first has no ticket to publish under; it raises the tail's version, if need be.
+        """
+        if state is None or not self.hot.capabilities.coherent:
             return
-        if look.tail_version == state.head.version and (look.stamped or not look.grant):
-            return
-        key = look.key
+        key, version = look.key, state.head.version
         try:
-            await self.hot.publish(key.tenant, key.session, state, ticket=look.ticket, grant=look.grant)
+            if look.ticket is not NOWHERE:
+                if look.tail_version != version or (look.grant and not look.stamped):
+                    await self.hot.publish(key.tenant, key.session, state, ticket=look.ticket, grant=look.grant)
+            elif look.view is None or look.view.version != version:
+                found = await self.hot.fetch(key)
+                if found.version < version:
+                    await self.hot.withdraw(
+                        key.tenant, key.session, ticket=found.ticket, mark=_NO_MARK, version=version
+                    )
         except HotUnavailable:
             self.telemetry.hot_failures.inc()
 

@@ -73,6 +73,12 @@ class Proxy:
         """Take connections and pass everything as it comes; connections that are there stay."""
         self._run(self._heal())
 
+    def redirect(self, target: tuple[str, int] | Path) -> None:
+        """Pass what comes from now on to another server; connections to the old one end."""
+        if target != self._target:
+            self._target = target
+            self.cut()
+
     def cut(self) -> None:
         """End all connections at once; new ones are taken."""
         self._run(self._cut())

@@ -56,8 +56,8 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
-from sidecar.finding import Finding, failed, ok, skipped, warning
-from sidecar.stores import grants
+from sidecar.finding import Finding, failed
+from sidecar.stores import grants, postgres_examination
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Answer,
@@ -113,9 +113,6 @@ MIGRATIONS: Final = {int(number): script for number, script in sections("postgre
 EXPANSIONS: Final = {int(number): script for number, script in sections("postgres_schema.sql", "expansion").items()}
 SCHEMA: Final = max(MIGRATIONS)
 """The last migration that this release knows: the least that another must know to share the database."""
-
-SERVER_MIN: Final = 160_000
-"""The oldest server_version_num that is supported."""
 
 COMPONENTS_MAX: Final = 16_000
 """Components of pgvector's half-precision type: longer vectors are stored as bytes alone."""
@@ -458,12 +455,10 @@ def _read_routes(read: RoutesRead) -> _Asked:
 
 
 def _read_lag(read: LagRead) -> _Asked:
-    def answer(found: Sequence[list[Row]]) -> Lag:
-        items, since_us, parked, now_us = found[0][0]
-        age_us = max(0, now_us - since_us) if since_us is not None else 0
-        return Lag(items=items, age_s=age_us / 1e6, parked=parked)
+    def lag(row: Row) -> Lag:
+        return Lag(items=row[0], age_s=(row[1] or 0) / 1e6, parked=row[2])
 
-    return _Asked(_WORKER, [("lag", (read.model, read.model))], answer)
+    return _Asked(_WORKER, [("lag", (read.model, read.model))], _first(lag))
 
 
 def _read_parked(read: ParkedRead) -> _Asked:
@@ -687,85 +682,29 @@ async def migrate(dsn: str, *, dry_run: bool = False, grant_to: Iterable[str] = 
 # --- its examination ---------------------------------------------------------------------------------------------
 
 
-async def _examine(address: str) -> list[Finding]:
-    """Look at the server, the database and the role, and leave nothing behind (R22)."""
+async def _examine(address: str, *, pool_max: int) -> list[Finding]:
+    """Look at the server, the database and the role, in a transaction that is rolled back (R22)."""
     try:
         db = await _connect(address)
     except StoreUnavailable as error:
         return [failed("server", error.message, "Start it, or correct `record`; see the server's log.")]
-    try:
-        found = await _server(db)
-        missing = await _missing(db)
-    except Exception as error:
-        refused = store_error(error)
-        return [failed("schema", refused.message, "See the server's log.")]
-    else:
-        if missing:
-            parts = ", ".join(f"{kind} {number}" for number, kind in missing)
-            advice = "Run `standpipe migrate --record` with a role that may change the schema."
-            return [*found, failed("schema", f"missing: {parts}", advice)]
-        return [*found, ok("schema", f"{SCHEMA}, of this release"), *await _security(db)]
-    finally:
-        await db.close()
 
+    async def ask(name: str, *values: object) -> Sequence[Row]:
+        try:
+            async with db.transaction():  # a savepoint: a check that fails takes no other along
+                cursor = await db.execute(postgres_examination.SQL[name], values or None)
+                return await cursor.fetchall() if cursor.description else []
+        except Exception as error:
+            raise store_error(error) from error
 
-async def _server(db: Connection) -> list[Finding]:
-    before_us = time.time_ns() // 1000
-    version, number, connections, fsync, synchronous, full_pages, vector, now_us = await _one_row(db, "server")
-    skew_ms = max(before_us - now_us, now_us - time.time_ns() // 1000, 0) // 1000
-    found = [
-        ok("server", f"PostgreSQL {version}, up to {connections} connections")
-        if number >= SERVER_MIN
-        else failed("server", f"PostgreSQL {version}", "Upgrade it: 16 is the oldest that is supported."),
-        ok("pgvector", f"{vector}")
-        if vector
-        else failed("pgvector", "the extension is not there", "CREATE EXTENSION vector, as a superuser."),
-        ok("clock", f"within {limits.clock_skew_ms} ms of this machine's")
-        if skew_ms <= limits.clock_skew_ms
-        else warning("clock", f"{skew_ms} ms from this machine's", "Synchronise both, for example by NTP."),
-    ]
-    if fsync != "on" or full_pages != "on":
-        advice = "Set fsync and full_page_writes on: without them a crash loses or damages what was acknowledged."
-        found.append(failed("durability", f"fsync is {fsync}, full_page_writes {full_pages}", advice))
-    elif synchronous == "off":
-        found.append(ok("durability", "synchronous_commit is off for others; commits of a sidecar turn it on"))
-    else:
-        found.append(ok("durability", f"synchronous_commit is {synchronous}"))
-    return found
-
-
-async def _security(db: Connection) -> list[Finding]:
-    """Look whether rows of other tenants are out of reach, by the catalogue and by trying."""
-    role, unbound, tables = await _one_row(db, "security")
-    found = []
-    if unbound:
-        advice = "Let the sidecar log in with a role that is neither superuser nor has BYPASSRLS."
-        found.append(failed("role", f"{role} passes row-level security by", advice))
-    else:
-        found.append(ok("role", f"{role} is bound by row-level security"))
-    if tables:
-        advice = "ALTER TABLE each ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY."
-        found.append(failed("row security", f"not forced on {', '.join(tables)}", advice))
-    elif unbound:
-        found.append(skipped("row security", "forced on every table; the role passes it by"))
-    else:
-        found.append(await _isolation(db))
-    return found
-
-
-async def _isolation(db: Connection) -> Finding:
-    """Write a session of a tenant that cannot be, look for it as another, and take it back."""
+    parts = {"migration": [*MIGRATIONS], "expansion": [*EXPANSIONS]}
     try:
         async with db.transaction(force_rollback=True):
-            await _execute(db, "see", " doctor", "off", str(limits.examine_ms))
-            await _execute(db, "plant")
-            await _execute(db, "see", " another", "off", str(limits.examine_ms))
-            seen = (await _one_row(db, "planted"))[0]
-    except psycopg.Error as error:
-        return failed("row security", store_error(error).message, "See the server's log.")
-    if seen:
-        return failed("row security", "one tenant sees another's rows", "Run `standpipe migrate`; see its policies.")
-    return ok("row security", "forced on every table; a row of one tenant was not seen by another")
+            return await postgres_examination.examine(ask, parts=parts, pool_max=pool_max)
+    except Exception as error:
+        return [failed("server", store_error(error).message, "See the server's log.")]
+    finally:
+        await db.close()
 
 
 # --- the engine ----------------------------------------------------------------------------------------------------
@@ -793,6 +732,7 @@ class PostgresRecord(Record):
         wait_ms: int = limits.deadline_default_ms,
     ) -> None:
         self._address = _address(dsn)
+        self._pool_max = pool_max
         self._migrates = migrate
         self._wait_ms = wait_ms
         self._pool = _Pool(self._address, count_max=pool_max)
@@ -829,7 +769,7 @@ class PostgresRecord(Record):
     async def examine(self) -> Sequence[Finding]:
         try:
             async with asyncio.timeout(limits.examine_ms / 1000):
-                return await _examine(self._address)
+                return await _examine(self._address, pool_max=self._pool_max)
         except TimeoutError:
             advice = "See why its server is slow: locks, disk, network."
             return [failed("server", "it did not answer in time", advice)]
@@ -868,9 +808,10 @@ class PostgresRecord(Record):
         ]
 
     async def release(self, claim: Claim, *, reason: str = "", pause_s: float = 0.0) -> bool:
-        key = (claim.scope.tenant, claim.scope.subject, claim.model, claim.worker, claim.until_us)
-        values = (int(pause_s * 1e6), reason, limits.work_attempts_max, *key)
-        return (True,) in await self._write("release", *values, sight=_Sight(claim.scope.tenant))
+        values = (reason, int(pause_s * 1e6), limits.work_attempts_max)
+        order = (claim.scope.tenant, claim.scope.subject, claim.model, claim.worker, claim.until_us)
+        rows = await self._write("release", *values, *order, sight=_Sight(claim.scope.tenant))
+        return bool(rows and rows[0][0])
 
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return bool(await self._write("unpark", tenant, subject, model, sight=_Sight(tenant)))

@@ -36,7 +36,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -44,10 +44,12 @@ from redis.maint_notifications import MaintNotificationsConfig
 from sidecar import limits
 from sidecar.breaker import Breaker
 from sidecar.errors import ConfigInvalid, HotUnavailable
-from sidecar.finding import Finding, failed, ok, warning
+from sidecar.finding import Finding, failed
+from sidecar.stores import redis_examination
 from sidecar.stores.hot import SLOTS, Capabilities, Found, Hot, HotKey, Place, Ticket, V
 from sidecar.stores.memory import MemoryHot
 from sidecar.stores.record import Checkpoint, Deadline, EventKind, Head, SessionState, StoredEvent
+from sidecar.stores.redis_examination import Ask, Server
 
 PREFIX: Final = "standpipe1:"
 """The number is that of the stored form: two releases with different forms never read each other's."""
@@ -59,9 +61,6 @@ _WEIGHT = struct.Struct(">Q")
 _MARK = re.compile(r"[A-Za-z0-9._:@/+-]{1,256}")
 _SCHEME = re.compile(r"redis(?P<tls>s)?(\+(?P<kind>unix|sentinel|cluster))?")
 _FILES = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
-_VERSION_MIN = (6, 2)
-_EXAMINED = ("", "examined")
-"""The session of an examination: no tenant has an empty name."""
 _NEW_TTL_MS = limits.view_ttl_s * 1000
 _BARE_TTL_MS = limits.hot_bare_ttl_s * 1000
 
@@ -234,38 +233,22 @@ class RedisHot(Hot[V]):
     async def close(self) -> None:
         await self._views.close()
         await self._client.aclose()
+        pool = getattr(self._client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool):  # the driver leaves those to the sentinels open
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
     async def _examine(self) -> list[Finding]:
+        client = self._client
         try:
-            async with self._guarded(None):
-                said = await self._ask_all()
-            await self.announce(*_EXAMINED, mark="examined", lasts_ms=1)
-            await self.forget(*_EXAMINED)
+            if not isinstance(client, RedisCluster):
+                return await redis_examination.examine(self, [Server("", _asking(client))], clustered=False)
+            async with _explained("to meet the cluster"):
+                await client.initialize()
+            servers = [Server(node.name, _asking(node)) for node in client.get_nodes()]
+            return await redis_examination.examine(self, servers, clustered=True)
         except HotUnavailable as error:
-            return [failed("answers", error.message, "Look at the address, the user's rights and the server's log.")]
-        found = [ok("scripts", "run")]
-        for name, one in said.items():
-            found += _findings(f" of {name}" if name else "", one)
-        if isinstance(self._client, RedisCluster):
-            held = len(self._client.nodes_manager.slots_cache)
-            whole = held == SLOTS
-            found.append(
-                ok("slots", "all are held")
-                if whole
-                else failed(
-                    "slots", f"{SLOTS - held} are held by nobody", "Mend the cluster: its sessions are not hot."
-                )
-            )
-        return found
-
-    async def _ask_all(self) -> dict[str, dict[str, Any]]:
-        """Return what INFO says, by the name of the cluster's node."""
-        if not isinstance(self._client, RedisCluster):
-            return {"": await self._client.info()}
-        await self._client.initialize()
-        nodes = self._client.get_primaries()
-        said = await asyncio.gather(*(node.execute_command("INFO") for node in nodes))
-        return {node.name: one for node, one in zip(nodes, said, strict=True)}
+            return [failed("server", error.message, redis_examination.UNREACHED)]
 
     async def _run(
         self, name: str, session: tuple[str, str], *args: bytes | str | int, deadline: Deadline | None
@@ -306,32 +289,33 @@ class RedisHot(Hot[V]):
     async def _meet(self, incarnation: str) -> None:
         """Learn who a server is that answers for the first time."""
         if isinstance(self._client, RedisCluster):
-            self._servers = {one["master_replid"]: name for name, one in (await self._ask_all()).items()}
+            nodes = self._client.get_primaries()
+            said = await asyncio.gather(*(node.execute_command("INFO", "replication") for node in nodes))
+            self._servers = {one["master_replid"]: node.name for node, one in zip(nodes, said, strict=True)}
         elif incarnation:
             self._servers = {incarnation: ""}
         else:  # a master that was demoted: the next connection looks for its successor
             await self._client.connection_pool.disconnect()
 
 
-def _findings(of: str, info: dict[str, Any]) -> list[Finding]:
-    """Judge what one server says of itself."""
-    version = tuple(int(part) for part in re.findall(r"[0-9]+", str(info["redis_version"]))[:2])
-    found = [
-        ok(f"version{of}", str(info["redis_version"]))
-        if version >= _VERSION_MIN
-        else failed(f"version{of}", str(info["redis_version"]), "Use Redis 6.2 or later, or Valkey."),
-        ok(f"role{of}", "a primary")
-        if info["role"] == "master"
-        else failed(f"role{of}", "a replica", "Name the primary, or the sentinels that know it."),
-    ]
-    if not info["maxmemory"]:
-        advice = "Set maxmemory: sessions then leave when it is full, and nothing else is lost."
-        return [*found, warning(f"memory{of}", "unbounded", advice)]
-    policy = str(info["maxmemory_policy"])
-    if policy == "noeviction":
-        advice = "Set maxmemory-policy to allkeys-lru: a full store then makes room by itself."
-        return [*found, warning(f"memory{of}", "bounded, and refuses what is new when it is full", advice)]
-    return [*found, ok(f"memory{of}", f"{info['maxmemory'] >> 20} MiB, {policy}")]
+@contextlib.asynccontextmanager
+async def _explained(what: str) -> AsyncIterator[None]:
+    """Raise HotUnavailable with the driver's word for what happened. No breaker: an examination wants every answer."""
+    try:
+        async with asyncio.timeout(limits.examine_ms / 2000):
+            yield
+    except TimeoutError:
+        raise HotUnavailable(f"no answer {what} came in time") from None
+    except Exception as error:
+        raise HotUnavailable(f"it failed {what}: {type(error).__name__}") from None
+
+
+def _asking(server: Redis | ClusterNode) -> Ask:
+    async def ask(command: str) -> Any:
+        async with _explained(f"at {command}"):
+            return await server.execute_command(command)
+
+    return ask
 
 
 def key_of(tenant: str, session: str) -> bytes:

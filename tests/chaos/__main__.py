@@ -38,6 +38,7 @@ class Run:
     only: tuple[str, ...] = ()
     """The faults, by how their names begin; none: all."""
     pause_s: float = 1.5
+    sessions_max: int = 12
 
     @classmethod
     def of_plant(cls, name: str, *, seconds: float, seed: int) -> Run:
@@ -51,6 +52,7 @@ class Run:
             plant=name,
             only=plant.faults or ("none",),
             pause_s=plant.pause_s,
+            sessions_max=plant.sessions_max,
         )
 
 
@@ -66,7 +68,7 @@ def play(run: Run) -> tuple[History, list[Violation]]:
 
 
 async def _play(run: Run, stage: Stage, history: History) -> None:
-    load = Load(await stage.open_pods(), history)
+    load = Load(await stage.open_pods(), history, sessions_max=run.sessions_max)
     nemesis = Nemesis(stage, history, run.seed, only=run.only, pause_s=run.pause_s)
     try:
         async with asyncio.TaskGroup() as group:
@@ -89,7 +91,7 @@ def report(run: Run, history: History, violations: list[Violation]) -> None:
         print(f"  {kind:8} " + ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items())))
     reasons = Counter(f"{one.kind} {one.outcome} {one.reason}" for one in history.ops if one.outcome != "ok")
     print("  " + ", ".join(f"{number} {reason}" for reason, number in reasons.most_common()))
-    reads = [one for one in history.ops if one.kind == "hydrate" and one.outcome == "ok" and one.wanted != "nearest"]
+    reads = [one for one in history.ops if one.kind == "hydrate" and one.outcome == "ok" and one.wanted == "fresh"]
     direct = sum(one.direct for one in reads)
     print(f"  {direct} of {len(reads)} fresh hydrates were answered without the record store")
     print(f"  {len(history.log)} sessions, {sum(len(log) for log in history.log.values())} events")

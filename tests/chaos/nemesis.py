@@ -118,7 +118,8 @@ class Nemesis:
             f"{name} cut": lambda: self._cut(proxies, dice),
             f"{name} refused": link(Proxy.refuse),
             f"{name} swallowed": link(Proxy.black_hole),
-            f"{name} delayed": link(lambda proxy: proxy.delay(dice.uniform(0.002, 0.1), jitter_s=0.02)),
+            f"{name} delayed": link(lambda proxy: proxy.delay(dice.uniform(0.005, 0.03), jitter_s=0.01)),
+            f"{name} late": link(lambda proxy: proxy.delay(0.2)),
             f"{name} slow": link(lambda proxy: proxy.trickle(dice.randrange(2_000, 200_000))),
             f"{name} answer cut": lambda: self._answer_cut(dice.choice(proxies), dice),
         }

@@ -32,12 +32,16 @@ class RawPostgres(RawRecord):
             cursor = db.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def rows(self) -> Mapping[str, int]:
-        tables = self.execute(
+    def tables(self) -> set[str]:
+        """Return the tables that statements name: no partitions."""
+        found = self.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace"
             " AND relkind IN ('r', 'p') AND NOT relispartition"
         )
-        return {name: self.execute(f"SELECT count(*) FROM standpipe.{name}")[0][0] for (name,) in tables}
+        return {name for (name,) in found}
+
+    def rows(self) -> Mapping[str, int]:
+        return {name: self.execute(f"SELECT count(*) FROM standpipe.{name}")[0][0] for name in self.tables()}
 
     def damage_event(self, tenant: str, session: str, version: int) -> None:
         self.execute(
@@ -105,12 +109,20 @@ def template(postgres_server: Postgres) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def shared_place(postgres_server: Postgres, template: str) -> str:
+    """The name of a migrated database for tests that only fill it."""
+    return postgres_server.create_database(template)
+
+
 @pytest.fixture
-def place(postgres_server: Postgres, template: str) -> Iterator[str]:
-    """The name of a migrated, empty database."""
-    name = postgres_server.create_database(template)
-    yield name
-    postgres_server.drop_database(name)
+def place(postgres_server: Postgres, shared_place: str) -> Iterator[str]:
+    """The name of a migrated, empty database. Emptying one takes a tenth of the time that copying one takes."""
+    yield shared_place
+    kept = {"deployment", "migrations"}
+    with postgres_server.connect(shared_place) as db:
+        for name in RawPostgres(postgres_server, shared_place).tables() - kept:
+            db.execute(sql.SQL("DELETE FROM standpipe.{}").format(sql.Identifier(name)))
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def test_files_are_named_after_nouns() -> None:
     ("driver", "homes"),
     [
         ("sqlite3", {"sidecar/stores/sqlite.py"}),
+        ("psycopg", {"sidecar/stores/postgres.py"}),
         ("tiktoken", {"sidecar/tokens.py"}),
         ("onnxruntime", {"sidecar/embed.py"}),
         ("tokenizers", {"sidecar/embed.py"}),

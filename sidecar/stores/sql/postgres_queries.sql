@@ -94,7 +94,7 @@ SELECT name, policy_name, policy_version FROM standpipe.routes WHERE tenant = %b
 SELECT name, policy_name, policy_version FROM standpipe.routes WHERE tenant = %b ORDER BY name;
 
 -- name: lag
--- The oldest item's time, and the present time. A model that was never used waits for all that there is.
+-- A model that is not known lags behind all that is there.
 WITH orders AS (
     SELECT w.since_us, w.parked_at_us > 0 AS parked, s.items_position - coalesce((SELECT max(v.position)
         FROM standpipe.vectors v WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS behind
@@ -105,8 +105,8 @@ WITH orders AS (
     JOIN standpipe.events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
     WHERE s.items_position > 0 AND NOT EXISTS (SELECT 1 FROM standpipe.models WHERE model = %b)
 )
-SELECT coalesce(sum(behind) FILTER (WHERE NOT parked), 0)::bigint, min(since_us) FILTER (WHERE behind > 0 AND NOT parked),
-    count(*) FILTER (WHERE parked), standpipe.now_us()
+SELECT coalesce(sum(behind) FILTER (WHERE NOT parked), 0)::bigint,
+    greatest(standpipe.now_us() - min(since_us) FILTER (WHERE behind > 0 AND NOT parked), 0), count(*) FILTER (WHERE parked)
 FROM orders;
 
 -- name: parked
@@ -133,17 +133,20 @@ SELECT standpipe.know_model(%b::text);
 SELECT standpipe.put_vectors(%b::text, %b::text, %b::text, %b::bigint, %b::bytea[], %b::text[]);
 
 -- name: claim
-SELECT tenant, subject, position, vector_position, until_us, attempts
-FROM standpipe.claim(%b::text, %b::text, %b::bigint, %b::integer, %b::bigint);
+SELECT tenant, subject, item_last, vector_last, until_us, attempt
+FROM standpipe.claim(%b::text, %b::text, %b::bigint, %b::bigint, %b::bigint);
 
 -- name: release
--- Without a reason the claim never was.
-UPDATE standpipe.work SET worker = '', due_at_us = standpipe.now_us() + %b::bigint, reason = given.reason,
-    attempts = attempts - (given.reason = '')::integer,
-    parked_at_us = CASE WHEN attempts - (given.reason = '')::integer >= given.attempts_max THEN standpipe.now_us() ELSE 0 END
-FROM (SELECT %b::text AS reason, %b::integer AS attempts_max) AS given
-WHERE tenant = %b AND subject = %b AND model = %b AND worker = %b AND due_at_us = %b
-RETURNING parked_at_us > 0;
+-- Without a reason it was no attempt.
+WITH given_back AS (
+    SELECT reason, CASE reason WHEN '' THEN 1 ELSE 0 END AS uncounted, standpipe.now_us() AS now_us
+    FROM (SELECT %b::text AS reason) AS said
+)
+UPDATE standpipe.work w SET worker = '', due_at_us = g.now_us + %b::bigint, attempts = w.attempts - g.uncounted,
+    reason = g.reason, parked_at_us = CASE WHEN w.attempts - g.uncounted >= %b::bigint THEN g.now_us ELSE 0 END
+FROM given_back g
+WHERE w.tenant = %b AND w.subject = %b AND w.model = %b AND w.worker = %b AND w.due_at_us = %b
+RETURNING w.parked_at_us > 0;
 
 -- name: unpark
 UPDATE standpipe.work SET due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0
@@ -213,26 +216,3 @@ SELECT format('GRANT %%s ON standpipe.%%I TO %%I', CASE relname WHEN 'migrations
     ELSE 'SELECT, INSERT, UPDATE, DELETE' END, relname, %b::text)
 FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
 UNION ALL SELECT format('GRANT USAGE ON SCHEMA standpipe TO %%I', %b::text);
-
--- its examination ------------------------------------------------------------------------------------------------
-
--- name: server
-SELECT current_setting('server_version'), current_setting('server_version_num')::integer,
-    current_setting('max_connections'), current_setting('fsync'), current_setting('synchronous_commit'),
-    current_setting('full_page_writes'), (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
-    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
-
--- name: security
--- The role, whether it passes row-level security by, and the tables of tenants that do not force it.
-SELECT current_user::text, rolsuper OR rolbypassrls, (
-    SELECT array_agg(relname::text ORDER BY relname) FROM pg_class
-    WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p')
-        AND relname NOT IN ('deployment', 'grants', 'models', 'migrations')
-        AND NOT (relrowsecurity AND relforcerowsecurity)
-) FROM pg_roles WHERE rolname = current_user;
-
--- name: plant
-INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version) VALUES (' doctor', '', '', 0);
-
--- name: planted
-SELECT EXISTS (SELECT 1 FROM standpipe.routes WHERE tenant = ' doctor');

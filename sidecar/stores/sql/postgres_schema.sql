@@ -589,7 +589,7 @@ END $$;
 ALTER TABLE standpipe.work
     ADD COLUMN worker text NOT NULL DEFAULT '',
     ADD COLUMN due_at_us bigint NOT NULL DEFAULT 0,
-    ADD COLUMN attempts integer NOT NULL DEFAULT 0,
+    ADD COLUMN attempts bigint NOT NULL DEFAULT 0,
     ADD COLUMN reason text NOT NULL DEFAULT '',
     ADD COLUMN parked_at_us bigint NOT NULL DEFAULT 0;
 
@@ -627,36 +627,46 @@ BEGIN
     RETURN true;
 END $$;
 
--- Hand out work orders to a worker (R14, R21): the oldest that are due and that no other transaction is handing out. One
--- that was tried before goes alone; one whose last worker is gone once too often is parked instead.
-CREATE FUNCTION standpipe.claim(of_model text, new_worker text, lease_us bigint, attempts_max integer, count_max bigint)
-RETURNS TABLE (
-    tenant text, subject text, "position" bigint, vector_position bigint, until_us bigint, attempts integer
-) LANGUAGE sql AS $$
-    WITH due AS MATERIALIZED (
-        SELECT w.tenant, w.subject, w.since_us, w.attempts, s.items_position, coalesce(v.position, 0) AS vector_position,
-            standpipe.now_us() AS now_us
-        FROM standpipe.work w
-        JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject
-        CROSS JOIN LATERAL (SELECT max(position) AS position FROM standpipe.vectors v
-            WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = of_model) v
-        WHERE w.model = of_model AND w.parked_at_us = 0 AND w.due_at_us <= standpipe.now_us()
-            AND s.items_position > coalesce(v.position, 0)
-        ORDER BY w.since_us, w.tenant, w.subject LIMIT count_max
-        FOR UPDATE OF w SKIP LOCKED
-    ), worn AS (
-        UPDATE standpipe.work w SET worker = '', due_at_us = 0, parked_at_us = due.now_us
-        FROM due WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model
-            AND due.attempts >= attempts_max
-    ), placed AS (
-        SELECT *, row_number() OVER age AS place, max(due.attempts) OVER age AS tried FROM due
-        WHERE due.attempts < attempts_max WINDOW age AS (ORDER BY since_us, due.tenant, due.subject)
-    ), held AS (
-        UPDATE standpipe.work w SET worker = new_worker, due_at_us = p.now_us + lease_us, attempts = w.attempts + 1,
+-- Claim the oldest work orders that are due (R14, R21). What another worker is claiming, or an append is just touching,
+-- is passed over, so that nobody waits for a claim. Needs `standpipe.worker`.
+CREATE FUNCTION standpipe.claim(
+    of_model text, new_worker text, lease_us bigint, attempts_max bigint, count_max bigint
+) RETURNS TABLE (
+    tenant text, subject text, item_last bigint, vector_last bigint, until_us bigint, attempt bigint
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now_us CONSTANT bigint := standpipe.now_us();
+    due record;
+    claimed boolean := false;
+BEGIN
+    until_us := now_us + lease_us;
+    FOR due IN
+        SELECT w.tenant, w.subject, w.attempts, s.items_position, coalesce((SELECT max(v.position)
+            FROM standpipe.vectors v WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
+            AS vectors_position
+        FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+        WHERE w.model = of_model AND w.due_at_us <= now_us AND w.parked_at_us = 0
+            AND s.items_position > coalesce((SELECT max(v.position) FROM standpipe.vectors v
+                WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
+        ORDER BY w.since_us, w.tenant, w.subject LIMIT count_max FOR UPDATE OF w SKIP LOCKED
+    LOOP
+        IF due.attempts >= attempts_max THEN  -- its last worker is gone
+            UPDATE standpipe.work w SET worker = '', due_at_us = 0, reason = '', parked_at_us = now_us
+            WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
+            CONTINUE;
+        END IF;
+        EXIT WHEN due.attempts > 0 AND claimed;
+        UPDATE standpipe.work w SET worker = new_worker, due_at_us = now_us + lease_us, attempts = w.attempts + 1,
             reason = ''
-        FROM placed p WHERE w.tenant = p.tenant AND w.subject = p.subject AND w.model = of_model
-            AND (p.place = 1 OR p.tried = 0)
-        RETURNING p.place, w.tenant, w.subject, p.items_position, p.vector_position, w.due_at_us, w.attempts
-    )
-    SELECT tenant, subject, items_position, vector_position, due_at_us, attempts FROM held ORDER BY place
-$$;
+        WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
+        claimed := true;
+        tenant := due.tenant;
+        subject := due.subject;
+        item_last := due.items_position;
+        vector_last := due.vectors_position;
+        attempt := due.attempts + 1;
+        RETURN NEXT;
+        EXIT WHEN due.attempts > 0;
+    END LOOP;
+END $$;
