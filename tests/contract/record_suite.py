@@ -40,6 +40,8 @@ from sidecar.stores.record import (
     Claim,
     EventKind,
     EventsRead,
+    GrantsRead,
+    GrantsState,
     Head,
     HeadRead,
     Lag,
@@ -1083,6 +1085,55 @@ class RecordSuite:
         state = await one(record, SessionRead(tenant="acme", session="s", tokenizer="o"), SessionState)
         assert state.checkpoint == fold
         assert raw.rows()["checkpoints"] == 1
+
+    # --- R20 ---
+
+    async def test_r20_a_grant_is_usable_a_lease_later(self, record: Record) -> None:
+        """What adopt and revoke changed is usable hot_lease_ms after, by the store's clock; the rest stays (R20)."""
+        before = await one(record, GrantsRead(), GrantsState)
+        assert before.rows == []
+        assert abs(before.now_us - time.time_ns() // 1000) < 60_000_000
+        await record.adopt("one", [(0, 100)])
+        (first,) = (await one(record, GrantsRead(), GrantsState)).rows
+        assert (first.slot_from, first.slot_to, first.incarnation) == (0, 100, "one")
+        await record.adopt("two", [(40, 60)])
+        after = await one(record, GrantsRead(), GrantsState)
+        low, middle, high = after.rows
+        assert [(row.slot_from, row.slot_to, row.incarnation) for row in after.rows] == [
+            (0, 40, "one"),
+            (40, 60, "two"),
+            (60, 100, "one"),
+        ]
+        assert {low.grant, high.grant} == {first.grant}
+        assert {low.usable_at_us, high.usable_at_us} == {first.usable_at_us}
+        for earliest_us, row in ((before.now_us, first), (first.usable_at_us - limits.hot_lease_ms * 1000, middle)):
+            assert earliest_us <= row.usable_at_us - limits.hot_lease_ms * 1000 <= after.now_us
+        await record.revoke("one")
+        rows = (await one(record, GrantsRead(), GrantsState)).rows
+        assert [row.incarnation for row in rows] == ["", "two", ""]
+        assert rows[1] == middle
+        assert rows[0].usable_at_us > after.now_us
+
+    async def test_r20_what_is_granted_already_changes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """A second adoption, and a revocation of a stranger, leave every row with its grant and its time (R20)."""
+        await record.adopt("one", [(0, 100)])
+        before = (await one(record, GrantsRead(), GrantsState)).rows
+        await record.adopt("one", [(0, 50), (50, 100)])
+        await record.revoke("stranger")
+        await record.date_grants()
+        assert (await one(record, GrantsRead(), GrantsState)).rows == before
+        assert raw.rows()["grants"] == 1
+
+    async def test_r20_concurrent_changes_give_no_grant_twice(self, record: Record, reopen: Reopen) -> None:
+        """32 adoptions through two handles each have a grant of their own, and none is lost (R20)."""
+        handles = [record, await reopen()]
+        await asyncio.gather(
+            *(handles[number % 2].adopt(f"server-{number}", [(number, number + 1)]) for number in range(RACERS))
+        )
+        rows = (await one(record, GrantsRead(), GrantsState)).rows
+        assert [(row.slot_from, row.incarnation) for row in rows] == [(n, f"server-{n}") for n in range(RACERS)]
+        assert len({row.grant for row in rows}) == RACERS
+        assert max(row.usable_at_us for row in rows) < time.time_ns() // 1000 + 60_000_000
 
     # --- R21 ---
 

@@ -105,7 +105,7 @@ async def test_redis_may_be_missing_from_the_start(stores: Stores) -> None:
 
 
 async def test_without_redis_it_is_slower_and_whole(stores: Stores) -> None:
-    """When Redis dies, one commit waits for the leases to end, the next do not; all hydrates are fresh; then all is hot."""
+    """If Redis dies, one commit waits for the leases to end, the next do not; hydrates stay fresh; then it is hot."""
     async with stores.serve() as pod, stores.serve() as other:
         await pod.append("s", "r-0", "zero")
         await hot(pod)
