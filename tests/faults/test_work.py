@@ -87,7 +87,7 @@ async def grow(record: Record, stop: asyncio.Event, dice: random.Random) -> int:
         session = f"{number}-{dice.randrange(2)}"
         await record.append(turn(session, tenant=f"tenant-{number % 2}", subject=f"subject-{number}", texts=texts))
         count += len(texts)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
     return count
 
 
