@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from sidecar import limits
 from sidecar.errors import (
     InvalidField,
     RequestIdReused,
@@ -23,15 +25,20 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
+from sidecar.stores.postgres import PostgresRecord
 from sidecar.stores.record import (
     Appended,
     Checkpoint,
+    Claim,
     EventKind,
     EventsRead,
     Head,
     HeadRead,
+    Lag,
     LagRead,
     NewEvent,
+    ParkedRead,
+    Record,
     Scope,
     ScopeRead,
     ScopeState,
@@ -39,7 +46,9 @@ from sidecar.stores.record import (
     SessionState,
 )
 from sidecar.stores.sqlite import SqliteRecord
+from tests.contract.postgres import ROLE, empty, migrated
 from tests.contract.record_suite import item
+from tests.servers import Postgres
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -62,39 +71,55 @@ class ModelSession:
     had_calls: set[str] = field(default_factory=set)
 
 
+@dataclass
+class ModelOrder:
+    """What is known of a work order beside its items: nothing, until it is claimed."""
+
+    attempts: int = 0
+    claim: Claim | None = None
+    parked: bool = False
+
+
+def key_of(held: Claim) -> Key:
+    """Return whose order a claim holds."""
+    return held.scope.tenant, held.scope.subject
+
+
 class RecordMachine(RuleBasedStateMachine):
     """Drives two handles on one store, in turns, so that neither may keep what the other changes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.directory = tempfile.TemporaryDirectory()
-        path = Path(self.directory.name) / "record.db"
-        self.records = [SqliteRecord(path), SqliteRecord(path)]
+        self.records = [self.make(), self.make()]
         for record in self.records:
             self.run(record.open())
         self.sessions: dict[Key, ModelSession] = {}
         self.items: dict[Key, list[tuple[str, int, str]]] = {}
         self.vectors: dict[tuple[str, str, str], int] = {}
+        self.orders: dict[tuple[str, str, str], ModelOrder] = {}
         self.folds: dict[Key, set[int]] = {}
         self.calls = 0
+
+    def make(self) -> Record:
+        """Return a handle on the store, not yet opened; the first one's store is empty."""
+        raise NotImplementedError
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         """Run one call to its end."""
         return self.runner.run(call)
 
     @property
-    def record(self) -> SqliteRecord:
+    def record(self) -> Record:
         """The handle whose turn it is."""
         self.calls += 1
         return self.records[self.calls % 2]
 
     def teardown(self) -> None:
-        """Close the handles and remove the file."""
+        """Close the handles."""
         for record in self.records:
             self.run(record.close())
         self.runner.close()
-        self.directory.cleanup()
 
     def refusal(self, event: NewEvent) -> type[StandpipeError] | None:
         """Return what the contract says that a new event is refused for (R2, R7 to R10)."""
@@ -215,6 +240,60 @@ class RecordMachine(RuleBasedStateMachine):
         assert put == (start == held and start + count <= last)
         if put:
             self.vectors[tenant, subject, model] = start + count
+            self.orders.pop((tenant, subject, model), None)
+
+    @rule(model=st.sampled_from(MODELS), count_max=st.sampled_from([1, 2, 99]), lease_s=st.sampled_from([0, 0, 3600]))
+    def claim(self, model: str, count_max: int, lease_s: float) -> None:
+        """Claim what is due: fresh orders together, one that was tried before alone, a worn out one not at all."""
+        due = {
+            (*key, model): self.orders.get((*key, model), ModelOrder())
+            for key, items in self.items.items()
+            if len(items) > self.vectors.get((*key, model), 0)
+        }
+        due = {key: order for key, order in due.items() if order.claim is None and not order.parked}
+        worn = {key for key, order in due.items() if order.attempts >= limits.work_attempts_max}
+        worker = f"worker-{self.calls}"
+        claims = self.run(self.record.claim(model=model, worker=worker, lease_s=lease_s, count_max=count_max))
+        taken = {(held.scope.tenant, held.scope.subject, model) for held in claims}
+        assert len(taken) == len(claims) <= count_max
+        assert taken <= due.keys() - worn
+        assert bool(claims) or due.keys() == worn or len(worn) >= count_max
+        assert len(claims) == 1 or not any(due[key].attempts for key in taken)
+        if count_max > len(due) and not any(order.attempts for order in due.values()):
+            assert taken == due.keys()
+        listed = self.run(self.record.fetch([ParkedRead()]))[0]
+        assert isinstance(listed, list)
+        parked = {(one.tenant, one.subject, one.model) for one in listed}
+        for key in worn & parked:
+            self.orders[key].parked = True
+        for held in claims:
+            order = self.orders.setdefault((held.scope.tenant, held.scope.subject, model), ModelOrder())
+            order.attempts += 1
+            order.claim = held if lease_s else None
+            assert held.attempts == order.attempts
+            assert held.scope.vector_position == self.vectors.get((*key_of(held), model), 0)
+
+    @rule(reason=st.sampled_from(["", "INTERNAL"]), data=st.data())
+    def release(self, reason: str, data: st.DataObject) -> None:
+        """Give a claim back, failed or not, twice: the second time it is over."""
+        held = [order for order in self.orders.values() if order.claim]
+        if not held:
+            return
+        order = data.draw(st.sampled_from(held))
+        assert order.claim is not None
+        order.attempts -= not reason
+        order.parked = order.attempts >= limits.work_attempts_max
+        assert self.run(self.record.release(order.claim, reason=reason)) == order.parked
+        assert not self.run(self.record.release(order.claim, reason="STORE_CORRUPT"))
+        order.claim = None
+
+    @rule(tenant=tenants, subject=subjects, model=st.sampled_from(MODELS))
+    def unpark(self, tenant: str, subject: str, model: str) -> None:
+        """Free a parked order, if it is one."""
+        order = self.orders.get((tenant, subject, model), ModelOrder())
+        assert self.run(self.record.unpark(tenant, subject=subject, model=model)) == order.parked
+        if order.parked:
+            del self.orders[tenant, subject, model]
 
     @rule(tenant=tenants, session=sessions, data=st.data())
     def put_checkpoint(self, tenant: str, session: str, data: st.DataObject) -> None:
@@ -264,6 +343,7 @@ class RecordMachine(RuleBasedStateMachine):
         """Drop all that is derived and put the items back, in any order."""
         self.run(self.record.drop_derived())
         self.vectors.clear()
+        self.orders.clear()
         self.folds.clear()
         keys = list(self.sessions)
         shuffle.shuffle(keys)
@@ -313,13 +393,55 @@ class RecordMachine(RuleBasedStateMachine):
                 assert memory.vectors == [b"%d" % position for position in range(1, embedded + 1)]
                 if embedded < len(held):
                     waiting[tenant, subject] = len(held) - embedded
-            assert self.run(self.record.fetch([LagRead(model=model)])) == [sum(waiting.values())]
-            if self.calls % 3:
-                lagging = self.run(self.record.lagging(model=model, count_max=99))
-                assert waiting == {
-                    (scope.tenant, scope.subject): scope.position - scope.vector_position for scope in lagging
-                }
+            parked = {key[:2] for key, order in self.orders.items() if order.parked and key[2] == model}
+            lag, listed = self.run(self.record.fetch([LagRead(model=model), ParkedRead()]))
+            assert isinstance(lag, Lag)
+            assert lag.items == sum(items for key, items in waiting.items() if key not in parked)
+            assert lag.parked == len(parked)
+            assert isinstance(listed, list)
+            found = {(one.tenant, one.subject): one.items for one in listed if one.model == model}
+            assert found == {key: waiting[key] for key in parked}
 
 
-TestRecordMachine = RecordMachine.TestCase
-TestRecordMachine.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
+class SqliteMachine(RecordMachine):
+    """On one file."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        super().__init__()
+
+    def make(self) -> Record:
+        """Return a handle on the file."""
+        return SqliteRecord(Path(self.directory.name) / "record.db")
+
+    def teardown(self) -> None:
+        """Close the handles and remove the file."""
+        super().teardown()
+        self.directory.cleanup()
+
+
+class PostgresMachine(RecordMachine):
+    """On one database."""
+
+    server: Postgres
+    database: str
+
+    def __init__(self) -> None:
+        empty(self.server, self.database)
+        super().__init__()
+
+    def make(self) -> Record:
+        """Return a handle on the database."""
+        return PostgresRecord(self.server.dsn(self.database, user=ROLE))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database(postgres_server: Postgres) -> None:
+    """Make a database for the machine that needs one."""
+    PostgresMachine.server, PostgresMachine.database = postgres_server, migrated(postgres_server)
+
+
+TestSqliteMachine = SqliteMachine.TestCase
+TestSqliteMachine.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(deadline=None, max_examples=15, stateful_step_count=30)
