@@ -192,7 +192,7 @@ embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
 
 work_claims_max: Final = 8
-"""Work orders that a projection claims at once: few, since they are lost for a lease when it dies; several, since a
+"""Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
 claim costs an fsync."""
 
 work_lease_s: Final = 30

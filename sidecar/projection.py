@@ -7,8 +7,8 @@ one writes and the other's work is dropped.
 
 What fails is of three kinds. A text that the model cannot embed gets the zero vector and is found by words alone. A
 store or an embedder that cannot just now (an error that carries RetryInfo) is no fault of the order: it goes back, and
-the worker pauses. Any other error is counted against the order, which comes again after a pause that grows, and is
-parked in the end (R21).
+the worker pauses. Any other error is counted against the order, which comes again after a pause that grows, until it is
+parked (R21).
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class EmbeddingProjection:
                 try:
                     await self._advance(claims[0])
                     came_further = True
-                except StandpipeError as error:  # one subject's trouble must not hold up those behind it
-                    if error.retry_after_ms is not None:
+                except Exception as error:  # one subject's trouble, a defect too, must not hold up those behind it
+                    if isinstance(error, StandpipeError) and error.retry_after_ms is not None:
                         unable = error
                     await self._give_back(claims[0], error)
                 claims.pop(0)
@@ -150,10 +150,11 @@ class EmbeddingProjection:
                 return
         await self._record.release(claim)  # our lease had passed, and another worker was quicker
 
-    async def _give_back(self, claim: Claim, error: StandpipeError) -> None:
+    async def _give_back(self, claim: Claim, error: Exception) -> None:
         """Release an order that failed, counted unless its failure was none of its own."""
-        passing = error.retry_after_ms is not None
-        reason, pause_s = ("", _pause_s(0)) if passing else (error.reason, _pause_s(claim.attempts))
+        ours = error if isinstance(error, StandpipeError) else Internal("a defect")
+        passing = ours.retry_after_ms is not None
+        reason, pause_s = ("", _pause_s(0)) if passing else (ours.reason, _pause_s(claim.attempts))
         try:
             parked = await self._record.release(claim, reason=reason, pause_s=pause_s)
         except StandpipeError:
@@ -161,7 +162,8 @@ class EmbeddingProjection:
         if not passing:
             self._telemetry.projection_failures.inc()
             event = "work order parked" if parked else "work order failed"
-            self._telemetry.log.warning(event, reason=error.reason, attempts=claim.attempts)
+            kind = type(error).__name__
+            self._telemetry.log.warning(event, reason=ours.reason, type=kind, attempts=claim.attempts)
 
     async def _embed(self, texts: Sequence[str]) -> list[bytes]:
         try:

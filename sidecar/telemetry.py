@@ -80,15 +80,11 @@ class Telemetry:
         self.hot_revocations = counter("hot_revocations_total", "Hot servers that lost their trust to a commit here.")
         self.commit_lease_waits = counter("commit_lease_waits_total", "Commits that waited for leases to end.")
         self.projection_lag_items = gauge("projection_lag_items", "Items that wait for their vector.")
-        self.projection_lag_seconds = gauge(
-            "projection_lag_seconds", "Age of the oldest item that waits for its vector."
-        )
+        self.projection_lag_seconds = gauge("projection_lag_seconds", "Age of the oldest item without its vector.")
         self.projection_parked = gauge("projection_parked", "Work orders that were parked after too many failures.")
         self.projected_items = counter("projected_items_total", "Items that were given their vector.")
         self.projection_failures = counter("projection_failures_total", "Projection steps and work orders that failed.")
-        self.unembeddable_items = counter(
-            "unembeddable_items_total", "Items that the model cannot embed: zero vectors."
-        )
+        self.unembeddable_items = counter("unembeddable_items_total", "Items that the model could not embed.")
         self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
         self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
         self.info = gauge("build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider")

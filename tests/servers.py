@@ -133,9 +133,9 @@ class Server:
         """Return whether it answers."""
         raise NotImplementedError
 
-    def popen_arguments(self) -> dict[str, Any]:
-        """Return what else the process is started with."""
-        return {}
+    def environment(self) -> dict[str, str]:
+        """Return the environment that it runs in."""
+        return dict(os.environ)
 
     def start(self) -> Self:
         """Start it, and wait until it answers."""
@@ -148,7 +148,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self.popen_arguments(),
+                env=self.environment(),
             )
         _tell("run", self.popen.pid)
         RUNNING[self.name] = self
@@ -243,6 +243,21 @@ def _unprivileged() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
+_STEP_DOWN = "import os, sys; i = int(sys.argv[1]); os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(i); "
+_STEP_DOWN += "os.execv(sys.argv[3], sys.argv[3:])"
+
+
+def _as_unprivileged(command: list[str]) -> list[str]:
+    """Return a command that PostgreSQL's program runs under, if this process is root.
+
+    Not `Popen(user=...)`: that forks with all handlers of this process, and gRPC's do not survive it among threads.
+    """
+    who = _unprivileged()
+    if who is None:
+        return command
+    return [sys.executable, "-IS", "-c", _STEP_DOWN, str(who.pw_uid), str(who.pw_gid), *command]
+
+
 def _within_reach(path: Path) -> bool:
     """Return whether anyone may go down to a path."""
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
@@ -296,21 +311,15 @@ class Postgres(Server):
         self._initialise()
 
     def _initialise(self) -> None:
-        command = ["initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
-        command[0] = str(postgres_bin() / "initdb")
-        done = subprocess.run(
-            command, cwd=self.directory, capture_output=True, text=True, check=False, **self.popen_arguments()
-        )
+        options = ["-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        command = _as_unprivileged([str(postgres_bin() / "initdb"), *options])
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DidNotStart(done.stderr)
 
-    def popen_arguments(self) -> dict[str, Any]:
-        owner = _unprivileged()
-        return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
-
     def command(self) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self.settings.items()]
-        return [str(postgres_bin() / "postgres"), "-D", str(self.data), *settings]
+        return _as_unprivileged([str(postgres_bin() / "postgres"), "-D", str(self.data), *settings])
 
     def ready(self) -> bool:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sidecar import errors as server_errors
-from sidecar.cli import demo, doctor, evaluate, migrate, model, policy, rebuild, serve, session
+from sidecar.cli import demo, doctor, evaluate, migrate, model, policy, rebuild, serve, session, work
 from sidecar.cli.failure import exit_code, line
 from sidecar.cli.show import stderr
 from standpipe import errors as client_errors
@@ -43,6 +43,7 @@ def cli() -> None:
 
 for command in (
     serve.serve,
+    work.work,
     doctor.doctor,
     demo.demo,
     model.model,
@@ -52,6 +53,7 @@ for command in (
     session.events,
     session.replay,
     session.info,
+    work.parked,
     migrate.migrate,
     rebuild.rebuild,
     evaluate.evaluate,

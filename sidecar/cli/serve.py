@@ -46,10 +46,10 @@ def setting_flags(command: C) -> C:
 @click.option("--config", "path", metavar="FILE", help=f"A YAML file of settings; also {config.CONFIG_VARIABLE}.")
 @click.option("--print-config", is_flag=True, help="Print the settings in force, as YAML, and exit.")
 @click.pass_context
-def serve(ctx: click.Context, /, *, path: str | None, print_config: bool, **flags: Any) -> None:
+def serve(ctx: click.Context, /, *, path: str | None, print_config: bool, **given: Any) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Logs go to stderr, one JSON object a line."""
     try:
-        settings = config.load(path=path, environment=os.environ, flags=flags)
+        settings = config.load(path=path, environment=os.environ, flags=given)
         if print_config:
             plain = {name: [*value] if isinstance(value, tuple) else value for name, value in settings.masked().items()}
             click.echo(yaml.safe_dump(plain, sort_keys=False), nl=False)
@@ -63,6 +63,15 @@ def serve(ctx: click.Context, /, *, path: str | None, print_config: bool, **flag
 async def _run(settings: config.Config) -> None:
     from sidecar.server import Server
 
+    stop = stopping(settings)
+    async with Server(settings) as server:
+        await stop.wait()
+        server.telemetry.log.info("draining", drain_ms=settings.drain_ms)
+    server.telemetry.log.info("stopped")
+
+
+def stopping(settings: config.Config) -> asyncio.Event:
+    """Prepare the process: return what a first SIGTERM or SIGINT sets, and log what libraries say as our lines."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -76,10 +85,7 @@ async def _run(settings: config.Config) -> None:
         loop.add_signal_handler(one, ask)
     logging.basicConfig(handlers=[_Library(Log(level=settings.log_level))], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
-    async with Server(settings) as server:
-        await stop.wait()
-        server.telemetry.log.info("draining", drain_ms=settings.drain_ms)
-    server.telemetry.log.info("stopped")
+    return stop
 
 
 class _Library(logging.Handler):

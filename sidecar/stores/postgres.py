@@ -74,7 +74,6 @@ from sidecar.stores.record import (
     LagRead,
     NewEvent,
     NewItem,
-    ParkedOrder,
     ParkedRead,
     PoliciesRead,
     PolicyRead,
@@ -98,6 +97,7 @@ from sidecar.stores.rows import (
     grant_of,
     head_of,
     item_of,
+    parked_of,
     policy_of,
     route_of,
     sections,
@@ -462,18 +462,7 @@ def _read_lag(read: LagRead) -> _Asked:
 
 
 def _read_parked(read: ParkedRead) -> _Asked:
-    def order(row: Row) -> ParkedOrder:
-        return ParkedOrder(
-            tenant=row[0],
-            subject=row[1],
-            model=row[2],
-            items=row[3],
-            since_us=row[4],
-            parked_at_us=row[5],
-            reason=row[6],
-        )
-
-    return _Asked(_WORKER, [("parked", (*read.after, read.count_max))], _each(order))
+    return _Asked(_WORKER, [("parked", (*read.after, read.count_max))], _each(parked_of))
 
 
 def _read_grants(_read: GrantsRead) -> _Asked:

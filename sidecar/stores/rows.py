@@ -15,7 +15,16 @@ from typing import Any
 
 from sidecar.errors import StoreCorrupt
 from sidecar.stores.grants import Grant
-from sidecar.stores.record import EventKind, Head, NewItem, StoredEvent, StoredItem, StoredPolicy, StoredRoute
+from sidecar.stores.record import (
+    EventKind,
+    Head,
+    NewItem,
+    ParkedOrder,
+    StoredEvent,
+    StoredItem,
+    StoredPolicy,
+    StoredRoute,
+)
 
 
 def sections(file: str, label: str) -> dict[str, str]:
@@ -96,6 +105,19 @@ def policy_of(row: Sequence[Any]) -> StoredPolicy:
 def route_of(row: Sequence[Any]) -> StoredRoute:
     """Return where a route points."""
     return StoredRoute(name=row[0], policy_name=row[1], policy_version=row[2])
+
+
+def parked_of(row: Sequence[Any]) -> ParkedOrder:
+    """Return a parked work order."""
+    return ParkedOrder(
+        tenant=row[0],
+        subject=row[1],
+        model=row[2],
+        items=row[3],
+        since_us=row[4],
+        parked_at_us=row[5],
+        reason=row[6],
+    )
 
 
 def grant_of(row: Sequence[Any]) -> Grant:

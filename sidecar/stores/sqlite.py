@@ -95,6 +95,7 @@ from sidecar.stores.rows import (
     grant_of,
     head_of,
     item_of,
+    parked_of,
     policy_of,
     route_of,
     sections,
@@ -323,18 +324,7 @@ def _read_lag(db: sqlite3.Connection, read: LagRead) -> Lag:
 
 
 def _read_parked(db: sqlite3.Connection, read: ParkedRead) -> Sequence[ParkedOrder]:
-    return [
-        ParkedOrder(
-            tenant=row[0],
-            subject=row[1],
-            model=row[2],
-            items=row[3],
-            since_us=row[4],
-            parked_at_us=row[5],
-            reason=row[6],
-        )
-        for row in db.execute(SQL["parked"], (*read.after, read.count_max))
-    ]
+    return [parked_of(row) for row in db.execute(SQL["parked"], (*read.after, read.count_max))]
 
 
 _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] = {
@@ -564,7 +554,7 @@ def _release(db: sqlite3.Connection, claim: Claim, reason: str, pause_s: float) 
 
 
 def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bool:
-    return db.execute(SQL["unpark"], (tenant, subject, model)).rowcount > 0
+    return bool(db.execute(SQL["unpark"], (tenant, subject, model)).rowcount)
 
 
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:

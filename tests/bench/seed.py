@@ -106,7 +106,8 @@ async def memories(record: SqliteRecord, subject: str, texts: list[str], counter
 async def embed(record: SqliteRecord, model_id: str, vectors: np.ndarray) -> None:
     """Give all items that wait for a vector one of these, over and over, each a little turned."""
     noise = np.random.default_rng(7)
-    for scope in await record.lagging(model=model_id, count_max=1000):
+    claims = await record.claim(model=model_id, worker="seed", lease_s=600, count_max=1000)
+    for scope in (claim.scope for claim in claims):
         at = scope.vector_position
         while at < scope.position:
             n = min(4096, scope.position - at)

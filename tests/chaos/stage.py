@@ -38,11 +38,11 @@ class Sidecar(Server):
     def command(self) -> list[str]:
         return [sys.executable, "-m", "tests.chaos.planted", str(self._config), self._plant]
 
-    def popen_arguments(self) -> dict:
+    def environment(self) -> dict[str, str]:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python"}
         if self._plant == "ack_before_durable":
             environment["PGOPTIONS"] = "-c synchronous_commit=off"
-        return {"env": environment}
+        return environment
 
     def ready(self) -> bool:
         try:

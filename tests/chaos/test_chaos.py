@@ -21,8 +21,8 @@ def _played(run: Run) -> set[str]:
     """Play a run, print its report, and return the kinds of its violations."""
     history, violations = play(run)
     report(run, history, violations)
-    assert {one.outcome for one in history.ops if one.kind == "commit"} >= {"ok", "refused"}
-    assert any(one.outcome == "ok" for one in history.ops if one.kind == "hydrate")
+    for kind in ("commit", "hydrate"):
+        assert any(one.outcome == "ok" for one in history.ops if one.kind == kind)
     return {one.kind for one in violations}
 
 

@@ -10,6 +10,7 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -36,15 +37,18 @@ from sidecar.finding import Outcome
 from sidecar.stores.record import (
     Appended,
     Checkpoint,
+    Claim,
     EventKind,
     EventsRead,
     GrantsRead,
     GrantsState,
     Head,
     HeadRead,
+    Lag,
     LagRead,
     NewEvent,
     NewItem,
+    ParkedRead,
     PoliciesRead,
     PolicyRead,
     Read,
@@ -97,6 +101,10 @@ class RawRecord(ABC):
     @abstractmethod
     def set_updated_at(self, tenant: str, session: str, updated_at_us: int) -> None:
         """Pretend that a session's last event was committed at another time."""
+
+    @abstractmethod
+    def stalled(self, record: Record, event: NewEvent) -> AbstractAsyncContextManager[asyncio.Future[Appended]]:
+        """Append an event through a handle, and hold its transaction right before the commit until the block ends."""
 
     @abstractmethod
     def keys(self) -> Mapping[str, Sequence[str]]:
@@ -177,6 +185,34 @@ async def scope_of(record: Record, subject: str = "ana", *, tenant: str = "acme"
     return await one(record, ScopeRead(tenant=tenant, subject=subject, **values), ScopeState)
 
 
+async def waiting(record: Record, *, model: str = MODEL) -> int:
+    """Return how many items wait for their vector."""
+    return (await one(record, LagRead(model=model), Lag)).items
+
+
+async def claim(
+    record: Record, *, model: str = MODEL, worker: str = "worker", lease_s: float = 3600, count_max: int = 9
+) -> Sequence[Claim]:
+    """Claim work orders."""
+    return await record.claim(model=model, worker=worker, lease_s=lease_s, count_max=count_max)
+
+
+async def orders(record: Record, *, model: str = MODEL, count_max: int = 9) -> list[Scope]:
+    """Return the work orders that are due, and leave them so."""
+    claims = await claim(record, model=model, worker=fresh("looker"), count_max=count_max)
+    for held in claims:
+        assert not await record.release(held)
+    return [held.scope for held in claims]
+
+
+async def park(record: Record, subject: str = "ana") -> None:
+    """Fail the order of a subject, the only one that is due, until it is parked."""
+    for attempt in range(1, limits.work_attempts_max + 1):
+        (held,) = await claim(record)
+        assert (held.scope.subject, held.attempts) == (subject, attempt)
+        assert await record.release(held, reason="STORE_CORRUPT") == (attempt == limits.work_attempts_max)
+
+
 async def outcomes(*calls: Awaitable[Appended]) -> tuple[list[Appended], list[BaseException]]:
     """Run appends at once and return those that succeeded and the errors of the others."""
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -211,13 +247,13 @@ class RecordSuite:
 
     async def test_r01_an_append_writes_all_its_parts(self, record: Record, raw: RawRecord) -> None:
         """An append leaves the event, its receipt, its call, its items and its work order (R1, P1)."""
-        await record.lagging(model=MODEL, count_max=1)
+        await orders(record, count_max=1)
         event = turn(texts=["one", "two"], opened_calls=["call"])
         appended = await record.append(event)
         (found,) = await log(record)
         assert (found.body, found.request_id, found.kind) == (event.body, event.request_id, event.kind)
         assert (await scope_of(record)).items == stored(event.items, found)
-        assert [scope.position for scope in await record.lagging(model=MODEL, count_max=9)] == [2]
+        assert [scope.position for scope in await orders(record)] == [2]
         assert await record.append(event) == replace(appended, replayed=True)
         rows = raw.rows()
         assert [rows[name] for name in ("events", "items", "tool_calls", "work")] == [1, 2, 1, 1]
@@ -421,6 +457,28 @@ class RecordSuite:
         await asyncio.gather(*writes)
         assert seen == list(range(1, sum(number % 4 for number in range(120)) + 1))
 
+    async def test_r06_a_late_commit_is_not_missed(self, record: Record, reopen: Reopen, raw: RawRecord) -> None:
+        """While an append is about to commit, a worker and what comes behind leave its place to it (R6, R13, P9)."""
+
+        async def work() -> list[bytes]:
+            done = 0
+            while done < 2:
+                memory = await scope_of(record)
+                assert [item.position for item in memory.items] == list(range(1, memory.position + 1))
+                scope = Scope(tenant="acme", subject="ana", position=memory.position, vector_position=done)
+                texts = [item.text.encode() for item in memory.items[done:]]
+                if texts and await record.put_vectors(scope, model=MODEL, vectors=texts):
+                    done += len(texts)
+                await asyncio.sleep(0.005)
+            return list((await scope_of(record)).vectors)
+
+        async with raw.stalled(await reopen(), turn("late", texts=["late"])) as late:
+            worker = asyncio.ensure_future(work())
+            soon = asyncio.ensure_future(record.append(turn("soon", texts=["soon"])))
+            await asyncio.sleep(0.2)
+        assert [(await append).position for append in (late, soon)] == [1, 2]
+        assert await worker == [b"late", b"soon"]
+
     # --- R7 ---
 
     async def test_r07_a_session_keeps_its_subject(self, record: Record) -> None:
@@ -500,14 +558,17 @@ class RecordSuite:
             PoliciesRead(tenant="acme"),
             RouteRead(tenant="acme", name="none"),
             RoutesRead(tenant="acme"),
+            ParkedRead(),
             LagRead(model=MODEL),
             there,
         ]
-        head, *middle, same = await record.fetch(reads)
+        head, *middle, lag, same = await record.fetch(reads)
         assert isinstance(head, Head)
         assert head == same
         nothing = ScopeState(position=0, vector_position=0, items=[], vectors=[])
-        assert middle == [None, None, None, [], nothing, None, None, [], None, [], 1]
+        assert middle == [None, None, None, [], nothing, None, None, [], None, [], []]
+        assert isinstance(lag, Lag)
+        assert lag.items == 1
         assert await record.fetch([]) == []
 
     async def test_r11_a_batch_sees_one_snapshot(self, record: Record, reopen: Reopen) -> None:
@@ -691,42 +752,87 @@ class RecordSuite:
 
     # --- R14 ---
 
-    async def test_r14_lagging_names_the_oldest_first(self, record: Record) -> None:
+    async def test_r14_the_oldest_order_is_the_first(self, record: Record) -> None:
         """Subjects wait in the order of their oldest item without a vector, and leave when they have all (R14)."""
         for subject in ("a", "b", "a", "c"):
             await record.append(turn(fresh("s"), subject=subject, texts=["x", "y"]))
             await asyncio.sleep(0.001)
 
-        async def waiting(count_max: int = 9) -> list[tuple[str, int, int]]:
-            scopes = await record.lagging(model=MODEL, count_max=count_max)
-            assert await record.fetch([LagRead(model=MODEL)]) == [
-                sum(scope.position - scope.vector_position for scope in await record.lagging(model=MODEL, count_max=9))
-            ]
+        async def due(count_max: int = 9) -> list[tuple[str, int, int]]:
+            scopes = await orders(record, count_max=count_max)
+            behind = sum(scope.position - scope.vector_position for scope in await orders(record))
+            assert await waiting(record) == behind
             return [(scope.subject, scope.position, scope.vector_position) for scope in scopes]
 
-        assert await waiting() == [("a", 4, 0), ("b", 2, 0), ("c", 2, 0)]
-        assert await waiting(1) == [("a", 4, 0)]
-        (first,) = await record.lagging(model=MODEL, count_max=1)
+        assert await due() == [("a", 4, 0), ("b", 2, 0), ("c", 2, 0)]
+        assert await due(1) == [("a", 4, 0)]
+        (first,) = await orders(record, count_max=1)
         assert await record.put_vectors(first, model=MODEL, vectors=[b"1", b"2"])
-        assert await waiting() == [("b", 2, 0), ("a", 4, 2), ("c", 2, 0)]
-        for scope in await record.lagging(model=MODEL, count_max=9):
+        assert await due() == [("b", 2, 0), ("a", 4, 2), ("c", 2, 0)]
+        for scope in await orders(record):
             count = scope.position - scope.vector_position
             assert await record.put_vectors(scope, model=MODEL, vectors=[b"v"] * count)
-        assert await waiting() == []
+        assert await due() == []
         await record.append(turn(fresh("s"), subject="b"))
-        assert await waiting() == [("b", 3, 2)]
+        assert await due() == [("b", 3, 2)]
+
+    async def test_r14_an_order_has_one_holder(self, record: Record, reopen: Reopen) -> None:
+        """Of 32 workers through two handles each order goes to one, and comes back when its lease has passed (R14)."""
+        for number in range(6):
+            await record.append(turn(fresh("s"), subject=f"subject-{number}"))
+        records = [record, await reopen()]
+        claimed = await asyncio.gather(
+            *(claim(records[number % 2], worker=f"worker-{number}", count_max=2) for number in range(RACERS))
+        )
+        assert sorted(len(claims) for claims in claimed) == [0] * 29 + [2] * 3
+        assert len({held.scope.subject for claims in claimed for held in claims}) == 6
+        assert await claim(record) == []
+        await record.append(turn(fresh("s"), subject="subject-6"))
+        (short,) = await claim(record, lease_s=0)
+        (again,) = await claim(record, worker="another")
+        assert (again.scope, again.worker, again.attempts) == (short.scope, "another", 2)
+
+    async def test_r14_vectors_end_a_claim(self, record: Record) -> None:
+        """A put that succeeds frees its order, whoever holds it, and what is left of it is due at once (R14)."""
+        await record.append(turn(texts=["a", "b", "c"]))
+        (held,) = await claim(record)
+        assert await record.put_vectors(held.scope, model=MODEL, vectors=[b"1"])
+        (rest,) = await claim(record, worker="another")
+        assert (rest.scope.vector_position, rest.attempts) == (1, 1)
+        assert not await record.put_vectors(held.scope, model=MODEL, vectors=[b"1"])
+        assert await claim(record) == []
+        late = replace(held.scope, vector_position=1)
+        assert await record.put_vectors(late, model=MODEL, vectors=[b"2", b"3"])
+        assert not await record.release(rest, reason="INTERNAL")
+        assert await waiting(record) == 0
+        await record.append(turn())
+        (new,) = await claim(record)
+        assert new.attempts == 1
+
+    async def test_r14_the_lag_has_an_age(self, record: Record) -> None:
+        """The lag counts items, and its age is that of the oldest, before a model is in use and after (R14)."""
+        assert await one(record, LagRead(model=MODEL), Lag) == Lag(items=0, age_s=0, parked=0)
+        await record.append(turn(texts=["a", "b"]))
+        await asyncio.sleep(0.01)
+        for _ in range(2):
+            lag = await one(record, LagRead(model=MODEL), Lag)
+            assert (lag.items, lag.parked) == (2, 0)
+            assert 0.01 <= lag.age_s < 60
+            (held,) = await claim(record, lease_s=0)
+        assert await record.put_vectors(held.scope, model=MODEL, vectors=[b"1", b"2"])
+        assert await one(record, LagRead(model=MODEL), Lag) == Lag(items=0, age_s=0, parked=0)
 
     async def test_r14_every_model_has_its_own_lag(self, record: Record, reopen: Reopen) -> None:
         """A model that comes into use later, through any handle, lags behind all that is there (R14)."""
         await record.append(turn(texts=["a", "b"]))
-        (scope,) = await record.lagging(model=MODEL, count_max=9)
+        (scope,) = await orders(record)
         assert await record.put_vectors(scope, model=MODEL, vectors=[b"1", b"2"])
-        assert await record.fetch([LagRead(model=MODEL), LagRead(model="newer")]) == [0, 2]
+        assert [await waiting(record), await waiting(record, model="newer")] == [0, 2]
         other = await reopen()
-        assert await other.lagging(model="newer", count_max=9) == [scope]
+        assert await orders(other, model="newer") == [scope]
         await record.append(turn())
-        assert [found.position for found in await record.lagging(model=MODEL, count_max=9)] == [3]
-        assert await other.fetch([LagRead(model=MODEL), LagRead(model="newer")]) == [1, 3]
+        assert [found.position for found in await orders(record)] == [3]
+        assert [await waiting(other), await waiting(other, model="newer")] == [1, 3]
 
     # --- R15 ---
 
@@ -738,7 +844,7 @@ class RecordSuite:
             await record.append(event)
             found = (await log(record, event.session))[-1]
             made.append((event.subject, found, event.items))
-        for scope in await record.lagging(model=MODEL, count_max=9):
+        for scope in await orders(record):
             await record.put_vectors(scope, model=MODEL, vectors=[b"v"] * scope.position)
         fold = Checkpoint(session="s0", tokenizer="o", version=1, weight_bytes=0, body=b"fold")
         await record.put_checkpoint("acme", fold)
@@ -755,7 +861,7 @@ class RecordSuite:
         assert raw.rows() == {name: 0 if name in derived else count for name, count in before.items()}
         assert [await log(record, f"s{number}") for number in range(3)] == logs
         assert await scope_of(record) == ScopeState(position=0, vector_position=0, items=[], vectors=[])
-        assert await record.lagging(model=MODEL, count_max=9) == []
+        assert await orders(record) == []
         state = await one(record, SessionRead(tenant="acme", session="s0", tokenizer="o"), SessionState)
         assert (state.checkpoint, len(state.events)) == (None, 4)
         with pytest.raises(InvalidField):
@@ -785,7 +891,7 @@ class RecordSuite:
             assert memory.items[: old.position] == old.items
             assert memory.vector_position == 0
         assert (await scope_of(record)).items[-1].text == "meanwhile"
-        lagging = await record.lagging(model=MODEL, count_max=9)
+        lagging = await orders(record)
         assert {scope.subject: scope.position for scope in lagging} == {
             "ana": appended.position,
             "bob": before["bob"].position,
@@ -1028,6 +1134,101 @@ class RecordSuite:
         assert [(row.slot_from, row.incarnation) for row in rows] == [(n, f"server-{n}") for n in range(RACERS)]
         assert len({row.grant for row in rows}) == RACERS
         assert max(row.usable_at_us for row in rows) < time.time_ns() // 1000 + 60_000_000
+
+    # --- R21 ---
+
+    async def test_r21_a_release_gives_the_order_back(self, record: Record) -> None:
+        """A release without a reason leaves but its pause, and a release of a claim that is over does nothing (R21)."""
+        await record.append(turn())
+        (first,) = await claim(record)
+        assert not await record.release(first, pause_s=3600)
+        assert await claim(record) == []
+        assert await waiting(record) == 1
+        await record.append(turn(fresh("s"), subject="bob"))
+        for _ in range(2 * limits.work_attempts_max):
+            (held,) = await claim(record)
+            assert (held.scope.subject, held.attempts) == ("bob", 1)
+            assert not await record.release(held)
+        (held,) = await claim(record)
+        for over in (first, replace(held, worker="another"), replace(held, until_us=held.until_us + 1)):
+            assert not await record.release(over, reason="INTERNAL")
+        assert await claim(record) == []
+
+    async def test_r21_what_fails_again_and_again_is_parked(self, record: Record) -> None:
+        """After work_attempts_max failures an order is kept, shown and handed out to nobody; others go on (R21)."""
+        await record.append(turn(texts=["a", "b"]))
+        (event,) = await log(record)
+        await park(record)
+        assert await claim(record) == []
+        (parked,) = await one(record, ParkedRead(), list)
+        assert (parked.tenant, parked.subject, parked.model, parked.items) == ("acme", "ana", MODEL, 2)
+        assert (parked.since_us, parked.reason) == (event.committed_at_us, "STORE_CORRUPT")
+        assert event.committed_at_us <= parked.parked_at_us < event.committed_at_us + 60_000_000
+        assert await one(record, LagRead(model=MODEL), Lag) == Lag(items=0, age_s=0, parked=1)
+        await record.append(turn(fresh("s"), subject="bob"))
+        assert [scope.subject for scope in await orders(record)] == ["bob"]
+
+    async def test_r21_new_items_do_not_free_a_parked_order(self, record: Record) -> None:
+        """Items that its subject gains join a parked order; unparked it is due, and has never failed (R21)."""
+        await record.append(turn())
+        await park(record)
+        await record.append(turn())
+        assert await claim(record) == []
+        (parked,) = await one(record, ParkedRead(), list)
+        assert parked.items == 2
+        assert not await record.unpark("rival", subject="ana", model=MODEL)
+        assert await record.unpark("acme", subject="ana", model=MODEL)
+        assert not await record.unpark("acme", subject="ana", model=MODEL)
+        assert await one(record, ParkedRead(), list) == []
+        assert await waiting(record) == 2
+        (held,) = await claim(record)
+        assert (held.scope.position, held.attempts) == (2, 1)
+
+    async def test_r21_vectors_free_a_parked_order(self, record: Record) -> None:
+        """A worker whose claim was over may still put vectors, and then the order is parked no longer (R21)."""
+        await record.append(turn(texts=["a", "b"]))
+        await park(record)
+        scope = Scope(tenant="acme", subject="ana", position=2, vector_position=0)
+        assert await record.put_vectors(scope, model=MODEL, vectors=[b"1"])
+        assert await one(record, ParkedRead(), list) == []
+        (held,) = await claim(record)
+        assert (held.scope.vector_position, held.attempts) == (1, 1)
+
+    async def test_r21_an_order_that_kills_its_workers_is_parked(self, record: Record) -> None:
+        """Claims that nobody ended count, and an order tried before is handed out alone, until it is parked (R21)."""
+        await record.append(turn("s1", subject="deadly"))
+        (lost,) = await claim(record, lease_s=0)
+        for subject in ("a", "b"):
+            await record.append(turn(fresh("s"), subject=subject))
+        for attempt in range(2, limits.work_attempts_max + 1):
+            (lost,) = await claim(record, lease_s=0)
+            assert (lost.scope.subject, lost.attempts) == ("deadly", attempt)
+        assert [(held.scope.subject, held.attempts) for held in await claim(record)] == [("a", 1), ("b", 1)]
+        (parked,) = await one(record, ParkedRead(), list)
+        assert (parked.subject, parked.reason) == ("deadly", "")
+
+    async def test_r21_an_order_tried_before_waits_for_its_turn(self, record: Record) -> None:
+        """Behind fresh orders one that failed is left for a claim of its own (R21)."""
+        for subject in ("a", "b", "c"):
+            await record.append(turn(fresh("s"), subject=subject))
+            await asyncio.sleep(0.001)
+        first, second, _ = claims = await claim(record)
+        await record.release(second, reason="INTERNAL")
+        for held in (first, claims[2]):
+            await record.release(held)
+        assert [held.scope.subject for held in await claim(record)] == ["a"]
+        assert [(held.scope.subject, held.attempts) for held in await claim(record)] == [("b", 2)]
+        assert [held.scope.subject for held in await claim(record)] == ["c"]
+
+    async def test_r21_parked_orders_are_listed(self, record: Record) -> None:
+        """Parked orders of all tenants come by (tenant, subject, model), in pages that join (R21)."""
+        for tenant, subject in (("b", "x"), ("a", "y"), ("a", "x")):
+            await record.append(turn(fresh("s"), tenant=tenant, subject=subject))
+            await park(record, subject)
+        seen: list[tuple[str, str, str]] = []
+        while page := await one(record, ParkedRead(after=seen[-1] if seen else ("", "", ""), count_max=2), list):
+            seen += [(order.tenant, order.subject, order.model) for order in page]
+        assert seen == [("a", "x", MODEL), ("a", "y", MODEL), ("b", "x", MODEL)]
 
     # --- R22 ---
 

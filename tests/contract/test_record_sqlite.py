@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +34,7 @@ from sidecar.errors import (
     ToolResultWithoutCall,
     VersionConflict,
 )
-from sidecar.stores.record import Appended, HeadRead, Record, ScopeRead, SessionRead
+from sidecar.stores.record import Appended, HeadRead, NewEvent, Record, ScopeRead, SessionRead
 from sidecar.stores.sqlite import APPLICATION_ID, ERRORS, READERS, SCHEMA, SQL, SqliteRecord, store_error
 from tests.contract.record_suite import RawRecord, RecordSuite, Reopen, item, log, scope_of, turn
 
@@ -72,6 +72,23 @@ class RawSqlite(RawRecord):
             tenant,
             session,
         )
+
+    @asynccontextmanager
+    async def stalled(self, record: Record, event: NewEvent) -> AsyncIterator[asyncio.Future[Appended]]:
+        assert isinstance(record, SqliteRecord)
+        written, gate = threading.Event(), threading.Event()
+        with holding(threading.Event(), record) as before:
+            await asyncio.sleep(0.05)
+            append = asyncio.ensure_future(record.append(event))
+            await asyncio.sleep(0)
+            after = asyncio.ensure_future(record._write(lambda _: written.set() or gate.wait(30)))
+            await asyncio.sleep(0)
+        try:
+            assert await asyncio.to_thread(written.wait, 10)
+            yield append
+        finally:
+            gate.set()
+            await asyncio.gather(before, after)
 
     def keys(self) -> Mapping[str, Sequence[str]]:
         indexes = self.execute("SELECT i.name FROM sqlite_schema t, pragma_index_list(t.name) i WHERE t.type = 'table'")

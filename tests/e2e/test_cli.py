@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
@@ -57,11 +58,11 @@ def run(*arguments: str, stdin: str = "", **changes: str) -> subprocess.Complete
 
 
 class Serving:
-    """A `standpipe serve` process."""
+    """A `standpipe serve` process, or one of another command that runs until it is told to end."""
 
-    def __init__(self, *flags: str, **changes: str) -> None:
+    def __init__(self, *flags: str, command: str = "serve", **changes: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sidecar", "serve", *flags],
+            [sys.executable, "-m", "sidecar", command, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -141,9 +142,10 @@ def test_serve_ends_while_a_call_hangs_on(tmp_path: Path) -> None:
         assert serving.end()[0] == 0
 
 
-def test_every_setting_has_a_flag() -> None:
-    """The help of serve names each field of the configuration with what it means."""
-    shown = " ".join(run("serve", "--help").stdout.split())
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_every_setting_has_a_flag(command: str) -> None:
+    """The help of what takes settings names each field of the configuration with what it means."""
+    shown = " ".join(run(command, "--help").stdout.split())
     for setting in dataclasses.fields(Config):
         assert f"--{setting.name.replace('_', '-')} " in shown
         assert setting.metadata["doc"].split(";")[0].split(":")[0] in shown
@@ -404,6 +406,71 @@ def test_rebuild_tells_a_broken_chain(server: Serving, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "STORE_CORRUPT" in done.stderr
     assert run("rebuild", "--record", f"sqlite:{tmp_path}/none.db").returncode == 2
+
+
+def test_work_is_left_to_workers(tmp_path: Path) -> None:
+    """A sidecar with `project: false` embeds nothing, `work --once` does it all, and recall has every vector (P9)."""
+    record = f"sqlite:{tmp_path / 'record.db'}"
+    serving = Serving("--listen", "127.0.0.1:0", "--http", "", "--record", record, "--project", "false")
+    commit(serving, "s")
+    assert "2 items wait" in call(serving, "info")
+    done = run("work", "--once", "--record", record, "--http", "")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["started", "stopped"]
+    assert "0 items wait" in call(serving, "info")
+    assert serving.end()[0] == 0
+
+
+def test_work_ends_at_a_signal(tmp_path: Path) -> None:
+    """A worker is ready and counts on its HTTP port, and a signal ends it with exit code 0."""
+    flags = ("--record", f"sqlite:{tmp_path / 'record.db'}", "--http", "127.0.0.1:0")
+    working = Serving(*flags, command="work")
+    for page, shown in (("readyz", "ok"), ("metrics", "standpipe_projection_lag_seconds 0.0")):
+        with urllib.request.urlopen(f"http://{working.started['http']}/{page}", timeout=WAIT_S) as answer:
+            assert shown in answer.read().decode()
+    code, out, log = working.end()
+    assert (code, out, [json.loads(line)["event"] for line in log.splitlines()]) == (0, "", ["stopped"])
+
+
+def test_work_needs_a_model(tmp_path: Path) -> None:
+    """Without an embedder there is nothing to work on: exit code 2, and the setting's name."""
+    done = run("work", "--record", f"sqlite:{tmp_path / 'record.db'}", "--http", "", "--embedder", "none")
+    assert done.returncode == 2
+    assert "CONFIG_INVALID in embedder" in done.stderr
+
+
+def test_parked_orders_are_shown_and_tried_again(tmp_path: Path) -> None:
+    """`parked` lists ids in whole and reasons, `work --once` ends with 1, and `--retry` has the work done."""
+    path = tmp_path / "record.db"
+    record, subject = f"sqlite:{path}", "a-subject-with-a-name-that-is-longer-than-any-column"
+    serving = Serving("--listen", "127.0.0.1:0", "--http", "", "--record", record, "--project", "false")
+    call(serving, "commit", "s", "--subject", subject, "--user", "Hi.", "--append")
+    serving.end()
+    once = ("work", "--once", "--record", record, "--http", "")
+    model = f"SELECT tenant, subject, '{'m' * 40}', 1, 1700000100000000, 'STORE_CORRUPT' FROM sessions"
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"INSERT INTO work (tenant, subject, model, since_us, parked_at_us, reason) {model}")
+    shown = run("parked", "--record", record).stdout
+    assert "2023-11-14 22:15:00" in shown
+    assert subject in "".join(line[slice(*_column(shown, "subject", "model"))].strip() for line in shown.splitlines())
+    (order,) = json.loads(run("parked", "--record", record, "--json").stdout)
+    assert (order["subject"], order["model"], order["items"]) == (subject, "m" * 40, 1)
+    assert (order["reason"], order["parked_at"]) == ("STORE_CORRUPT", "2023-11-14T22:15:00.000Z")
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        assert run(*once).returncode == 0, "what is parked for another model is not this one's"
+        (real,) = db.execute("SELECT model FROM models").fetchone()
+        db.execute("UPDATE work SET model = ?", (real,))
+        db.execute("DELETE FROM vectors")
+    assert run(*once).returncode == 1
+    assert "1 will be tried again" in run("parked", "--record", record, "--retry").stdout
+    assert run("parked", "--record", record).stdout == "no work order is parked\n"
+    assert run(*once).returncode == 0
+    assert run("parked", "--record", f"sqlite:{tmp_path}/none.db").returncode == 2
+
+
+def _column(table: str, name: str, following: str) -> tuple[int, int]:
+    head = table.splitlines()[0]
+    return head.index(name), head.index(following)
 
 
 def test_eval_tells_an_empty_directory(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ BAD: list[tuple[str, Any]] = [
     ("embed_threads", "9" * 5000),
     ("tokenizers", ""),
     ("tokenizers", ","),
+    ("project", "maybe"),
     ("reflection", "maybe"),
     ("log_level", "debug"),
     ("drain_ms", "-1"),

@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import pytest
 
 from sidecar import limits, recall
 from sidecar.embed import Embedder, EmbedQueue, Vector
-from sidecar.errors import Overloaded, StoreUnavailable
+from sidecar.errors import Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.model import Model
-from sidecar.projection import EmbeddingProjection
-from sidecar.stores.record import Record, Scope, ScopeRead, ScopeState
+from sidecar.projection import EmbeddingProjection, _pause_s
+from sidecar.stores import sqlite
+from sidecar.stores.record import ParkedRead, Record, ScopeRead, ScopeState
 from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
-from tests.contract.record_suite import turn
+from tests.contract.record_suite import claim, orders, turn
 
 MODEL = "test@1/fp32"
 
@@ -57,7 +58,7 @@ async def record(tmp_path: Path) -> AsyncIterator[Record]:
     """Open a store."""
     store = SqliteRecord(tmp_path / "record.db")
     await store.open()
-    await store.lagging(model=MODEL, count_max=1)
+    await orders(store, model=MODEL)
     yield store
     await store.close()
 
@@ -108,12 +109,12 @@ async def test_every_item_gets_its_own_vector(record: Record, worker: Worker) ->
         await record.append(turn(f"s-{number % 3}", texts=[f"text {number}", "x" * number + "y"]))
     await record.append(turn("t", tenant="rival", subject="bob", texts=["theirs"]))
     projection = worker()
-    assert await projection.lag() == 2 * (limits.embed_batch_max + 9) + 1
+    assert (await projection.lag()).items == 2 * (limits.embed_batch_max + 9) + 1
     await drained(projection)
     for subject, tenant in (("ana", "acme"), ("bob", "rival")):
         found, texts = await vectors(record, subject, tenant)
         assert found == [packed(text) for text in texts]
-    assert await projection.lag() == 0
+    assert (await projection.lag()).items == 0
     assert metric(projection, "projection_lag_items") == 0
     assert metric(projection, "projected_items_total") == 2 * (limits.embed_batch_max + 9) + 1
 
@@ -129,17 +130,17 @@ async def test_two_workers_put_each_vector_once(record: Record, worker: Worker) 
         found, texts = await vectors(record, f"subject-{number}")
         assert found == [packed(text) for text in texts]
     assert sum(metric(one, "projected_items_total") for one in workers) == 150
-    assert await workers[0].lag() == 0
+    assert (await workers[0].lag()).items == 0
 
 
 async def test_a_batch_that_another_worker_wrote_is_dropped(record: Record, worker: Worker) -> None:
     """P9: a worker whose view of a scope is old writes nothing and fails nothing."""
     await record.append(turn(texts=["one", "two"]))
     late = worker()
-    (scope,) = await record.lagging(model=MODEL, count_max=9)
+    (held,) = await claim(record, model=MODEL, lease_s=0)
     await drained(worker())
-    await late._advance(scope)
-    await late._advance(Scope(tenant="acme", subject="ana", position=2, vector_position=1))
+    await late._advance(held)
+    await late._advance(replace(held, scope=replace(held.scope, vector_position=1)))
     assert metric(late, "projected_items_total") == 0
     assert len((await vectors(record))[0]) == 2
 
@@ -153,8 +154,44 @@ async def test_a_text_that_cannot_be_embedded_blocks_nobody(record: Record, work
     found, texts = await vectors(record)
     assert found == [packed(text) for text in texts]
     assert recall.unpack_vector(found[1])[1] == 0
-    assert await projection.lag() == 0
-    assert metric(projection, "projection_failures_total") == 1
+    assert (await projection.lag()).items == 0
+    assert metric(projection, "unembeddable_items_total") == 1
+
+
+class Broken(Counting):
+    """Embeds nothing while it is broken."""
+
+    broken = True
+
+    def embed_one(self, text: str) -> Vector:
+        """Fail, or answer."""
+        if self.broken:
+            raise RuntimeError(text)
+        return super().embed_one(text)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the pauses of orders that failed."""
+    monkeypatch.setattr(limits, "work_pause_s_max", 0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_broken_embedder_gives_no_zero_vectors(record: Record, worker: Worker) -> None:
+    """P9, P12: when nothing at all can be embedded the texts are not to blame: the order is parked, and kept."""
+    await record.append(turn(texts=["one", "two"]))
+    embedder = Broken()
+    projection = worker(embedder=embedder)
+    await drained(projection)
+    assert (await vectors(record))[0] == []
+    assert metric(projection, "projection_failures_total") == limits.work_attempts_max
+    assert metric(projection, "projection_parked") == 1
+    assert metric(projection, "unembeddable_items_total") == 0
+    embedder.broken = False
+    assert await record.unpark("acme", subject="ana", model=MODEL)
+    await drained(projection)
+    assert (await vectors(record))[0] == [packed("one"), packed("two")]
+    assert metric(projection, "projection_parked") == 0
 
 
 @dataclass
@@ -180,24 +217,17 @@ async def test_an_overloaded_embedder_is_asked_again(
     await record.append(turn(texts=["one", "two"]))
     queue = EmbedQueue(Counting())
     projection = worker(queue=Busy(queue, refusals=3))
-    pauses: list[float] = []
-    sleep = asyncio.sleep
-
-    async def short(seconds: float) -> None:
-        pauses.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr("sidecar.projection.asyncio.sleep", short)
+    pauses: list[int] = []
+    monkeypatch.setattr("sidecar.projection._pause_s", lambda failures: pauses.append(failures) or 0)
     task = asyncio.create_task(projection.run())
-    while await projection.lag():
-        await sleep(0.01)
+    while (await projection.lag()).items:
+        await asyncio.sleep(0.01)
     task.cancel()
     await queue.close()
     found, texts = await vectors(record)
     assert found == [packed(text) for text in texts]
     assert metric(projection, "projection_failures_total") == 3
-    assert len(pauses) == 3
-    assert pauses[2] > pauses[0]
+    assert pauses == [0, 0, 0, 1, 0, 2], "of the order, which has not failed, and of the worker, by turns"
 
 
 @dataclass
@@ -206,6 +236,7 @@ class Flawed:
 
     record: Record
     subject: str
+    error: StandpipeError
     errors: int = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -215,20 +246,121 @@ class Flawed:
         """Fail for the one subject."""
         if any(isinstance(read, ScopeRead) and read.subject == self.subject for read in reads):
             self.errors += 1
-            raise StoreUnavailable("this row cannot be read", store="record")
+            raise self.error
         return await self.record.fetch(reads)
 
 
+CORRUPT = StoreCorrupt("this row cannot be read")
+AWAY = StoreUnavailable("the store is away", store="record")
+
+
 async def test_one_subjects_trouble_holds_up_no_other(record: Record, worker: Worker) -> None:
-    """P8, P12: work goes on behind a subject that fails, and the failure is still reported."""
+    """P8, P12: work goes on behind a subject that fails, and the failure is counted."""
     await record.append(turn("s-1", subject="broken", texts=["one"]))
     await record.append(turn("s-2", subject="whole", texts=["two"]))
-    projection = worker(store=Flawed(record, "broken"))
-    with pytest.raises(StoreUnavailable):
-        await projection.step()
+    projection = worker(store=Flawed(record, "broken", CORRUPT))
+    await drained(projection)
     assert (await vectors(record, "whole"))[0] == [packed("two")]
     assert (await vectors(record, "broken"))[0] == []
     assert metric(projection, "projection_lag_items") == 1
+    assert metric(projection, "projection_failures_total") == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_poison_is_parked(record: Record, worker: Worker) -> None:
+    """P12: a subject that fails work_attempts_max times is tried no more, and its lag is shown apart."""
+    await record.append(turn("s-1", subject="broken", texts=["one", "two"]))
+    store = Flawed(record, "broken", CORRUPT)
+    projection = worker(store=store)
+    lag = await projection.drain()
+    assert (lag.items, lag.parked) == (0, 1)
+    assert store.errors == limits.work_attempts_max
+    assert not await projection.step()
+    assert [metric(projection, f"projection_{name}") for name in ("lag_items", "lag_seconds", "parked")] == [0, 0, 1]
+    (parked,) = (await record.fetch([ParkedRead()]))[0]
+    assert (parked.subject, parked.items, parked.reason) == ("broken", 2, "STORE_CORRUPT")
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_store_that_is_away_parks_nothing(record: Record, worker: Worker) -> None:
+    """P12: however often the store is away, no order is blamed for it; the worker itself pauses."""
+    await record.append(turn("s-1", subject="broken", texts=["one"]))
+    store = Flawed(record, "broken", AWAY)
+    projection = worker(store=store)
+    for _ in range(3 * limits.work_attempts_max):
+        with pytest.raises(StoreUnavailable):
+            await projection.step()
+    assert metric(projection, "projection_parked") == 0
+    store.subject = ""
+    await drained(projection)
+    assert (await vectors(record, "broken"))[0] == [packed("one")]
+
+
+async def test_a_worker_that_is_cancelled_gives_back_what_it_holds(record: Record, worker: Worker) -> None:
+    """P12: orders of a process that ends are due at once, and nothing is counted against them."""
+    for number in range(limits.work_claims_max + 2):
+        await record.append(turn(f"s-{number}", subject=f"subject-{number}"))
+    started, never = asyncio.Event(), asyncio.Event()
+
+    class Stuck:
+        async def embed_items(self, texts: Sequence[str]) -> list[Vector]:
+            started.set()
+            await never.wait()
+            return []
+
+    task = asyncio.create_task(worker(queue=Stuck()).run())
+    await started.wait()
+    assert len(await orders(record, model=MODEL, count_max=99)) == 2, "it holds work_claims_max orders, and no more"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    claims = await claim(record, model=MODEL, count_max=99)
+    assert [held.attempts for held in claims] == [1] * (limits.work_claims_max + 2)
+
+
+async def test_a_worker_that_is_too_slow_begins_nothing_new(record: Record, worker: Worker) -> None:
+    """P9: behind its lease, work_lease_s by default, a worker leaves the rest of its orders to others."""
+    for number in range(3):
+        await record.append(turn(f"s-{number}", subject=f"subject-{number}"))
+    projection = worker()
+    assert projection._lease_s == limits.work_lease_s
+    projection._lease_s = 0
+    assert await projection.step()
+    assert metric(projection, "projected_items_total") == 0
+    assert len(await orders(record, model=MODEL)) == 3
+
+
+def test_pauses_grow_up_to_a_limit() -> None:
+    """Each failure in a row doubles the pause, give or take a half, up to work_pause_s_max."""
+    for failures in range(40):
+        middle = min(2**failures, limits.work_pause_s_max)
+        assert middle * 0.5 <= _pause_s(failures) <= middle * 1.5
+
+
+async def test_a_clock_that_is_set_back_hides_nothing(
+    record: Record, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P9: what is committed with an earlier time than all that is embedded gets its vector like anything else."""
+    projection = worker()
+    clock = iter(range(2_000_000_000_000_000, 0, -1_000_000))
+    monkeypatch.setattr(sqlite, "_now_us", lambda: next(clock))
+    for number in range(5):
+        await record.append(turn(f"s-{number}", texts=[f"text {number}"]))
+        await drained(projection)
+        assert (await vectors(record))[0] == [packed(f"text {one}") for one in range(number + 1)]
+
+
+async def test_a_process_that_leaves_the_work_to_others_shows_the_lag(record: Record, worker: Worker) -> None:
+    """The lag is published where nothing is embedded, too."""
+    await record.append(turn(texts=["one", "two"]))
+    projection = worker()
+    task = asyncio.create_task(projection.watch())
+    async with asyncio.timeout(5):
+        while not metric(projection, "projection_lag_items"):
+            await asyncio.sleep(0.01)
+    task.cancel()
+    assert metric(projection, "projection_lag_items") == 2
+    assert (await vectors(record))[0] == []
 
 
 async def test_a_running_worker_wakes_at_once(record: Record, worker: Worker) -> None:

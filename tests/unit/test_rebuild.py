@@ -26,6 +26,7 @@ from sidecar.stores.record import (
 )
 from sidecar.stores.sqlite import SqliteRecord
 from standpipe.v1 import turn_pb2
+from tests.contract.record_suite import orders
 from tests.unit.conversation import STARTED_US, Entry, answer, call, say
 
 MODEL = "m"
@@ -47,7 +48,7 @@ async def record(path: Path) -> AsyncIterator[SqliteRecord]:
     """Open a store."""
     store = SqliteRecord(path)
     await store.open()
-    await store.lagging(model=MODEL, count_max=1)
+    await orders(store, model=MODEL, count_max=1)
     yield store
     await store.close()
 
@@ -139,7 +140,7 @@ async def test_vectors_are_ordered_again(record: SqliteRecord) -> None:
     scope = Scope(tenant="acme", subject="ana", position=0, vector_position=0)
     assert await record.put_vectors(scope, model=MODEL, vectors=[b"v"] * 5)
     await rebuild.rebuild(record)
-    lagging = {(one.tenant, one.subject): one for one in await record.lagging(model=MODEL, count_max=9)}
+    lagging = {(one.tenant, one.subject): one for one in await orders(record, model=MODEL)}
     assert set(lagging) == {("acme", "ana"), ("rival", "eve")}
     assert all(one.vector_position == 0 and one.position > 0 for one in lagging.values())
 

@@ -1,0 +1,126 @@
+"""``standpipe work`` and ``standpipe parked``: the work orders of the embedding projection."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from rich.text import Text
+
+from sidecar import config
+from sidecar.cli import show
+from sidecar.cli.serve import setting_flags, stopping
+from sidecar.cli.target import json_flag
+from sidecar.stores.record import ParkedOrder, ParkedRead, Record
+
+
+@setting_flags
+@click.command()
+@click.option("--config", "path", metavar="FILE", help=f"A YAML file of settings; also {config.CONFIG_VARIABLE}.")
+@click.option("--once", is_flag=True, help="End when nothing is left but what is parked.")
+@click.pass_context
+def work(ctx: click.Context, /, *, path: str | None, once: bool, **given: Any) -> None:
+    """Embed what sidecars commit, without serving, until SIGTERM or SIGINT.
+
+    It takes the settings of `serve`, and any number of processes may work on one record store. Logs go to stderr, one
+    JSON object a line. With --once the exit code is 1 if orders are parked.
+    """
+    settings = config.load(path=path, environment=os.environ, flags=given)
+    ctx.exit(asyncio.run(_work(settings, once=once)))
+
+
+async def _work(settings: config.Config, *, once: bool) -> int:
+    from sidecar.worker import Worker
+
+    stop = stopping(settings)
+    async with Worker(settings) as worker:
+        lag = await worker.work(stop, once=once)
+    parked = lag.parked if lag else 0
+    worker.telemetry.log.info("stopped", parked=parked)
+    return 1 if parked else 0
+
+
+@click.command()
+@click.option("--record", required=True, metavar="ADDRESS", help="The record store: sqlite:PATH or postgresql://….")
+@click.option("--retry", is_flag=True, help="Have all of them tried again, as if they had never failed.")
+@json_flag
+def parked(*, record: str, retry: bool, as_json: bool) -> None:
+    """List the work orders that failed too often, of all tenants.
+
+    The items of a parked order are found by words alone, and so are those that its subject gains meanwhile: vectors are
+    put in order. Mend what the reason names, then --retry.
+    """
+    settings = config.Config(record=record, record_migrate=False)
+    if record.startswith("sqlite:") and not Path(record.removeprefix("sqlite:")).is_file():
+        show.fail(f"{record!r} is not there")
+    orders = asyncio.run(_parked(settings, retry=retry))
+    if as_json:
+        times = [(order, _iso(order.since_us), _iso(order.parked_at_us)) for order in orders]
+        rows = [
+            {name: value for name, value in dataclasses.asdict(order).items() if not name.endswith("_us")}
+            | {"since": since, "parked_at": at}
+            for order, since, at in times
+        ]
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    console = show.stdout()
+    if not orders:
+        console.print("no work order is parked")
+        return
+    table = show.grid(head=("parked at", "items", "reason"))
+    for column in ("tenant", "subject", "model"):
+        table.add_column(column, overflow="fold")
+    for order in orders:
+        table.add_row(
+            show.time(_moment(order.parked_at_us)),
+            Text(f"{order.items:,}", justify="right"),
+            order.reason or "its worker died",
+            Text(order.tenant),
+            Text(order.subject),
+            Text(order.model),
+        )
+    console.print(table)
+    if retry:
+        console.print(f"{len(orders):,} will be tried again")
+
+
+async def _parked(settings: config.Config, *, retry: bool) -> Sequence[ParkedOrder]:
+    """Return all parked orders, which are so no longer after a `retry`."""
+    from sidecar.engines import record_of
+
+    record = record_of(settings)
+    await record.open()
+    try:
+        orders = await _all(record)
+        for order in orders if retry else ():
+            await record.unpark(order.tenant, subject=order.subject, model=order.model)
+        return orders
+    finally:
+        await record.close()
+
+
+async def _all(record: Record) -> Sequence[ParkedOrder]:
+    orders: list[ParkedOrder] = []
+    after = ("", "", "")
+    while True:
+        (answer,) = await record.fetch([ParkedRead(after=after)])
+        page = cast(Sequence[ParkedOrder], answer)
+        if not page:
+            return orders
+        orders += page
+        after = (page[-1].tenant, page[-1].subject, page[-1].model)
+
+
+def _moment(us: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(us / 1e6, tz=datetime.UTC)
+
+
+def _iso(us: int) -> str:
+    return _moment(us).isoformat(timespec="milliseconds").replace("+00:00", "Z")
