@@ -301,6 +301,8 @@ class Postgres(Server):
             "wal_level": "minimal",
             "max_wal_senders": 0,
             "jit": "off",
+            # After a kill: one call, where the system has it, not one for each of a thousand files.
+            "recovery_init_sync_method": "syncfs" if sys.platform == "linux" else "fsync",
             **quick,
             **settings,
         }

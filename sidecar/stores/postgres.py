@@ -810,9 +810,6 @@ class PostgresRecord(Record):
 
     async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
         await self._know(model)
-        (due,) = await self._ask([_Asked(_WORKER, [("due", (model,))], lambda found: found[0])])
-        if not due:
-            return []
         values = (model, worker, int(lease_s * 1e6), limits.work_attempts_max, count_max)
         return [
             Claim(

@@ -53,7 +53,12 @@ def no_receipts(config: Config) -> None:
 
 
 def ack_before_durable(config: Config) -> None:
-    """Acknowledge before the log is on the disk: the stage gives PostgreSQL's sessions that setting."""
+    """Acknowledge before the log is on the disk."""
+    from sidecar.stores import postgres
+
+    careful = "coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on')"
+    assert careful in postgres.SQL["change"], "the statement has changed; so must the plant"
+    postgres.SQL["change"] = postgres.SQL["change"].replace(careful, "'off'")
 
 
 def ack_unconfirmed(config: Config) -> None:
@@ -143,7 +148,7 @@ PLANTS: dict[str, Plant] = {
         Plant(trust_held, "stale"),
         Plant(no_compare_and_swap, "two winners"),
         Plant(no_receipts, "doubled"),
-        Plant(ack_before_durable, "lost", record="postgresql", faults=("postgresql kill",)),
+        Plant(ack_before_durable, "lost", record="postgresql", faults=("postgresql kill",), pause_s=2.0),
         Plant(ack_unconfirmed, "stale", hot="redis", faults=("hot refused", "hot answer")),
         Plant(endless_lease, "stale", hot="redis", record="postgresql", faults=("hot refused", "record swallowed")),
         Plant(no_life, "stale", hot="redis", faults=("redis flush", "hot delayed"), pause_s=0.1, sessions_max=2),
