@@ -236,13 +236,13 @@ def _late(phase: str) -> DeadlineExceeded:
 
 
 def _address(dsn: str) -> str:
-    """Return the libpq connection string of an address. Raises ConfigInvalid without the address: it has a password."""
-    try:
-        return conninfo.make_conninfo("", **{**CONNECTION, **conninfo.conninfo_to_dict(dsn)})
-    except psycopg.Error:
-        raise ConfigInvalid(
-            "must be a libpq address, such as postgresql://role@host/database", field="record"
-        ) from None
+    """Return the libpq connection string of an address. Raises ConfigInvalid, without a trace of its password."""
+    whole = ""
+    with contextlib.suppress(psycopg.Error):
+        whole = conninfo.make_conninfo("", **{**CONNECTION, **conninfo.conninfo_to_dict(dsn)})
+    if not whole:
+        raise ConfigInvalid("must be a libpq address, such as postgresql://role@host/database", field="record")
+    return whole
 
 
 async def _connect(address: str) -> Connection:
@@ -795,9 +795,6 @@ class PostgresRecord(Record):
 
     async def claim(self, *, model: str, worker: str, lease_s: float, count_max: int) -> Sequence[Claim]:
         await self._know(model)
-        (due,) = await self._ask([_Asked(_WORKER, [("due", (model,))], lambda found: found[0])])
-        if not due:
-            return []
         values = (model, worker, int(lease_s * 1e6), limits.work_attempts_max, count_max)
         return [
             Claim(

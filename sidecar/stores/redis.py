@@ -9,7 +9,7 @@ It runs on Redis 6.2 or later and on Valkey: one server, Sentinel or Cluster, by
 
 `rediss` instead of `redis` is TLS, with the files `ca`, `cert` and `key` in the query. The user needs
 ``~standpipe1:* +evalsha +eval +info +time +hmget +hget +hset +hsetnx +hstrlen +del +pttl +pexpire +scan +unlink``; of a
-cluster also ``+cluster|slots +cluster|shards +asking``.
+cluster also ``+cluster|slots +cluster|shards +cluster|info +asking``.
 
 The scripts in `lua/` are the protocol: each is one round trip, does work for what it returns or stores and never for
 the length of a session, and answers with who runs it: the replication id of a master, which a restart and a promotion
@@ -66,11 +66,16 @@ _BARE_TTL_MS = limits.hot_bare_ttl_s * 1000
 
 
 class Script:
-    """One of the scripts, behind the text that all of them share."""
+    """One of the scripts."""
 
-    def __init__(self, name: str, *, lua: Path = LUA) -> None:
-        self.text = ((lua / "entry.lua").read_text() + (lua / f"{name}.lua").read_text()).encode()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read a script's file, behind the text that all of them share."""
+        return cls((LUA / "entry.lua").read_text() + (LUA / f"{name}.lua").read_text())
 
 
 class RedisHot(Hot[V]):
@@ -95,7 +100,7 @@ class RedisHot(Hot[V]):
         self._timeout_s = timeout_ms / 1000
         self._free = asyncio.Semaphore(limits.hot_connections_max)
         self._breaker = Breaker(clock=clock)
-        self._scripts = {name: Script(name) for name in ("fetch", "announce", "publish", "withdraw")}
+        self._scripts = {name: Script.load(name) for name in ("fetch", "announce", "publish", "withdraw")}
         self._servers: dict[str, str] = {}
         """The name of the cluster's node by its incarnation; without a cluster the one that answered last."""
 

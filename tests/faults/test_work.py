@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,11 @@ from sidecar import recall
 from sidecar.config import Config
 from sidecar.engines import record_of
 from sidecar.stores.record import Lag, LagRead, ParkedRead, Record, ScopeState
+from tests.contract.postgres import ROLE, migrated
 from tests.contract.record_suite import one, scope_of, turn
 from tests.faults.log_check import rounds
 from tests.faults.work import MODEL, vector_of
+from tests.servers import Postgres
 
 WORKERS = 3
 SUBJECTS = 5
@@ -55,10 +57,16 @@ class Workers:
             await self.kill(0)
 
 
-@pytest.fixture(params=["sqlite"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the record store is, for each engine."""
-    return f"sqlite:{tmp_path / 'record.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where the record store is, for each engine that processes share."""
+    if request.param == "sqlite":
+        yield f"sqlite:{tmp_path / 'record.db'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    name = migrated(server)
+    yield server.dsn(name, user=ROLE)
+    server.drop_database(name)
 
 
 @pytest.fixture
@@ -79,7 +87,7 @@ async def grow(record: Record, stop: asyncio.Event, dice: random.Random) -> int:
         session = f"{number}-{dice.randrange(2)}"
         await record.append(turn(session, tenant=f"tenant-{number % 2}", subject=f"subject-{number}", texts=texts))
         count += len(texts)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
     return count
 
 
