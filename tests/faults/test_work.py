@@ -94,7 +94,7 @@ async def behind(record: Record) -> int:
 
 
 async def grow(record: Record, stop: asyncio.Event, dice: random.Random) -> int:
-    """Append to all subjects, each in two sessions, and keep workers busy, until told to stop; return how many items."""
+    """Append to all subjects, each in two sessions, until told to stop; return how many items."""
     count = 0
     while not stop.is_set():
         if await behind(record) > 2 * BEHIND:
