@@ -9,7 +9,7 @@ It runs on Redis 6.2 or later and on Valkey: one server, Sentinel or Cluster, by
 
 `rediss` instead of `redis` is TLS, with the files `ca`, `cert` and `key` in the query. The user needs
 ``~standpipe1:* +evalsha +eval +info +time +hmget +hget +hset +hsetnx +hstrlen +del +pttl +pexpire +scan +unlink``; of a
-cluster also ``+cluster|slots +cluster|shards +asking``.
+cluster also ``+cluster|slots +cluster|shards +cluster|info +asking``.
 
 The scripts in `lua/` are the protocol: each is one round trip, does work for what it returns or stores and never for
 the length of a session, and answers with who runs it: the replication id of a master, which a restart and a promotion

@@ -132,10 +132,6 @@ SELECT standpipe.know_model(%b::text);
 -- name: put_vectors
 SELECT standpipe.put_vectors(%b::text, %b::text, %b::text, %b::bigint, %b::bytea[], %b::text[]);
 
--- name: due
--- Whether there is anything to claim: idle workers take no lock.
-SELECT 1 FROM standpipe.work w WHERE w.model = %b AND w.due_at_us <= standpipe.now_us() AND w.parked_at_us = 0 LIMIT 1;
-
 -- name: claim
 SELECT tenant, subject, item_last, vector_last, until_us, attempt
 FROM standpipe.claim(%b::text, %b::text, %b::bigint, %b::bigint, %b::bigint);

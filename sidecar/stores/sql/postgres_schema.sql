@@ -142,23 +142,16 @@ CREATE TABLE standpipe.vectors (
 ) PARTITION BY HASH (tenant);
 
 -- One coalesced work order of the embedding projection: the subject has items without a vector of the model, the
--- oldest of them committed at `since_us`. Who holds it; from when on it may be handed out: the end of a lease or of a
--- pause; how many claims in a row came to nothing, and why the last did; when it was parked, 0 for never.
+-- oldest of them committed at `since_us`.
 CREATE TABLE standpipe.work (
     tenant text COLLATE "C" NOT NULL,
     subject text COLLATE "C" NOT NULL,
     model text COLLATE "C" NOT NULL,
     since_us bigint NOT NULL,
-    worker text NOT NULL DEFAULT '',
-    due_at_us bigint NOT NULL DEFAULT 0,
-    attempts bigint NOT NULL DEFAULT 0,
-    reason text NOT NULL DEFAULT '',
-    parked_at_us bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, subject, model)
 );
 
 CREATE INDEX work_by_age ON standpipe.work (model, since_us, tenant, subject);
-CREATE INDEX work_parked ON standpipe.work (tenant, subject, model) WHERE parked_at_us > 0;
 
 CREATE TABLE standpipe.checkpoints (
     tenant text COLLATE "C" NOT NULL,
@@ -490,57 +483,12 @@ BEGIN
     IF new_last = item_last THEN
         DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
     ELSE
-        UPDATE standpipe.work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
-            since_us = (SELECT e.committed_at_us FROM standpipe.items i
-                JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
-                WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = new_last + 1)
+        UPDATE standpipe.work SET since_us = (SELECT e.committed_at_us FROM standpipe.items i
+            JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
+            WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = new_last + 1)
         WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
     END IF;
     RETURN true;
-END $$;
-
--- Claim the oldest work orders that are due (R14, R21). What another worker is claiming, or an append is just touching,
--- is passed over, so that nobody waits for a claim. Needs `standpipe.worker`.
-CREATE FUNCTION standpipe.claim(
-    of_model text, new_worker text, lease_us bigint, attempts_max bigint, count_max bigint
-) RETURNS TABLE (
-    tenant text, subject text, item_last bigint, vector_last bigint, until_us bigint, attempt bigint
-) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    now_us CONSTANT bigint := standpipe.now_us();
-    due record;
-    claimed boolean := false;
-BEGIN
-    until_us := now_us + lease_us;
-    FOR due IN
-        SELECT w.tenant, w.subject, w.attempts, s.items_position, coalesce((SELECT max(v.position)
-            FROM standpipe.vectors v WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
-            AS vectors_position
-        FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject
-        WHERE w.model = of_model AND w.due_at_us <= now_us AND w.parked_at_us = 0
-            AND s.items_position > coalesce((SELECT max(v.position) FROM standpipe.vectors v
-                WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
-        ORDER BY w.since_us, w.tenant, w.subject LIMIT count_max FOR UPDATE OF w SKIP LOCKED
-    LOOP
-        IF due.attempts >= attempts_max THEN  -- its last worker is gone
-            UPDATE standpipe.work w SET worker = '', due_at_us = 0, reason = '', parked_at_us = now_us
-            WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
-            CONTINUE;
-        END IF;
-        EXIT WHEN due.attempts > 0 AND claimed;
-        UPDATE standpipe.work w SET worker = new_worker, due_at_us = now_us + lease_us, attempts = w.attempts + 1,
-            reason = ''
-        WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
-        claimed := true;
-        tenant := due.tenant;
-        subject := due.subject;
-        item_last := due.items_position;
-        vector_last := due.vectors_position;
-        attempt := due.attempts + 1;
-        RETURN NEXT;
-        EXIT WHEN due.attempts > 0;
-    END LOOP;
 END $$;
 
 -- Publish a policy version (R16): the latest one's digest again gives the latest.
@@ -633,4 +581,92 @@ BEGIN
     DELETE FROM standpipe.checkpoints;
     DELETE FROM standpipe.work;
     UPDATE standpipe.scopes SET items_position = 0;
+END $$;
+
+-- expansion: 2
+-- Who holds an order; from when on it may be handed out: the end of a lease or of a pause; how many claims in a row came
+-- to nothing, and why the last did; when it was parked, 0 for never.
+ALTER TABLE standpipe.work
+    ADD COLUMN worker text NOT NULL DEFAULT '',
+    ADD COLUMN due_at_us bigint NOT NULL DEFAULT 0,
+    ADD COLUMN attempts bigint NOT NULL DEFAULT 0,
+    ADD COLUMN reason text NOT NULL DEFAULT '',
+    ADD COLUMN parked_at_us bigint NOT NULL DEFAULT 0;
+
+CREATE INDEX work_parked ON standpipe.work (tenant, subject, model) WHERE parked_at_us > 0;
+
+-- As in migration 1, and what is left of the order is due at once.
+CREATE OR REPLACE FUNCTION standpipe.put_vectors(
+    of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    vector_last bigint;
+    new_last CONSTANT bigint := after_position + cardinality(new_vectors);
+BEGIN
+    SELECT items_position INTO item_last FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    SELECT coalesce(max(position), 0) INTO vector_last FROM standpipe.vectors
+    WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    IF vector_last <> after_position OR new_last > coalesce(item_last, 0) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO standpipe.vectors (tenant, subject, model, position, vector, components)
+    SELECT of_tenant, of_subject, of_model, after_position + v.number, v.vector, v.components::standpipe.components
+    FROM unnest(new_vectors, new_components) WITH ORDINALITY AS v (vector, components, number);
+    IF new_last = item_last THEN
+        DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    ELSE
+        UPDATE standpipe.work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
+            since_us = (SELECT e.committed_at_us FROM standpipe.items i
+                JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
+                WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = new_last + 1)
+        WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Claim the oldest work orders that are due (R14, R21). What another worker is claiming, or an append is just touching,
+-- is passed over, so that nobody waits for a claim. Needs `standpipe.worker`.
+CREATE FUNCTION standpipe.claim(
+    of_model text, new_worker text, lease_us bigint, attempts_max bigint, count_max bigint
+) RETURNS TABLE (
+    tenant text, subject text, item_last bigint, vector_last bigint, until_us bigint, attempt bigint
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now_us CONSTANT bigint := standpipe.now_us();
+    due record;
+    claimed boolean := false;
+BEGIN
+    until_us := now_us + lease_us;
+    FOR due IN
+        SELECT w.tenant, w.subject, w.attempts, s.items_position, coalesce((SELECT max(v.position)
+            FROM standpipe.vectors v WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
+            AS vectors_position
+        FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject
+        WHERE w.model = of_model AND w.due_at_us <= now_us AND w.parked_at_us = 0
+            AND s.items_position > coalesce((SELECT max(v.position) FROM standpipe.vectors v
+                WHERE v.tenant = w.tenant AND v.subject = w.subject AND v.model = w.model), 0)
+        ORDER BY w.since_us, w.tenant, w.subject LIMIT count_max FOR UPDATE OF w SKIP LOCKED
+    LOOP
+        IF due.attempts >= attempts_max THEN  -- its last worker is gone
+            UPDATE standpipe.work w SET worker = '', due_at_us = 0, reason = '', parked_at_us = now_us
+            WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
+            CONTINUE;
+        END IF;
+        EXIT WHEN due.attempts > 0 AND claimed;
+        UPDATE standpipe.work w SET worker = new_worker, due_at_us = now_us + lease_us, attempts = w.attempts + 1,
+            reason = ''
+        WHERE w.tenant = due.tenant AND w.subject = due.subject AND w.model = of_model;
+        claimed := true;
+        tenant := due.tenant;
+        subject := due.subject;
+        item_last := due.items_position;
+        vector_last := due.vectors_position;
+        attempt := due.attempts + 1;
+        RETURN NEXT;
+        EXIT WHEN due.attempts > 0;
+    END LOOP;
 END $$;
