@@ -17,11 +17,12 @@ import pytest
 from tests.e2e.pods import ROOT
 
 BEFORE = {
-    "sqlite": "78481d5fc885e85b0a3fc25da58981a85858e4c1",
-    "postgresql": "ccefa7d7c66458efb6cb048621f84f40724eed8c",
+    "sqlite+memory": "78481d5fc885e85b0a3fc25da58981a85858e4c1",
+    "postgresql+memory": "d7fd3867b95f14e545dcb20b1bdfda1f719126d7",
+    "postgresql+redis": "ece27e4dde0b701b645d574a70565b9011f4489a",
 }
-"""By engine: release 0.1.0, which knew SQLite alone; and the first state of the tree that served on PostgreSQL and
-Redis, with its schema 1."""
+"""By engines: release 0.1.0, which knew those of one machine; the first state of the tree that served on PostgreSQL,
+with schema 1 and no expansion; and the first that also served on Redis, with the expansion of claims."""
 
 _PARTS = ("sidecar", "clients/python", "tests/__init__.py", "tests/e2e/__init__.py", "tests/e2e/serve.py")
 

@@ -26,23 +26,25 @@ COMMITS = 25
 
 
 @pytest.fixture(params=BEFORE)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Return the record store's engine."""
+def engines(request: pytest.FixtureRequest) -> str:
+    """Return a pair of engines."""
     return request.param
 
 
 @pytest.fixture
-def before(engine: str, tmp_path: Path) -> Path:
-    """Unpack the release before that served on this engine."""
-    return unpack(BEFORE[engine], tmp_path / "before")
+def before(engines: str, tmp_path: Path) -> Path:
+    """Unpack the release before that served on them."""
+    return unpack(BEFORE[engines], tmp_path / "before")
 
 
 @pytest.fixture
-def shared(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Database:
-    """Return an empty database, and a hot store for the engine that is served by several machines."""
-    if engine == "sqlite":
-        return Database(f"sqlite:{tmp_path / 'record.db'}", "memory")
-    return Database(request.getfixturevalue("database"), request.getfixturevalue("redis_server").url)
+def shared(engines: str, tmp_path: Path, request: pytest.FixtureRequest) -> Database:
+    """Return an empty database, and a hot store."""
+    record, hot = engines.split("+")
+    return Database(
+        f"sqlite:{tmp_path / 'record.db'}" if record == "sqlite" else request.getfixturevalue("database"),
+        hot if hot == "memory" else request.getfixturevalue("redis_server").url,
+    )
 
 
 @contextlib.asynccontextmanager
