@@ -151,14 +151,18 @@ class Leases:
 
     async def run(self) -> None:
         """Keep the lease renewed while it is used, until cancelled."""
+        failing = False
         while True:
             await self._used.wait()
             self._used.clear()
             if self.clock() > self._until - LEASE_S / 2:
                 try:
                     await self.renew()
+                    failing = False
                 except StandpipeError as error:
-                    self.telemetry.log.warning("lease not renewed", reason=error.reason)
+                    if not failing:  # four times a second, the same line says nothing new
+                        self.telemetry.log.warning("leases are not renewed", reason=error.reason)
+                    failing = True
             await asyncio.sleep(LEASE_S / 4)
 
     async def renew(self) -> None:

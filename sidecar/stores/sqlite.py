@@ -52,7 +52,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
-from sidecar.finding import Finding, failed, ok, skipped, warning
+from sidecar.finding import Finding, failed, ok, parked, skipped, warning
 from sidecar.stores import grants
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
@@ -751,7 +751,10 @@ def _schema(db: sqlite3.Connection) -> list[Finding]:
     there = {row[0] for row in db.execute("SELECT number FROM expansions")}
     if stored < SCHEMA or EXPANSIONS.keys() - there:
         return [ok("schema", f"{stored}, of the release before: the next start brings it up to {SCHEMA}")]
-    return [ok("schema", f"{stored}, of this release, with SQLite {sqlite3.sqlite_version}")]
+    return [
+        ok("schema", f"{stored}, of this release, with SQLite {sqlite3.sqlite_version}"),
+        parked(_one(db, "parked_count")[0]),
+    ]
 
 
 def _pages(db: sqlite3.Connection) -> list[Finding]:

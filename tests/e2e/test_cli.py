@@ -473,6 +473,34 @@ def _column(table: str, name: str, following: str) -> tuple[int, int]:
     return head.index(name), head.index(following)
 
 
+# --- doctor --------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_to_do(tmp_path: Path) -> None:
+    """`doctor` exits 0 if nothing failed, 1 if something did, and fits a terminal; its JSON has the same findings."""
+    flags = ("doctor", "--record", f"sqlite:{tmp_path}/record.db")
+    fine = run(*flags, "--embedder", "none")
+    assert fine.returncode == 0
+    assert re.search(r"^\d+ ok$", fine.stdout, re.MULTILINE)
+    broken = run(*flags, "--embedder", "nothing")
+    assert broken.returncode == 1
+    assert re.search(r"failed +embedder .*\n(.*\n)* +`standpipe model fetch`", broken.stdout)
+    assert all(len(line) <= 80 for line in (*fine.stdout.splitlines(), *broken.stdout.splitlines()))
+    found = json.loads(run(*flags, "--embedder", "nothing", "--json").stdout)
+    assert found["failed"] == 1
+    (one,) = [check for check in found["checks"] if check["outcome"] == "failed"]
+    assert (one["area"], one["check"]) == ("model", "embedder")
+    assert one["advice"]
+
+
+def test_doctor_examines_the_settings_first() -> None:
+    """A setting that is wrong is a finding, exit code 1, and its secret is not shown."""
+    done = run("doctor", "--record", "mysql://u:hunter2@h/d", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["checks"][0]["check"] == "record"
+    assert "hunter2" not in done.stdout + done.stderr
+
+
 def test_eval_tells_an_empty_directory(tmp_path: Path) -> None:
     """`eval` without conversations says so."""
     done = run("eval", str(tmp_path), "--out", str(tmp_path / "out"))
