@@ -94,7 +94,7 @@ class RedisHot(Hot[V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
-        self._client = _client(address)
+        self._client = _client(address, timeout_s=timeout_ms / 1000)
         self._views: MemoryHot[V] = MemoryHot(bytes_max=bytes_max, clock=clock)
         self._session_bytes_max = session_bytes_max
         self._timeout_s = timeout_ms / 1000
@@ -294,6 +294,7 @@ class RedisHot(Hot[V]):
     async def _meet(self, incarnation: str) -> None:
         """Learn who a server is that answers for the first time."""
         if isinstance(self._client, RedisCluster):
+            await self._client.nodes_manager.initialize()  # it holds more slots than the one that led here
             nodes = self._client.get_primaries()
             said = await asyncio.gather(*(node.execute_command("INFO", "replication") for node in nodes))
             self._servers = {one["master_replid"]: node.name for node, one in zip(nodes, said, strict=True)}
@@ -480,15 +481,18 @@ def _demand(good: bool, what: str) -> None:
         raise ConfigInvalid(f"hot must {what}", field="hot")
 
 
-def _client(address: str) -> Redis | RedisCluster:
-    """Make the driver's client. It retries nothing by itself: the caller has the record store."""
+def _client(address: str, *, timeout_s: float) -> Redis | RedisCluster:
+    """Make the driver's client. It retries nothing by itself: the caller has the record store.
+
+    It notices before the caller's timeout that a server hangs, and then looks for another.
+    """
     where = Address.parse(address)
     never = Retry(NoBackoff(), 0)
     options = {
         "protocol": 3,
         "retry": never,
-        "socket_timeout": None,  # the guard's timeout covers all of a call
-        "socket_connect_timeout": None,
+        "socket_timeout": timeout_s / 2,
+        "socket_connect_timeout": timeout_s / 2,
         "driver_info": None,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         **where.options,
@@ -496,14 +500,18 @@ def _client(address: str) -> Redis | RedisCluster:
     if where.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in where.hosts]
         return RedisCluster(
-            startup_nodes=nodes, require_full_coverage=False, max_connections=limits.hot_connections_max, **options
+            startup_nodes=nodes,
+            require_full_coverage=False,
+            reinitialize_steps=0,  # else every fifth redirect closes the connections that other calls wait on
+            max_connections=limits.hot_connections_max,
+            **options,
         )
     tls = options.pop("ssl", False)
     if where.kind == "sentinel":
-        secure = dict(where.sentinel_options)
+        brief = {"retry": never, "socket_timeout": timeout_s / 4, "socket_connect_timeout": timeout_s / 4}
         if tls:
             options["ssl"] = True
-        sentinel: Any = Sentinel(where.hosts, sentinel_kwargs=secure, **options)  # type: ignore[no-untyped-call]
+        sentinel: Any = Sentinel(where.hosts, sentinel_kwargs=brief | where.sentinel_options, **options)  # type: ignore[no-untyped-call]
         master: Redis = sentinel.master_for(where.path)
         return master
     kind: type[Connection | SSLConnection | UnixDomainSocketConnection] = SSLConnection if tls else Connection

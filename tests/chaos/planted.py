@@ -19,7 +19,7 @@ from typing import Any
 from sidecar import hydrate
 from sidecar.config import Config
 from sidecar.engines import record_of
-from sidecar.errors import HotUnavailable
+from sidecar.errors import HotUnavailable, StandpipeError
 from sidecar.lease import Leases
 from sidecar.stores.hot import Found
 from tests.e2e.serve import serve
@@ -169,4 +169,7 @@ if __name__ == "__main__":
     settings = json.loads(Path(sys.argv[1]).read_text())
     if sys.argv[2:] and sys.argv[2]:
         PLANTS[sys.argv[2]].switch_off(Config(**{**settings, "listen": tuple(settings["listen"])}))
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except StandpipeError as error:  # the record store is away; whoever runs it starts it again
+        sys.exit(f"not started: {error.reason}")

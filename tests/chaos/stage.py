@@ -150,6 +150,13 @@ class Stage:
                 history.broken_chains[session] = wrong
 
     def defects(self) -> list[str]:
-        """Return what sidecars logged as defects."""
-        lines = [line for one in self.sidecars for line in one.log.read_text(errors="replace").splitlines()]
-        return [line for line in lines if '"defect"' in line or "Traceback" in line]
+        """Return what sidecars logged as defects, and where they raised what nobody caught."""
+        found = []
+        for one in self.sidecars:
+            lines = one.log.read_text(errors="replace").splitlines()
+            for place, line in enumerate(lines):
+                if '"defect"' in line:
+                    found.append(line)
+                elif line.startswith("Traceback"):
+                    found.append(" ".join(part.strip() for part in lines[place : place + 60])[-1500:])
+        return found
