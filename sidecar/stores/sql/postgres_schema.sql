@@ -599,7 +599,7 @@ CREATE INDEX work_parked ON standpipe.work (tenant, subject, model) WHERE parked
 -- As in migration 1, and what is left of the order is due at once.
 CREATE OR REPLACE FUNCTION standpipe.put_vectors(
     of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     item_last bigint;
