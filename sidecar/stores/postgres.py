@@ -441,7 +441,7 @@ def _read_scope(read: ScopeRead) -> _Asked:
 
     key = (read.tenant, read.subject)
     statements: list[Statement] = [
-        ("scope", (read.model, *key)),
+        ("scope", (*key, read.model, *key)),
         ("items", (*key, read.after_position, *key, read.count_max)),
     ]
     if read.model:

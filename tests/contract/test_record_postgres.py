@@ -157,14 +157,14 @@ async def test_a_newer_schema(postgres_server: Postgres, bare: str) -> None:
     raw = RawPostgres(postgres_server, bare)
     await record.open()
     await record.close()
-    raw.execute("INSERT INTO standpipe.migrations (number, kind) VALUES (99, 'expansion')")
+    raw.execute("INSERT INTO standpipe.migrations (number, kind) VALUES (998, 'expansion')")
     await record.open()
     await record.close()
-    raw.execute("INSERT INTO standpipe.migrations (number, kind) VALUES (%s, 'migration')", SCHEMA + 1)
+    raw.execute("INSERT INTO standpipe.migrations (number, kind) VALUES (999, 'migration')")
     for migrates in (True, False):
         with pytest.raises(StoreSchemaNewer) as caught:
             await PostgresRecord(postgres_server.dsn(bare, user=ROLE), migrate=migrates).open()
-        assert caught.value.metadata == {"stored_schema": str(SCHEMA + 1), "known_schema": str(SCHEMA)}
+        assert caught.value.metadata == {"stored_schema": "999", "known_schema": str(SCHEMA)}
 
 
 async def test_another_encoding(postgres_server: Postgres) -> None:

@@ -25,7 +25,9 @@ from sidecar.cli.failure import ADVICE
 from sidecar.config import Config
 from standpipe import sync
 from standpipe.v1.error_pb2 import ErrorReason
+from tests.contract.postgres import ROLE, unmigrated
 from tests.e2e.pods import MODELS, ROOT
+from tests.servers import Postgres
 
 WAIT_S = 30.0
 POLICY = """\
@@ -499,6 +501,23 @@ def test_doctor_examines_the_settings_first() -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["checks"][0]["check"] == "record"
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_migrate_makes_the_schema_and_lets_a_role_in(postgres_server: Postgres) -> None:
+    """`migrate` says what is missing, makes it once, grants; it names what it cannot do, and never the password."""
+    name = unmigrated(postgres_server)
+    try:
+        record = ("--record", postgres_server.dsn(name, user=ROLE))
+        missing = run("migrate", *record, "--dry-run").stdout
+        assert missing.startswith("missing: migration 1\n")
+        done = run("migrate", *record, "--grant-to", ROLE)
+        assert (done.returncode, done.stdout) == (0, missing.replace("missing", "done") + f"granted to {ROLE}\n")
+        assert run("migrate", *record).stdout == "the schema is that of this release\n"
+    finally:
+        postgres_server.drop_database(name)
+    assert run("migrate", "--record", "sqlite:record.db").returncode == 2
+    refused = run("migrate", "--record", "postgresql://u:hunter2@127.0.0.1:1/d")
+    assert (refused.returncode, "nothing listens" in refused.stderr, "hunter2" in refused.stderr) == (1, True, False)
 
 
 def test_eval_tells_an_empty_directory(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.servers import Postgres
 
 WORKERS = 3
 SUBJECTS = 5
-LEASE_S = 0.4
+LEASE_S = 1.5
 """Short, so that the work of the dead is soon taken up; a batch takes a third of it."""
 BEHIND = 2 * limits.embed_batch_max
 """Items that wait whenever a worker is stopped or killed, so that it has work in hand."""
@@ -58,7 +58,7 @@ class Workers:
         """Stop one until its lease has passed and others have its work; then it goes on as if nothing had been."""
         process = self._processes[number]
         process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(2 * LEASE_S)
+        await asyncio.sleep(1.2 * LEASE_S)
         process.send_signal(signal.SIGCONT)
 
     async def close(self) -> None:
@@ -94,7 +94,7 @@ async def behind(record: Record) -> int:
 
 
 async def grow(record: Record, stop: asyncio.Event, dice: random.Random) -> int:
-    """Append to all subjects, each in two sessions, until told to stop; return how many items."""
+    """Append to all subjects, each in two sessions, as fast as workers work, until told to; return how many items."""
     count = 0
     while not stop.is_set():
         if await behind(record) > 2 * BEHIND:
@@ -118,7 +118,7 @@ async def memory(record: Record, number: int) -> ScopeState:
     return found
 
 
-@pytest.mark.timeout(120 + 2 * rounds(12))
+@pytest.mark.timeout(120 + 2 * rounds(8))
 async def test_workers_that_die_or_freeze_lose_and_double_nothing(address: str, record: Record) -> None:
     """Over kills and stalls in mid-work each item gets the vector of its text, at its position, once (P9, P12)."""
     print(f"TEST_SEED={SEED}")
@@ -127,15 +127,14 @@ async def test_workers_that_die_or_freeze_lose_and_double_nothing(address: str, 
     try:
         await asyncio.gather(*(workers.start() for _ in range(WORKERS)))
         growth = asyncio.create_task(grow(record, stop, dice))
-        for _ in range(rounds(12)):
+        for _ in range(rounds(8)):
             while await behind(record) < BEHIND:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(dice.uniform(0, 0.2))
             await workers.freeze(dice.randrange(WORKERS))
             await workers.kill(dice.randrange(WORKERS))
             await workers.start()
-            for number in range(SUBJECTS):
-                await memory(record, number)
+            await memory(record, dice.randrange(SUBJECTS))
         stop.set()
         count = await growth
         parked = await one(record, ParkedRead(), list)
@@ -151,4 +150,4 @@ async def test_workers_that_die_or_freeze_lose_and_double_nothing(address: str, 
         assert await one(record, LagRead(model=MODEL), Lag) == Lag(items=0, age_s=0, parked=0)
     finally:
         await workers.close()
-    print(f"{rounds(12)} kills and stalls; {count} items; {len(parked)} orders parked for their dead")
+    print(f"{rounds(8)} kills and stalls; {count} items; {len(parked)} orders parked for their dead")
