@@ -37,7 +37,7 @@ def _played(run: Run) -> set[str]:
 )
 def test_faults_break_no_promise(record: str, hot: str) -> None:
     """Under kills, pauses, restarts, flushes and bad networks every promise holds (P1 to P4)."""
-    run = Run(seconds=120 if ROUNDS else 10, seed=SEEDS.randrange(1 << 31), record=record, hot=hot, pause_s=0.7)
+    run = Run(seconds=120 if ROUNDS else 15, seed=SEEDS.randrange(1 << 31), record=record, hot=hot)
     assert _played(run) == set()
 
 
@@ -47,6 +47,6 @@ def test_what_is_planted_is_found(plant: str) -> None:
     """With one protection switched off a run ends with violations of the kind that it protects from."""
     for _ in range(10):  # it takes calls that meet within milliseconds
         run = Run.of_plant(plant, seconds=20 if ROUNDS else 3, seed=SEEDS.randrange(1 << 31))
-        if PLANTS[plant].violation in _played(run):
+        if _played(run) & {*PLANTS[plant].violations}:
             return
     pytest.fail(f"{plant} was not found")
