@@ -36,7 +36,7 @@ class Sidecar(Server):
         self._plant = plant
         self._config = self.directory / "config.json"
         changes = {"listen": (f"{LOOPBACK}:{self.port}",), "http": f"{LOOPBACK}:{self.http_port}", "hot": hot}
-        self._config.write_text(json.dumps({**settings(Path()), **changes, "record": record}))
+        self._config.write_text(json.dumps(settings(Path(), record=record, **changes)))
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "tests.chaos.planted", str(self._config), self._plant]

@@ -600,6 +600,7 @@ async def test_reads_go_by_keys(opened: Callable[..., Any], path: Path) -> None:
     scans = {
         "grants",
         "next_grant",
+        "parked_count",
         "lag_of_unknown_model",
         "order_all_work",
         "signing_key",
