@@ -134,6 +134,10 @@ hot_connections_max: Final = 16
 """Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods
 must fit into the server's 10,000."""
 
+hot_lanes_max: Final = 2
+"""Round trips to one server of the hot store at a time: calls that come meanwhile share the next, since a call costs
+this process more in system calls than in anything else. With two, a long answer does not hold up all."""
+
 hot_session_bytes_max: Final = 768 << 10
 """The tail of one session in the hot store: a cold load (view_bytes and checkpoint_bytes of text, a third more as it is
 stored) and as much again to grow."""

@@ -78,6 +78,67 @@ class Script:
         return cls((LUA / "entry.lua").read_text() + (LUA / f"{name}.lua").read_text())
 
 
+class _Lanes:
+    """The ways to one server. Commands that find none free go together, in one round trip, when one is.
+
+    A lone command goes at once. Who gives up while it waits, or is among others, takes nobody's answer away.
+    """
+
+    def __init__(self, client: Redis, *, timeout_s: float) -> None:
+        self._client: Any = client
+        self._timeout_s = timeout_s
+        self._free = limits.hot_lanes_max
+        self._waiting: list[tuple[Sequence[Any], asyncio.Future[Any]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def call(self, *command: Any) -> Any:
+        """Run a command, and return its answer."""
+        if not self._free:
+            answer = asyncio.get_running_loop().create_future()
+            self._waiting.append((command, answer))
+            return await answer
+        self._free -= 1
+        try:
+            return await self._client.execute_command(*command)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Free a lane, or send on it what waits."""
+        self._free += 1
+        batch = [(command, answer) for command, answer in self._waiting if not answer.done()]
+        self._waiting = []
+        if batch:
+            self._free -= 1
+            task = asyncio.create_task(self._send(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, batch: Sequence[tuple[Sequence[Any], asyncio.Future[Any]]]) -> None:
+        found: Sequence[Any]
+        try:
+            async with asyncio.timeout(self._timeout_s), self._client.pipeline(transaction=False) as pipeline:
+                for command, _ in batch:
+                    pipeline.execute_command(*command)
+                found = await pipeline.execute(raise_on_error=False)
+        except Exception as error:
+            found = [error] * len(batch)
+        finally:
+            self._leave()
+        for (_, answer), one in zip(batch, found, strict=True):
+            if answer.done():
+                continue
+            if isinstance(one, Exception):
+                answer.set_exception(one)
+            else:
+                answer.set_result(one)
+
+    async def close(self) -> None:
+        """Wait for what is under way: its time is bounded."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
 class RedisHot(Hot[V]):
     """Tails in Redis, and in this process the views folded from them."""
 
@@ -99,6 +160,9 @@ class RedisHot(Hot[V]):
         self._session_bytes_max = session_bytes_max
         self._timeout_s = timeout_ms / 1000
         self._free = asyncio.Semaphore(limits.hot_connections_max)
+        client = self._client
+        self._lanes = None if isinstance(client, RedisCluster) else _Lanes(client, timeout_s=self._timeout_s)
+        self._call = self._lanes.call if self._lanes else client.execute_command
         self._breaker = Breaker(clock=clock)
         self._scripts = {name: Script.load(name) for name in ("fetch", "announce", "publish", "withdraw")}
         self._servers: dict[str, str] = {}
@@ -237,6 +301,8 @@ class RedisHot(Hot[V]):
 
     async def close(self) -> None:
         await self._views.close()
+        if self._lanes:
+            await self._lanes.close()
         await self._client.aclose()
         pool = getattr(self._client, "connection_pool", None)
         if isinstance(pool, SentinelConnectionPool):  # the driver leaves those to the sentinels open
@@ -262,9 +328,9 @@ class RedisHot(Hot[V]):
         script, key = self._scripts[name], key_of(*session)
         async with self._guarded(deadline):
             try:
-                answer = await self._client.execute_command("EVALSHA", script.sha, 1, key, *args)
+                answer = await self._call("EVALSHA", script.sha, 1, key, *args)
             except NoScriptError:  # a server that is new, or was told to forget its scripts: it keeps this one
-                answer = await self._client.execute_command("EVAL", script.text, 1, key, *args)
+                answer = await self._call("EVAL", script.text, 1, key, *args)
             incarnation = answer[0].decode()
             if incarnation not in self._servers:
                 await self._meet(incarnation)

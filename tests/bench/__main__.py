@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -14,29 +15,45 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.figures import Bench, Figure
+from tests.bench.served import ServedBench
+from tests.servers import Postgres, Redis
 
 FAMILIES = ("warm", "recall", "commit", "process")
 
 
-async def run(given: argparse.Namespace) -> list[Figure]:
-    """Measure what was asked for."""
-    with tempfile.TemporaryDirectory(prefix="standpipe-bench-") as work:
-        bench = Bench(
-            Path(work), given.models_dir.resolve(), rounds=given.rounds, calls=given.round_calls, many=given.calls
-        )
-        await bench.fill(memories=given.memories)
-        for family in given.only or FAMILIES:
-            if family == "none":
-                continue
-            await (bench.recall(given.memories) if family == "recall" else getattr(bench, family)())
-        if given.profile:
-            await bench.profile(given.out)
-        return bench.figures
+STORES = ("embedded", "served")
 
 
-def show(figures: list[Figure], console: Console) -> None:
-    """Print the table."""
-    table = Table(title="Standpipe, ratios of one run", title_justify="left", header_style="dim")
+async def run(given: argparse.Namespace) -> dict[str, list[Figure]]:
+    """Measure what was asked for; return figures by the stores that they were measured on."""
+    found = {}
+    counts = {"rounds": given.rounds, "calls": given.round_calls, "many": given.calls}
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="standpipe-bench-")))
+        for stores in given.stores or STORES:
+            place = work / stores
+            place.mkdir()
+            if stores == "embedded":
+                bench = Bench(place, given.models_dir.resolve(), **counts)
+            else:
+                # Room for the vectors of a search in memory: what is measured is not the disk.
+                postgres = stack.enter_context(Postgres(shared_buffers="512MB"))
+                redis = stack.enter_context(Redis())
+                bench = ServedBench(place, given.models_dir.resolve(), postgres=postgres, redis=redis, **counts)
+            await bench.fill(memories=given.memories)
+            for family in given.only or FAMILIES:
+                if family == "none":
+                    continue
+                await (bench.recall(given.memories) if family == "recall" else getattr(bench, family)())
+            if given.profile:
+                await bench.profile(given.out / stores)
+            found[bench.title] = bench.figures
+    return found
+
+
+def show(title: str, figures: list[Figure], console: Console) -> None:
+    """Print a table."""
+    table = Table(title=f"Standpipe on {title}, ratios of one run", title_justify="left", header_style="dim")
     table.add_column("figure", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column("bar", justify="right")
@@ -53,7 +70,7 @@ def show(figures: list[Figure], console: Console) -> None:
     console.print(table)
 
 
-def draw(figures: list[Figure], path: Path) -> None:
+def draw(title: str, figures: list[Figure], path: Path) -> None:
     """Draw every figure that has a bar against it, one scale for all: the bar is 1."""
     import matplotlib as mpl
 
@@ -95,7 +112,7 @@ def draw(figures: list[Figure], path: Path) -> None:
     axis.tick_params(length=0)
     for side in axis.spines.values():
         side.set_visible(False)
-    axis.set_title("Against the bars: shorter is better", loc="left", fontsize=12, fontweight="bold", pad=22)
+    axis.set_title(f"{title}, against the bars: shorter is better", loc="left", fontsize=12, fontweight="bold", pad=22)
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.25)
     plt.close(figure)
 
@@ -110,17 +127,20 @@ def main() -> int:
     parser.add_argument("--round-calls", type=int, default=120, help="calls of each side in a round")
     parser.add_argument("--calls", type=int, default=20_000, help="calls after which memory is looked at")
     parser.add_argument("--memories", type=int, default=100_000, help="of the large scope")
+    parser.add_argument("--stores", action="append", choices=STORES)
     parser.add_argument("--only", action="append", choices=(*FAMILIES, "none"))
     parser.add_argument("--profile", action="store_true", help="also write profile-*.pstats")
     given = parser.parse_args()
     given.out = given.out.resolve()
     given.out.mkdir(parents=True, exist_ok=True)
-    figures = asyncio.run(run(given))
-    show(figures, Console(width=150))
-    found = {one.name: one.as_json() for one in figures}
-    (given.out / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
-    if any(one.bar is not None for one in figures):
-        draw(figures, given.out / "bench.png")
+    found = asyncio.run(run(given))
+    console = Console(width=150)
+    for title, figures in found.items():
+        show(title, figures, console)
+        if any(one.bar is not None for one in figures):
+            draw(title, figures, given.out / f"bench-{title.lower().replace(' ', '-')}.png")
+    as_json = {title: {one.name: one.as_json() for one in figures} for title, figures in found.items()}
+    (given.out / "bench.json").write_text(json.dumps(as_json, indent=2) + "\n")
     return 0
 
 

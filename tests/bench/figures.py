@@ -21,9 +21,11 @@ import grpc
 import numpy as np
 import psutil
 
+from sidecar.config import Config
 from sidecar.embed import Embedder
+from sidecar.engines import record_of
 from sidecar.model import Model
-from sidecar.stores.sqlite import SqliteRecord
+from sidecar.stores.record import Record
 from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, turn_pb2
 from tests.bench import seed
@@ -172,7 +174,13 @@ def behind(times: Mapping[str, list[list[float]]]) -> dict[str, dict[str, float]
 
 
 class Bench:
-    """Stores, filled once; and the figures measured on them."""
+    """The embedded stores, filled once; and the figures measured on them."""
+
+    title = "SQLite and memory"
+    floor_is = "bare echo"
+    insert_is = "bare echo + one bare INSERT as durable"
+    scan_is = "exact numpy scan"
+    scan_bar: float | None = None
 
     def __init__(self, work: Path, models: Path, *, rounds: int, calls: int, many: int) -> None:
         self.work = work
@@ -196,13 +204,66 @@ class Bench:
     def standpipe(self, db: str, *, embedder: str = MODEL) -> contextlib.AbstractAsyncContextManager[Child]:
         """Run Standpipe on one of the stores."""
         return child(
-            "standpipe", self._socket(), record=f"sqlite:{self.work / db}.db",
+            "standpipe", self._socket(), **self.addresses(db),
             models_dir=str(self.models), embedder=embedder, tokenizers=[TOKENIZER],
         )  # fmt: skip
 
+    def addresses(self, db: str) -> dict[str, Any]:
+        """Return the settings that name one of the stores."""
+        return {"record": f"sqlite:{self.work / db}.db"}
+
+    @contextlib.asynccontextmanager
+    async def record(self, db: str) -> AsyncIterator[Record]:
+        """Open one of the stores behind Standpipe's back."""
+        record = record_of(Config(**self.addresses(db)))
+        await record.open()
+        try:
+            yield record
+        finally:
+            await record.close()
+
     def floor(self) -> contextlib.AbstractAsyncContextManager[Child]:
-        """Run the bare echo."""
+        """Run the floor."""
         return child("floor", self._socket())
+
+    async def warm_up(self, hydrate: Call) -> None:
+        """Hydrate until all that can be cached is."""
+        for _ in range(3):
+            await hydrate()
+
+    @contextlib.asynccontextmanager
+    async def scan(self, count: int) -> AsyncIterator[Call]:
+        """Yield an exact search of so many vectors, without any store."""
+        matrix = np.resize(self.vectors, (count, self.vectors.shape[1]))
+
+        async def search() -> None:
+            scores = matrix @ self.vectors[3]
+            top = np.argpartition(scores, -200)[-200:]
+            top[np.argsort(-scores[top])]
+
+        yield search
+
+    @contextlib.asynccontextmanager
+    async def bare_commit(self, floor: Child, size: int, request: bytes) -> AsyncIterator[dict[str, Call]]:
+        """Yield what a commit cannot do without: its answer's way, and its body on the disk."""
+        db = sqlite3.connect(self.work / "bare.db", isolation_level=None)
+        db.executescript(
+            "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full;"
+            "create table log (version integer primary key, body blob)"
+        )
+
+        async def insert() -> None:
+            db.execute("begin immediate")
+            db.execute("insert into log (body) values (?)", (request,))
+            db.execute("commit")
+
+        with contextlib.closing(db):
+            yield {"floor": lambda: floor.call(f"/floor/{size}", request), "insert": insert}
+
+    def by_hand(self, history: list[dict[str, str]], texts: list[str], vectors: np.ndarray) -> dict[str, Any]:
+        """Write the stores of the sidecar that is written by hand; return the options that name them."""
+        seed.by_hand(self.work / "hand.db", "hand", history, texts, vectors)
+        return {"db": str(self.work / "hand.db")}
 
     def _socket(self) -> Path:
         return self.work / f"{next(self._sockets)}.sock"
@@ -210,12 +271,10 @@ class Bench:
     # --- filling
 
     async def fill(self, *, memories: int) -> None:
-        """Make plain.db (sessions) and memory.db (memories with vectors)."""
+        """Make the stores `plain` (sessions) and `memory` (memories with vectors)."""
         started = time.perf_counter()
         counters = {TOKENIZER: self.count}
         user, assistant = turn_pb2.ROLE_USER, turn_pb2.ROLE_ASSISTANT
-        record = SqliteRecord(self.work / "plain.db")
-        await record.open()
         said = [
             seed.turn(
                 (user, seed.sized(self.random, self.count, "user", 130)),
@@ -223,26 +282,26 @@ class Bench:
             )
             for _ in range(50)
         ]
-        for turns in (20, 10_000):
-            several = (said[at % len(said)] for at in range(turns))
-            await seed.append(record, f"s{turns}", f"s{turns}", several, counters)
-        await record.close()
-
-        record = SqliteRecord(self.work / "memory.db")
-        await record.open()
-        for n in (1000, memories):
-            texts = [seed.note(self.random, number) for number in range(n)]
-            await seed.memories(record, f"m{n}", texts, counters)
-        self.said = [
-            (seed.sized(self.random, self.count, "user", 60), seed.sized(self.random, self.count, "assistant", 60))
-            for _ in range(200)
-        ]
-        turns = (seed.turn((user, a), (assistant, b)) for a, b in self.said)
-        await seed.append(record, "hand", "hand", turns, counters)
-        sample = [seed.note(self.random, number) for number in range(1000)]
-        self.vectors = np.stack([self.embedder.embed_one(text) for text in sample])
-        await seed.embed(record, self.embedder.id, self.vectors)
-        await record.close()
+        async with self.record("plain") as record:
+            for turns in (20, 10_000):
+                several = (said[at % len(said)] for at in range(turns))
+                await seed.append(record, f"s{turns}", f"s{turns}", several, counters)
+            await seed.checkpoint(record, "s10000", TOKENIZER, self.count)
+        async with self.record("memory") as record:
+            for n in (1000, memories):
+                texts = [seed.note(self.random, number) for number in range(n)]
+                await seed.memories(record, f"m{n}", texts, counters)
+                greeting = seed.turn((user, "Good morning."), (assistant, "Good morning, how can I help?"))
+                await seed.append(record, f"m{n}", f"m{n}.new", iter([greeting]), counters)
+            self.said = [
+                (seed.sized(self.random, self.count, "user", 60), seed.sized(self.random, self.count, "assistant", 60))
+                for _ in range(200)
+            ]
+            turns = (seed.turn((user, a), (assistant, b)) for a, b in self.said)
+            await seed.append(record, "hand", "hand", turns, counters)
+            sample = [seed.note(self.random, number) for number in range(1000)]
+            self.vectors = np.stack([self.embedder.embed_one(text) for text in sample])
+            await seed.embed(record, self.embedder.id, self.vectors)
         print(f"stores filled in {time.perf_counter() - started:.1f} s", flush=True)
 
     async def prepare(self, server: Child) -> None:
@@ -268,6 +327,8 @@ class Bench:
                 "20 all": _hydrate("s20"),
                 "10000 all": _hydrate("s10000"),
             }
+            for request in requests.values():
+                await self.warm_up(lambda request=request: server.call(HYDRATE, request))
             sizes = {name: len(await server.call(HYDRATE, request)) for name, request in requests.items()}
             sides: dict[str, Call] = {
                 name: lambda request=request: server.call(HYDRATE, request) for name, request in requests.items()
@@ -277,9 +338,9 @@ class Bench:
             ms, phases = behind(times), await _phases(sides["20"])
             self.add(
                 Figure(
-                    "hydrate_warm_over_floor", "warm hydrate, 20 turns / bare echo", ratio(times, "20", "floor"),
+                    "hydrate_warm_over_floor", f"warm hydrate, 20 turns / {self.floor_is}", ratio(times, "20", "floor"),
                     bar=1.3, ms={"hydrate": ms["20"], "floor": ms["floor"]},
-                    note=f"{sizes['20']:,} bytes; the design adds a Redis fetch to the floor; " + phases,
+                    note=f"{sizes['20']:,} bytes; " + phases,
                 ),
                 Figure(
                     "hydrate_10000_over_20", "10,000 turns / 20 turns", ratio(times, "10000", "20"), bar=1.1,
@@ -303,7 +364,7 @@ class Bench:
             ms = behind(times)
             self.add(
                 Figure(
-                    "hydrates_32_in_flight", "32 in flight: hydrates a second / bare echoes a second",
+                    "hydrates_32_in_flight", f"32 in flight: hydrates a second / {self.floor_is} a second",
                     round(statistics.median(a / b for a, b in zip(rates["20"], rates["floor"], strict=True)), 3),
                     bar=0.7, at_most=False, ms={"hydrate": ms["20"], "floor": ms["floor"]},
                     note="{:,.0f} a second against {:,.0f}".format(*map(statistics.median, rates.values())),
@@ -314,39 +375,40 @@ class Bench:
         """Measure hydrates that recall, over the floor and one embedding; and over a hand-written sidecar."""
         async with self.floor() as floor, self.standpipe("memory") as server:
             await self.prepare(server)
-            for n, bar in ((1000, 1.2), (memories, None)):
-                # The first call loads the scope.
-                for _ in range(3):
-                    got = await server.call(HYDRATE, self._asking(f"m{n}.new", f"m{n}"))
-                answer = context_pb2.HydrateContextResponse.FromString(got)
-                assert answer.recall.items_relevant, "recall found nothing"
-                assert not answer.degraded, answer.degraded
-                size = len(got)
-                matrix = np.resize(self.vectors, (n, self.vectors.shape[1])) if n > 1000 else self.vectors
-                sides: dict[str, Call] = {
-                    "hydrate": lambda n=n: server.call(HYDRATE, self._asking(f"m{n}.new", f"m{n}")),
-                    "floor": lambda size=size: floor.call(f"/floor/{size}", b"x" * 200),
-                    "embedding": self._embedding,
-                    "scan": lambda matrix=matrix: _scan(matrix, self.vectors[3]),
-                }
-                rounds, calls = (self.rounds, self.calls) if n <= 10_000 else (3, max(20, self.calls // 4))
-                times = await interleave(sides, rounds=rounds, calls=calls)
-                ms, note = behind(times), await _phases(sides["hydrate"])
-                if n == 1000:
-                    self.add(
-                        Figure(
-                            "hydrate_recall_1000", "recall over 1,000 memories / (floor + one embedding)",
-                            ratio(times, "hydrate", "floor", "embedding"), bar=bar, ms=ms, note=note,
-                        )
-                    )  # fmt: skip
-                else:
-                    self.add(
-                        Figure(
-                            f"hydrate_recall_{n}", f"recall over {n:,} / (floor + embedding + exact numpy scan)",
-                            ratio(times, "hydrate", "floor", "embedding", "scan"), ms=ms, note=note,
-                        )
-                    )  # fmt: skip
+            for n in (1000, memories):
+                async with self.scan(n) as scan:
+                    await self._recall(server, floor, n, scan)
             await self._hand(server)
+
+    async def _recall(self, server: Child, floor: Child, n: int, scan: Call) -> None:
+        await self.warm_up(lambda: server.call(HYDRATE, self._asking(f"m{n}.new", f"m{n}")))
+        got = await server.call(HYDRATE, self._asking(f"m{n}.new", f"m{n}"))
+        answer = context_pb2.HydrateContextResponse.FromString(got)
+        assert answer.recall.items_relevant, "recall found nothing"
+        assert not answer.degraded, answer.degraded
+        sides: dict[str, Call] = {
+            "hydrate": lambda: server.call(HYDRATE, self._asking(f"m{n}.new", f"m{n}")),
+            "floor": lambda: floor.call(f"/floor/{len(got)}", b"x" * 200),
+            "embedding": self._embedding,
+            "scan": scan,
+        }
+        rounds, calls = (self.rounds, self.calls) if n <= 10_000 else (3, max(20, self.calls // 4))
+        times = await interleave(sides, rounds=rounds, calls=calls)
+        ms, note = behind(times), await _phases(sides["hydrate"])
+        if n == 1000:
+            self.add(
+                Figure(
+                    "hydrate_recall_1000", "recall over 1,000 memories / (floor + one embedding)",
+                    ratio(times, "hydrate", "floor", "embedding"), bar=1.2, ms=ms, note=note,
+                )
+            )  # fmt: skip
+        else:
+            self.add(
+                Figure(
+                    f"hydrate_recall_{n}", f"recall over {n:,} / (floor + embedding + {self.scan_is})",
+                    ratio(times, "hydrate", "floor", "embedding", "scan"), bar=self.scan_bar, ms=ms, note=note,
+                )
+            )  # fmt: skip
 
     async def _hand(self, server: Child) -> None:
         history = [
@@ -354,9 +416,8 @@ class Bench:
         ]
         texts = [one["text"] for one in history]
         vectors = np.resize(self.vectors, (len(texts), self.vectors.shape[1]))
-        seed.by_hand(self.work / "hand.db", "hand", history, texts, vectors)
-        options = {
-            "db": str(self.work / "hand.db"), "models_dir": str(self.models), "tokenizer": TOKENIZER,
+        options = self.by_hand(history, texts, vectors) | {
+            "models_dir": str(self.models), "tokenizer": TOKENIZER,
             "history_tokens": WINDOW, "recall_tokens": RECALLED,
         }  # fmt: skip
         async with child("handwritten", self._socket(), **options) as hand:
@@ -394,34 +455,18 @@ class Bench:
         )  # fmt: skip
 
     async def commit(self) -> None:
-        """Measure commits over a bare echo and one bare INSERT that is as durable."""
-        turn = self._turn()
-        db = sqlite3.connect(self.work / "bare.db", isolation_level=None)
-        db.executescript(
-            "pragma page_size = 8192; pragma journal_mode = wal; pragma synchronous = full;"
-            "create table log (version integer primary key, body blob)"
-        )
-        body, versions = turn.SerializeToString(), iter(range(1 << 30))
-
-        async def insert() -> None:
-            db.execute("begin immediate")
-            db.execute("insert into log (body) values (?)", (body,))
-            db.execute("commit")
-
+        """Measure commits over what a commit cannot do without."""
+        turn, versions = self._turn(), iter(range(1 << 30))
         async with self.floor() as floor, self.standpipe("plain", embedder="none") as server:
             first = _commit("commits", next(versions), turn)
             size = len(await server.call(COMMIT, first))
-            sides: dict[str, Call] = {
-                "commit": lambda: server.call(COMMIT, _commit("commits", next(versions), turn)),
-                "floor": lambda: floor.call(f"/floor/{size}", first),
-                "insert": insert,
-            }
-            times = await interleave(sides, rounds=self.rounds, calls=self.calls)
-        db.close()
+            await self.warm_up(lambda: server.call(HYDRATE, _hydrate("commits")))
+            async with self.bare_commit(floor, size, first) as bare:
+                sides = {"commit": lambda: server.call(COMMIT, _commit("commits", next(versions), turn)), **bare}
+                times = await interleave(sides, rounds=self.rounds, calls=self.calls)
         self.add(
             Figure(
-                "commit", "commit / (bare echo + one bare INSERT as durable)",
-                ratio(times, "commit", "floor", "insert"), bar=1.4, ms=behind(times),
+                "commit", f"commit / ({self.insert_is})", ratio(times, "commit", *bare), bar=1.4, ms=behind(times),
                 note="two messages, 260 tokens",
             )
         )  # fmt: skip
@@ -500,12 +545,6 @@ class Bench:
 
     async def _embedding(self) -> None:
         self.embedder.embed_one(seed.question(self.random))
-
-
-async def _scan(matrix: np.ndarray, query: np.ndarray) -> None:
-    scores = matrix @ query
-    top = np.argpartition(scores, -200)[-200:]
-    top[np.argsort(-scores[top])]
 
 
 async def _in_flight(call: Call, width: int, calls: int) -> tuple[float, list[float]]:

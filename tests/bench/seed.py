@@ -6,14 +6,14 @@ import asyncio
 import json
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from sidecar import analysis, canonical, recall
-from sidecar.stores.record import EventKind, NewEvent, Scope
-from sidecar.stores.sqlite import SqliteRecord
+from sidecar import analysis, canonical, limits, recall, view
+from sidecar.stores.record import EventKind, NewEvent, Record, Scope, SessionRead, SessionState
 from standpipe.v1 import turn_pb2
 
 Count = Callable[[str], int]
@@ -64,7 +64,7 @@ def turn(*said: tuple[int, str]) -> turn_pb2.Turn:
 
 
 async def append(
-    record: SqliteRecord, subject: str, session: str, turns: Iterator[turn_pb2.Turn], counters: dict[str, Count]
+    record: Record, subject: str, session: str, turns: Iterator[turn_pb2.Turn], counters: dict[str, Count]
 ) -> None:
     """Append turns to a session, in order, as CommitTurn stores them."""
     waiting: list[asyncio.Task] = []
@@ -96,14 +96,29 @@ async def append(
     await asyncio.gather(*waiting)
 
 
-async def memories(record: SqliteRecord, subject: str, texts: list[str], counters: dict[str, Count]) -> None:
+async def checkpoint(record: Record, session: str, tokenizer: str, count: Count) -> None:
+    """Store the fold of a long session up to where a cold load begins, as commits do on the way."""
+    read = SessionRead(
+        tenant="default", session=session, tokenizer=tokenizer, known_version=0, at_version=None,
+        window_bytes=limits.view_bytes,
+    )  # fmt: skip
+    (state,) = await record.fetch([read], deadline=time.monotonic() + 600)
+    assert isinstance(state, SessionState)
+    before = [one for one in state.events if one.weight_end_bytes <= state.head.weight_bytes - limits.view_bytes]
+    folded = view.fold(
+        view.empty(session=session, subject=state.head.subject, tokenizer=tokenizer), before, count=count
+    )
+    await record.put_checkpoint("default", view.to_checkpoint(folded))
+
+
+async def memories(record: Record, subject: str, texts: list[str], counters: dict[str, Count]) -> None:
     """Give a subject memories, 200 a turn, in a session of their own."""
     parts = (texts[at : at + 200] for at in range(0, len(texts), 200))
     turns = (turn(*((turn_pb2.ROLE_USER, text) for text in part)) for part in parts)
     await append(record, subject, f"{subject}.past", turns, counters)
 
 
-async def embed(record: SqliteRecord, model_id: str, vectors: np.ndarray) -> None:
+async def embed(record: Record, model_id: str, vectors: np.ndarray) -> None:
     """Give all items that wait for a vector one of these, over and over, each a little turned."""
     noise = np.random.default_rng(7)
     claims = await record.claim(model=model_id, worker="seed", lease_s=600, count_max=1000)

@@ -27,30 +27,57 @@ async def standpipe_server(address: str, options: dict) -> None:
 
 
 async def floor(address: str, options: dict) -> None:
-    """Serve bytes: the method's name is how many."""
+    """Serve bytes: the method's name is how many. With stores, do beside it what nobody can do without.
+
+    `/floor/<size>` fetches as many bytes from Redis; `/commit/<size>` inserts the request, and tells Redis.
+    """
     answers: dict[str, bytes] = {}
+    redis = db = None
+    if "redis" in options:
+        redis, db = await _stores(options)
 
     def handle(details):
-        def answer(request, context):
-            found = answers.get(details.method)
-            if found is None:
-                size = int(details.method.rpartition("/")[2])
-                found = answers[details.method] = bytes(range(256)) * (size // 256) + bytes(size % 256)
-            return found
+        kind, size = details.method.strip("/").split("/")
 
         async def work(request, context):
-            return answer(request, context)
+            found = answers.get(size)
+            if found is None:
+                found = answers[size] = bytes(range(256)) * (int(size) // 256) + bytes(int(size) % 256)
+                if redis:
+                    await redis.set(f"view{size}", found)
+            if not redis:
+                return found
+            if kind == "commit":
+                await db.execute("INSERT INTO log (body) VALUES (%b)", (request,))
+                await redis.set("view", request)
+                return found
+            async with redis.pipeline(transaction=False) as pipeline:
+                pipeline.get(f"view{size}")
+                (view,) = await pipeline.execute()
+            return view
 
         return grpc.unary_unary_rpc_method_handler(work)
 
     await _serve(address, handle)
 
 
+async def _stores(options: dict) -> tuple:
+    """Connect to Redis and PostgreSQL."""
+    import psycopg
+    from redis.asyncio import Redis
+
+    return (
+        Redis.from_url(options["redis"], protocol=3),
+        await psycopg.AsyncConnection.connect(options["postgres"], autocommit=True),
+    )
+
+
 async def handwritten(address: str, options: dict) -> None:
     """Serve what is written by hand for want of Standpipe: history as JSON from a store, counted at every read.
 
-    Fair to it: each message is counted once, vectors stay in memory, one matrix product ranks them, and the
-    embedder and the tokenizer are Standpipe's own. In series, as such code is: history, embedding, search, fit.
+    Fair to it: each message is counted once, the embedder and the tokenizer are Standpipe's own, and vectors are ranked
+    by pgvector, or stay in memory where one matrix product ranks them. In series, as such code is: history, embedding,
+    search, fit.
     With `careful` it also stops counting where the budget ends.
     """
     import numpy as np
@@ -62,15 +89,32 @@ async def handwritten(address: str, options: dict) -> None:
     models = Path(options["models_dir"])
     count = Tokenizers(models / "tokenizers").get(options["tokenizer"]).count
     embedder = Embedder(Model.open(models / "all-MiniLM-L6-v2"))
-    db = sqlite3.connect(options["db"])
-    texts = [text for (text,) in db.execute("select text from memory order by id")]
-    vectors = np.stack(
-        [np.frombuffer(one, np.float32) for (one,) in db.execute("select vector from memory order by id")]
-    )
+    if "redis" in options:
+        redis, db = await _stores(options)
+
+        async def read(session: str) -> bytes:
+            return await redis.get(session)
+
+        async def search(vector: np.ndarray) -> list[str]:
+            query = "SELECT text FROM hand ORDER BY vector <#> %s LIMIT 200"
+            return [text for (text,) in await (await db.execute(query, (str(vector.tolist()),))).fetchall()]
+
+    else:
+        db = sqlite3.connect(options["db"])
+        texts = [text for (text,) in db.execute("select text from memory order by id")]
+        vectors = np.stack(
+            [np.frombuffer(one, np.float32) for (one,) in db.execute("select vector from memory order by id")]
+        )
+
+        async def read(session: str) -> bytes:
+            return db.execute("select history from session where id = ?", (session,)).fetchone()[0]
+
+        async def search(vector: np.ndarray) -> list[str]:
+            return [texts[index] for index in np.argsort(-(vectors @ vector))[:200]]
 
     async def hydrate(request, context):
         asked = json.loads(request)
-        (stored,) = db.execute("select history from session where id = ?", (asked["session"],)).fetchone()
+        stored = await read(asked["session"])
         history, used = [], 0
         messages = json.loads(stored)
         if not asked["careful"]:
@@ -84,13 +128,12 @@ async def handwritten(address: str, options: dict) -> None:
         recalled, used = [], 0
         if asked["query"]:
             vector = await asyncio.to_thread(embedder.embed_one, asked["query"])
-            scores = vectors @ vector
-            for index in np.argsort(-scores)[:200]:
-                tokens = count(texts[index])
+            for text in await search(vector):
+                tokens = count(text)
                 if used + tokens > options["recall_tokens"]:
                     break
                 used += tokens
-                recalled.append(texts[index])
+                recalled.append(text)
         return json.dumps({"history": history[::-1], "recalled": recalled}).encode()
 
     await _serve(address, lambda _: grpc.unary_unary_rpc_method_handler(hydrate))
