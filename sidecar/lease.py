@@ -34,7 +34,7 @@ MARGIN_S = limits.hot_lease_margin_ms / 1000
 _ROUNDS_MAX = 4
 """Changes of who is trusted that one commit follows, before it gives up."""
 
-_ADOPT_PAUSE_S = (1.0, 30.0)
+_ADOPT_PAUSE_S = (1.0, 8.0)
 """Between two adoptions by one process: doubled up to a maximum while they do not last, so that processes which reach
 different servers do not take the slots from each other at every turn."""
 
@@ -108,7 +108,8 @@ class Leases:
     async def point(self, tenant: str, route: StoredRoute) -> None:
         """Point a route at a policy version; return when every process follows it."""
         await self.record.set_route(tenant, route)
-        if self.hot.capabilities.coherent:
+        await self.renew()
+        if self.hot.capabilities.coherent or self._rows:  # else nobody follows a route without asking
             await asyncio.sleep(LEASE_S + MARGIN_S)
 
     async def honoured(self, slot: int, step: Callable[[], Awaitable[Place]], *, deadline: Deadline | None) -> None:

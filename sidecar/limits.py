@@ -126,9 +126,10 @@ over, and of SetRoute. All releases that share a record store must agree on it: 
 hot_lease_margin_ms: Final = 50
 """What is added to every wait for leases of others to end: clocks that run at rates 5 % apart still agree."""
 
-hot_timeout_ms: Final = 100
-"""What one call to the shared hot store may take: the record store answers in single milliseconds, so a hot store that
-is slower than this, a new TLS connection included, is no help. A server that says nothing for half of it hangs."""
+hot_timeout_ms: Final = 250
+"""What one call to the shared hot store may take. The record store answers in milliseconds, so a hot store that is slow
+is no help; but a commit that it does not confirm takes the trust in it from all for a lease, and a machine out of
+breath must not do that. A server that says nothing for half of it hangs."""
 
 hot_connections_max: Final = 16
 """Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods

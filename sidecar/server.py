@@ -22,7 +22,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from sidecar import limits
+from sidecar import canonical, limits
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
@@ -163,9 +163,10 @@ class Server:
         model_id = self._embedder.id if self._embedder else ""
         dimensions = self._embedder.dimensions if self._embedder else 1
 
-        signer = Signer(await self.record.signing_key())
+        signing_key = await self.record.signing_key()
+        signer = Signer(signing_key)
         hot: Hot[View] = hot_of(config)
-        await hot.open()
+        await hot.open(deployment=canonical.sha256(("hot", signing_key)).hex()[:12])
         stack.push_async_callback(hot.close)
         policies = Policies(self.record, tokenizers)
         leases = Leases(self.record, hot, policies, telemetry)

@@ -14,7 +14,7 @@ H3  A kept view comes back as it is. `gained` folds onto the view, or onto its o
 H4  `forget` removes a session, for all tokenizers. `flush` removes everything.
 H5  The store is bounded in bytes: beyond, the least recently used leaves. What is larger than the bound is not stored.
 H6  A session leaves when its time to live, as it was last given, has passed since it was last published or fetched.
-H7  Tenants never meet: the tenant leads the key.
+H7  Tenants never meet, nor do deployments: both stand in the key.
 H8  `publish` is seen by every later `fetch`, in whatever process, unless the session was evicted or flushed since.
 H9  `announce` marks a session: until its mark is gone, no fetch of the session has a grant. A mark goes with the
     `publish` or `withdraw` that names it. A mark whose time has passed goes with a publish whose ticket was asked for
@@ -125,8 +125,12 @@ class Hot(ABC, Generic[V]):
     capabilities: Capabilities
 
     @abstractmethod
-    async def open(self) -> None:
-        """Prepare. Never fails for a server that is not there: it may come."""
+    async def open(self, *, deployment: str = "") -> None:
+        """Prepare. Never fails for a server that is not there: it may come.
+
+        `deployment` names the record store that the tails are of, in letters and digits: two that share a hot store
+        do not meet (H7).
+        """
 
     @abstractmethod
     async def examine(self) -> Sequence[Finding]:

@@ -27,7 +27,7 @@ class MemoryHot(Hot[V]):
         """(view, time to live, until when)."""
         self._bytes = 0
 
-    async def open(self) -> None:
+    async def open(self, *, deployment: str = "") -> None:
         """Nothing is to be prepared."""
 
     async def examine(self) -> Sequence[Finding]:

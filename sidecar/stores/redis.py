@@ -155,6 +155,7 @@ class RedisHot(Hot[V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
+        self._deployment = ""
         self._client = _client(address, timeout_s=timeout_ms / 1000)
         self._views: MemoryHot[V] = MemoryHot(bytes_max=bytes_max, clock=clock)
         self._session_bytes_max = session_bytes_max
@@ -168,8 +169,8 @@ class RedisHot(Hot[V]):
         self._servers: dict[str, str] = {}
         """The name of the cluster's node by its incarnation; without a cluster the one that answered last."""
 
-    async def open(self) -> None:
-        """Nothing is to be prepared: connections are made when they are needed."""
+    async def open(self, *, deployment: str = "") -> None:
+        self._deployment = deployment  # connections are made when they are needed
 
     async def examine(self) -> Sequence[Finding]:
         other: RedisHot[V] = RedisHot(self._address, timeout_ms=limits.examine_ms)
@@ -275,16 +276,20 @@ class RedisHot(Hot[V]):
     async def forget(self, tenant: str, session: str) -> None:
         await self._views.forget(tenant, session)
         async with self._guarded(None):
-            await self._client.execute_command("DEL", key_of(tenant, session))
+            await self._client.execute_command("DEL", self.key(tenant, session))
 
     async def flush(self) -> None:
         await self._views.flush()
         async with self._guarded(None, timeout_s=limits.deadline_default_ms / 1000):
-            async for key in self._client.scan_iter(match=f"{PREFIX}*", count=1000):
+            async for key in self._client.scan_iter(match=f"{PREFIX}{self._deployment}{{*", count=1000):
                 await self._client.execute_command("UNLINK", key)
 
     def slot(self, tenant: str, session: str) -> int:
-        return slot_of(key_of(tenant, session))
+        return slot_of(self.key(tenant, session))
+
+    def key(self, tenant: str, session: str) -> bytes:
+        """Return the key of a session."""
+        return key_of(tenant, session, deployment=self._deployment)
 
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:
         name = self._servers.get(incarnation)
@@ -325,7 +330,7 @@ class RedisHot(Hot[V]):
         self, name: str, session: tuple[str, str], *args: bytes | str | int, deadline: Deadline | None
     ) -> tuple[Place, list[Any]]:
         """Run a script on a session's entry; return who answered, and what else it answered."""
-        script, key = self._scripts[name], key_of(*session)
+        script, key = self._scripts[name], self.key(*session)
         async with self._guarded(deadline):
             try:
                 answer = await self._call("EVALSHA", script.sha, 1, key, *args)
@@ -390,14 +395,14 @@ def _asking(server: Redis | ClusterNode) -> Ask:
     return ask
 
 
-def key_of(tenant: str, session: str) -> bytes:
-    """Return a session's key: one hash tag. No id holds a bar or a brace (`sidecar.validate`)."""
-    return f"{PREFIX}{{{tenant}|{session}}}".encode()
+def key_of(tenant: str, session: str, *, deployment: str = "") -> bytes:
+    """Return the key of a session: one hash tag. No id holds a bar or a brace (`sidecar.validate`)."""
+    return f"{PREFIX}{deployment}{{{tenant}|{session}}}".encode()
 
 
 def slot_of(key: bytes) -> int:
     """Return the slot of a key: the checksum of its hash tag."""
-    return binascii.crc_hqx(key[len(PREFIX) + 1 : -1], 0) % SLOTS
+    return binascii.crc_hqx(key[key.index(b"{") + 1 : -1], 0) % SLOTS
 
 
 def _checked(mark: str) -> str:

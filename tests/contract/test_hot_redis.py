@@ -351,3 +351,18 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         Address.parse(address)
     assert caught.value.field == "hot"
     assert "secret" not in caught.value.message
+
+
+async def test_deployments_that_share_a_server_never_meet(own_redis: Redis) -> None:
+    """The same tenant and session of two record stores are two entries; a flush of one leaves the other (H7)."""
+    async with pod(own_redis.url) as one, pod(own_redis.url) as other:
+        await one.open(deployment="one")
+        await other.open(deployment="other")
+        log = Log(key("s"))
+        log.append(2)
+        found = await one.fetch(log.key)
+        await one.publish(log.key.tenant, log.key.session, log.state(), ticket=found.ticket, grant=7)
+        assert (await other.fetch(log.key)).version == 0
+        await other.flush()
+        assert (await one.fetch(log.key)).version == 2
+        assert one.slot("t", "s") == other.slot("t", "s")

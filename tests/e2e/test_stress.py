@@ -105,7 +105,7 @@ async def test_a_stalled_embedder_costs_recall_by_vector_alone(tmp_path: Path, s
 
 
 async def test_a_failing_embedder_is_named_and_blocks_nothing(tmp_path: Path, stalled: Stalled) -> None:
-    """A model that fails costs vectors, never an answer or a commit, and its words are in no log (P8, P12)."""
+    """A model that fails delays vectors, never an answer or a commit, and its words are in no log (P8, P12)."""
     stalled.open.set()
     stalled.broken = True
     async with serving(tmp_path / "r.db", embedder=stalled) as pod:
@@ -113,6 +113,7 @@ async def test_a_failing_embedder_is_named_and_blocks_nothing(tmp_path: Path, st
         answer = await pod.hydrate("now", "code of the locker of team 7")
         assert [(one.source, one.cause) for one in answer.degraded] == [(RECALL, "embedding_failed")]
         assert "5571" in shown(answer.bundle, RECALL)
+        stalled.broken = False
         await pod.embedded()
         assert "locker" not in pod.log()
 

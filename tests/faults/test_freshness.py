@@ -25,7 +25,6 @@ from sidecar import lease, limits
 from sidecar.config import Config
 from sidecar.server import Server
 from sidecar.stores.record import Head, HeadRead
-from sidecar.stores.redis import key_of
 from standpipe.v1 import context_pb2
 from tests.e2e.pods import Pod, refusal_of, settings
 from tests.faults.log_check import rounds
@@ -99,7 +98,7 @@ class World:
         self.lost = self.lost or action in LOSSES
         other = self.dice.choice([pod for pod in self.pods if pod is not near])
         if action == "evict":
-            self.master.call("DEL", key_of("default", session).decode())
+            self.master.call("DEL", near.server.sessions.hot.key("default", session).decode())
         elif action == "flush":
             self.master.flush()
         elif action == "restart":
