@@ -483,9 +483,7 @@ def _read_expired(read: ExpiredRead) -> _Asked:
 def _read_figures(_read: FiguresRead) -> _Asked:
     def figures(row: Row) -> Figures:
         sessions, events, items, log_bytes, overdue_us = (int(value or 0) for value in row)
-        return Figures(
-            sessions=sessions, events=events, items=items, log_bytes=log_bytes, overdue_s=overdue_us / 1e6
-        )
+        return Figures(sessions=sessions, events=events, items=items, log_bytes=log_bytes, overdue_s=overdue_us / 1e6)
 
     return _Asked(_WORKER, [("figures", ())], _first(figures))
 

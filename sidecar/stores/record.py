@@ -62,14 +62,14 @@ R21 `release` ends a claim that its worker still holds, and else does nothing. W
     is handed out alone, so that one that kills its workers is not counted against others.
 R22 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
     changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
-R23 A session's log is kept for `NewEvent.keep_s` after its last event. `ExpiredRead` lists those whose time has passed by
-    the store's clock, the longest ago first. `sweep` removes the events, tool calls and checkpoints of one, if its time
-    has passed still, in one transaction. Its head stays, `expired`, so that nobody begins a session anew under its id:
-    every append raises SessionExpired, before every other check (R4 too), and reads give the head and no events. It
-    stays listed until `forgotten`, so that whoever dies before the hot store forgot it is followed by another.
+R23 A session's log is kept for `NewEvent.keep_s` after its last event. `ExpiredRead` lists those whose time has passed
+    by the store's clock, the longest ago first. `sweep` removes the events, tool calls and checkpoints of one, if its
+    time has passed still, in one transaction. Its head stays, `expired`, so that nobody begins a session anew under its
+    id: every append raises SessionExpired, before every other check (R4 too), and reads give the head and no events.
+    It stays listed until `forgotten`, so that whoever dies before the hot store forgot it is followed by another.
 R24 The items of a swept session keep their positions (R6), and no content: they are `gone`, and have zero vectors, also
-    where these are put later. `ScopeState.epoch` rises with each sweep that took items. `drop_derived` leaves them, since
-    the log knows them no more.
+    where these are put later. `ScopeState.epoch` rises with each sweep that took items. `drop_derived` leaves them,
+    since the log knows them no more.
 R25 A session has at most `limits.session_events_max` events, and its end: a turn beyond raises LimitExceeded.
 R26 `FiguresRead` tells how much there is. It may estimate, and costs the same however much it is.
 """

@@ -393,11 +393,11 @@ def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int
 def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     key = (event.tenant, event.session)
     row = _one(db, "head", *key)
-    head = row and head_of(row)
-    if head is not None and head.expired:
+    head: Head | None = row and head_of(row)
+    if head and head.expired:
         raise SessionExpired
     receipt = _one(db, "receipt", *key, event.request_id)
-    if receipt is not None:  # R4, before all other checks
+    if head and receipt:  # R4, before all other checks
         version, digest, event_hash, position, weight_bytes, committed_at_us = receipt
         if digest != event.digest:
             raise RequestIdReused("the request id was used before in this session, with another body", version=version)

@@ -1347,7 +1347,15 @@ class RecordSuite:
         await record.append(event)
         await sweep(record, raw)
         before = raw.rows()
-        late = [event, turn(), turn(expected=0), turn(expected=1), turn(expected=9), turn(subject="bob"), turn(subject="")]
+        late = [
+            event,
+            turn(),
+            turn(expected=0),
+            turn(expected=1),
+            turn(expected=9),
+            turn(subject="bob"),
+            turn(subject=""),
+        ]
         late += [turn(must_exist=True, kind=EventKind.END, texts=()), turn(answered_calls=["none"])]
         for refused in late:
             with pytest.raises(SessionExpired):
@@ -1367,7 +1375,7 @@ class RecordSuite:
             await record.append(turn())
 
     async def test_r23_one_of_many_sweeps(self, record: Record, reopen: Reopen, raw: RawRecord) -> None:
-        """Of sweepers that meet at a session one removes it, and an append beside them is whole or refused (R23, P1)."""
+        """Of sweepers that meet one removes the log, and an append beside them is whole or refused (R23, P1)."""
         records = [record, await reopen()]
         for _ in range(ROUNDS):
             session = fresh("s")
@@ -1410,14 +1418,14 @@ class RecordSuite:
 
     async def test_r24_no_content_is_left_anywhere(self, record: Record, raw: RawRecord) -> None:
         """What was said in a swept session stands in no row of any table (R24, P11)."""
-        secret = "the word is xylophone"  # noqa: S105 - what is looked for
+        secret = "the word is xylophone"
         await record.append(turn(texts=[secret], keep_s=1, opened_calls=["xylophone"]))
         assert "xylophone" in raw.dump()
         await sweep(record, raw)
         assert "xylophone" not in raw.dump()
 
     async def test_r24_a_new_model_starts_behind_what_is_gone(self, record: Record, raw: RawRecord) -> None:
-        """A model that comes later orders what the log knows, by its time; what is gone counts for no age (R24, R14)."""
+        """A later model orders what the log knows, by its time; what is gone counts for no age (R24, R14)."""
         await record.append(turn("s", texts=["gone"], keep_s=1))
         await record.append(turn("other", texts=["kept"]))
         await record.append(turn("lonely", subject="bob", keep_s=1))

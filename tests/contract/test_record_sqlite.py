@@ -619,5 +619,10 @@ async def test_reads_go_by_keys(opened: Callable[..., Any], path: Path) -> None:
             continue
         values = [None] * statement.count("?")
         plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", *values)]
-        assert not [step for step in plan if step.startswith("SCAN") and step not in {"SCAN models", "SCAN models USING COVERING INDEX sqlite_autoindex_models_1"}], (name, plan)
+        assert not [
+            step
+            for step in plan
+            if step.startswith("SCAN")
+            and step not in {"SCAN models", "SCAN models USING COVERING INDEX sqlite_autoindex_models_1"}
+        ], (name, plan)
         assert not [step for step in plan if "TEMP B-TREE" in step], (name, plan)
