@@ -12,10 +12,10 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval bench lock clean
+.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines bench lock clean
 
 help:  ## Say what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready $(MODELS)/ready  ## Make the virtual environment, the model and the tokenizer ranks
 
@@ -115,6 +115,10 @@ release-api: $(TOOLS)/buf/ready  ## Make today's protos the ones that must not b
 eval: setup  ## Measure recall, prefix reuse and determinism on conversations: make eval DATA=DIR
 	@test -n "$(DATA)" || { echo "say which conversations: make eval DATA=DIR"; exit 2; }
 	$(BIN)/standpipe eval $(DATA) --out build --models-dir $(MODELS)
+
+eval-engines: setup  ## The same on every pair of engines, whose bundles must be equal: make eval-engines DATA=DIR
+	@test -n "$(DATA)" || { echo "say which conversations: make eval-engines DATA=DIR"; exit 2; }
+	$(BIN)/python -m tests.eval.engines $(DATA) --models-dir $(STANDPIPE_MODELS_DIR)
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build

@@ -59,3 +59,13 @@ def clock(before_s: float, theirs_s: float, after_s: float) -> Finding:
     if skew_s * 1000 > limits.clock_skew_ms:
         return warning("clock", f"{skew_s:,.1f} s from this machine's", "Let NTP set the clocks of both machines.")
     return ok("clock", "as this machine's" if skew_s < 0.001 else f"{skew_s * 1000:.0f} ms from this machine's")
+
+
+def parked(count: int) -> Finding:
+    """Judge the work orders that nobody tries any more."""
+    if count:
+        found = (
+            f"{count} {'order is' if count == 1 else 'orders are'} parked: recall does not find their items by meaning"
+        )
+        return warning("work", found, "`standpipe parked` says why, and with --retry tries them again.")
+    return ok("work", "no order is parked")

@@ -139,26 +139,51 @@ class Leases:
                 self.telemetry.hot_revocations.inc()
                 self.telemetry.log.warning("hot store did not confirm; its grant is withdrawn", slot=slot)
                 await self.record.revoke(row.grant.incarnation)
-                if self._renewal is not None:  # it may have begun before
-                    await asyncio.wait([self._renewal])
-                self._until = 0.0
+                await self._forget_rows()
             elif self.holds():
                 await self._sleep_until(row.usable_at, deadline)
                 return
         raise StoreUnavailable("the hot store keeps changing; retry with the same request id", store="hot")
 
+    async def alone(self, *, deadline: Deadline | None) -> None:
+        """Return when no hot store is trusted by anyone: for commits of a process that shares none.
+
+        It may stand beside others that do, while a deployment moves from one hot store to another. What it commits
+        nobody would find in theirs, so it withdraws all grants, and waits for the leases to end. Raises
+        StoreUnavailable when that takes longer than the deadline.
+        """
+        for _ in range(_ROUNDS_MAX):
+            if not self.holds():
+                await self.renew()
+            trusted = {row.grant.incarnation for row in self._rows} - {""}
+            if not trusted:
+                await self._sleep_until(max((row.usable_at for row in self._rows), default=0.0), deadline)
+                if self.holds():
+                    return
+                continue
+            self.telemetry.hot_revocations.inc(len(trusted))
+            self.telemetry.log.warning("this process shares no hot store; the grants of others are withdrawn")
+            for incarnation in trusted:
+                await self.record.revoke(incarnation)
+            await self._forget_rows()
+        raise StoreUnavailable("another hot store keeps being trusted; retry with the same request id", store="hot")
+
     # --- upkeep ---
 
     async def run(self) -> None:
         """Keep the lease renewed while it is used, until cancelled."""
+        failing = False
         while True:
             await self._used.wait()
             self._used.clear()
             if self.clock() > self._until - LEASE_S / 2:
                 try:
                     await self.renew()
+                    failing = False
                 except StandpipeError as error:
-                    self.telemetry.log.warning("lease not renewed", reason=error.reason)
+                    if not failing:  # four times a second, the same line says nothing new
+                        self.telemetry.log.warning("leases are not renewed", reason=error.reason)
+                    failing = True
             await asyncio.sleep(LEASE_S / 4)
 
     async def renew(self) -> None:
@@ -191,6 +216,12 @@ class Leases:
         for (tenant, name), route in zip(routes, stored, strict=True):
             self.policies.saw(tenant, name, cast("StoredRoute | None", route), asked_at=asked_at)
         self._until = asked_at + LEASE_S
+
+    async def _forget_rows(self) -> None:
+        """End this process's own lease, since the grants have changed."""
+        if self._renewal is not None:  # it may have begun before
+            await asyncio.wait([self._renewal])
+        self._until = 0.0
 
     def _row(self, slot: int) -> _Row | None:
         for row in self._rows:

@@ -132,7 +132,7 @@ hot_lease_margin_ms: Final = 50
 
 hot_timeout_ms: Final = 100
 """What one call to the shared hot store may take: the record store answers in single milliseconds, so a hot store that
-is slower than this, a new TLS connection included, is no help."""
+is slower than this, a new TLS connection included, is no help. A server that says nothing for half of it hangs."""
 
 hot_connections_max: Final = 16
 """Connections of one process to each server of the hot store: a call holds one for some 100 us, and hundreds of pods

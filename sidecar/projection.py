@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import secrets
 import time
@@ -31,6 +32,9 @@ from sidecar.telemetry import Telemetry
 
 _IDLE_S = 5.0
 """Between two looks for work that nobody announced: another process's commits."""
+
+_LET_GO_S = 0.5
+"""For orders that go back: a process that ends has little time."""
 
 _PROBE = "ready"
 """A text that every model can embed: if it fails, the embedder is broken, and not the texts before it."""
@@ -56,6 +60,7 @@ class EmbeddingProjection:
         self._telemetry = telemetry
         self._lease_s = lease_s
         self._name = secrets.token_hex(8)
+        self._published_at = -math.inf
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,8 +121,9 @@ class EmbeddingProjection:
                     await self._give_back(claims[0], error)
                 claims.pop(0)
         finally:  # cancelled, or too slow
-            await asyncio.gather(*map(record.release, claims), return_exceptions=True)
-        await self.lag()
+            await self._let_go(claims)
+        if not busy or time.monotonic() - self._published_at > _IDLE_S:  # a long queue takes long to count
+            await self.lag()
         if unable is not None and not came_further:
             raise unable
         return busy
@@ -129,6 +135,7 @@ class EmbeddingProjection:
         self._telemetry.projection_lag_items.set(lag.items)
         self._telemetry.projection_lag_seconds.set(lag.age_s)
         self._telemetry.projection_parked.set(lag.parked)
+        self._published_at = time.monotonic()
         return lag
 
     async def _advance(self, claim: Claim) -> None:
@@ -166,6 +173,12 @@ class EmbeddingProjection:
             event = "work order parked" if parked else "work order failed"
             kind = type(error).__name__
             self._telemetry.log.warning(event, reason=ours.reason, type=kind, attempts=claim.attempts)
+
+    async def _let_go(self, claims: Sequence[Claim]) -> None:
+        """Release orders that were not begun, unless the store keeps the process waiting: their leases pass."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LET_GO_S):
+                await asyncio.gather(*map(self._record.release, claims), return_exceptions=True)
 
     async def _embed(self, texts: Sequence[str]) -> list[bytes]:
         if not texts:

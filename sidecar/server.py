@@ -171,8 +171,7 @@ class Server:
         policies = Policies(self.record, tokenizers)
         leases = Leases(self.record, hot, policies, telemetry)
         stack.push_async_callback(leases.close)
-        if hot.capabilities.coherent:
-            stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
+        stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
         self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
         self._projection = None

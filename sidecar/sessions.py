@@ -196,7 +196,9 @@ class Sessions:
     async def append(self, event: NewEvent, *, announced: Announced | None, deadline: Deadline | None) -> Appended:
         """Append an event to the log so that every hydrate that starts after this returns sees it (P4)."""
         if announced is None:
+            await self.leases.alone(deadline=deadline)
             done = await self.record.append(event, deadline=deadline)
+            await self.leases.alone(deadline=deadline)
         else:
             commit = await announced
             try:

@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from sidecar.cli import show
+from sidecar.cli.failure import line
 from sidecar.cli.model import models_dir
+from sidecar.errors import StandpipeError
 
 
 @click.command("eval")
@@ -23,6 +25,8 @@ from sidecar.cli.model import models_dir
 @models_dir
 @click.option("--tokenizer", default="cl100k_base", show_default=True, help="What counts the budgets.")
 @click.option("--embedder", default="all-MiniLM-L6-v2", show_default=True, help="Its directory there, or none.")
+@click.option("--record", default="", metavar="ADDRESS", help="A record store to measure on; it is rebuilt on the way.")
+@click.option("--hot", default="memory", show_default=True, metavar="ADDRESS", help="A hot store to measure on.")
 @click.option("--conversations", type=click.IntRange(1), metavar="N", help="The first N of each set.")
 @click.option("--questions", type=click.IntRange(1), metavar="N", help="The first N of each conversation.")
 def evaluate(
@@ -32,6 +36,8 @@ def evaluate(
     *,
     tokenizer: str,
     embedder: str,
+    record: str,
+    hot: str,
     conversations: int | None,
     questions: int | None,
 ) -> None:
@@ -42,8 +48,10 @@ def evaluate(
     from sidecar.evaluation.evaluate import evaluate as run
     from sidecar.evaluation.measured import Options
 
-    options = Options(directory, tokenizer, embedder, conversations, questions)
+    options = Options(directory, tokenizer, embedder, conversations, questions, record, hot)
     try:
         asyncio.run(run(source, out, options, console=show.stdout()))
+    except StandpipeError as error:
+        raise click.ClickException(line(error)) from None
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from None

@@ -1,6 +1,7 @@
 """Measuring Standpipe on recorded conversations: ``standpipe eval DIR --out build``.
 
-Everything goes through the API of a real server on a file of its own, under one policy for all sets:
+Everything goes through the API of a real server, on a file of its own or on the stores of `Options`, under one policy
+for all sets:
 
 - **Evidence recall.** Each conversation is a subject and is committed session by session, turn by turn. Then each
   question is asked from a new session of that subject. The figure is the share of the question's evidence turns
@@ -12,13 +13,16 @@ Everything goes through the API of a real server on a file of its own, under one
 - **Determinism.** Each question is asked again, asked after a restart, and asked after a rebuild from the log, and
   each receipt is replayed: the bundles must be equal byte for byte.
 
-The conversations stay where they are: nothing but figures and ids is written.
+The conversations stay where they are: nothing but figures, ids and digests is written. The digests of all bundles are
+in `bundles.sha256`; those of two runs on different engines must be equal, line by line (P6).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import secrets
 import sys
 import tempfile
 import time
@@ -67,14 +71,15 @@ _ATTEMPTS = 5
 _DEADLINE_MS = 60_000
 
 
-class _Remembering(Embedder):
-    """Embeds a text once: the replays say again what the conversations said. Restart and rebuild go without it."""
+class Remembering(Embedder):
+    """Embeds a text once: the replays say again what the conversations said."""
 
     def __init__(self, model: Model) -> None:
         self._known: dict[str, Vector] = {}
         super().__init__(model)
 
     def embed_one(self, text: str) -> Vector:
+        """Return a text's vector, as it was when it was asked for first."""
         if text not in self._known:
             self._known[text] = super().embed_one(text)
         return self._known[text]
@@ -112,10 +117,18 @@ class _Screen:
             print(f"{time.monotonic() - self._started:6.1f} s  {name}: {total}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-async def evaluate(directory: Path, out: Path, options: Options, *, console: Console | None = None) -> dict[str, Any]:
+async def evaluate(
+    directory: Path,
+    out: Path,
+    options: Options,
+    *,
+    console: Console | None = None,
+    embedder: Embedder | None = None,
+) -> dict[str, Any]:
     """Measure the sets of a directory; write `out`/eval.json and charts, print a table, and return the figures.
 
-    Raises FileNotFoundError if there is nothing to measure.
+    `embedder` stands in for all that would be loaded; without it, restart and rebuild embed anew. Raises
+    FileNotFoundError if there is nothing to measure.
     """
     console = console or Console()
     sets, skipped = conversations.read(directory)
@@ -128,13 +141,15 @@ async def evaluate(directory: Path, out: Path, options: Options, *, console: Con
     measured = [Measured(one) for one in sets]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="standpipe-eval-") as work, _Screen() as screen:
-        kept = None
-        if options.embedder != "none":
-            kept = await asyncio.to_thread(_Remembering, Model.open(options.models_dir / options.embedder))
-        await _recall_and_determinism(measured, Path(work) / "recall.db", options, screen, kept)
-        await _replays(measured, Path(work) / "replay.db", options, screen, kept)
+        kept = embedder
+        if kept is None and options.embedder != "none":
+            kept = await asyncio.to_thread(Remembering, Model.open(options.models_dir / options.embedder))
+        recall, replay = (_Place(Path(work), options, tenant) for tenant in ("recall", "replay"))
+        await _recall_and_determinism(measured, recall, screen, first=kept, later=embedder)
+        await _replays(measured, replay, screen, kept)
     figures = report.figures(measured, options, skipped, seconds=time.monotonic() - started)
     report.write(figures, out / "eval.json")
+    report.write_digests(measured, out / "bundles.sha256")
     report.show(figures, console)
     try:
         from sidecar.evaluation import charts  # noqa: PLC0415 - matplotlib is an extra, and slow to import
@@ -148,49 +163,60 @@ async def evaluate(directory: Path, out: Path, options: Options, *, console: Con
     return figures
 
 
-@contextlib.asynccontextmanager
-async def _serving(path: Path, options: Options, embedder: Embedder | None = None) -> AsyncIterator[standpipe.Client]:
-    """Run a server on a record store's file, and yield a client of it. `embedder` None: it loads its own."""
-    address = f"unix:{path.with_suffix('.sock')}"
-    config = Config(
-        listen=(address,),
-        http="",
-        record=f"sqlite:{path}",
-        models_dir=str(options.models_dir),
-        embedder=options.embedder,
-        tokenizers=(options.tokenizer,),
-        reflection=False,
-        log_level="error",
-    )
-    async with Server(config, embedder=embedder), standpipe.connect(address, deadline_ms=_DEADLINE_MS) as client:
-        published = await client.policies.publish(POLICY.format(tokenizer=options.tokenizer))
-        await client.policies.set_route("default", "eval", published.policy.version)
-        yield client
+class _Place:
+    """Where a part of the measuring happens: by itself, also on stores that others use, or that were used before."""
+
+    def __init__(self, directory: Path, options: Options, name: str) -> None:
+        self.options = options
+        self._address = f"unix:{directory / name}.sock"
+        self.config = Config(
+            tenant=f"eval-{name}-{secrets.token_hex(4)}",
+            listen=(self._address,),
+            http="",
+            record=options.record or f"sqlite:{directory / name}.db",
+            hot=options.hot,
+            models_dir=str(options.models_dir),
+            embedder=options.embedder,
+            tokenizers=(options.tokenizer,),
+            reflection=False,
+            log_level="error",
+        )
+
+    @contextlib.asynccontextmanager
+    async def serving(self, embedder: Embedder | None = None) -> AsyncIterator[standpipe.Client]:
+        """Run a server, and yield a client of it. `embedder` None: it loads its own."""
+        async with (
+            Server(self.config, embedder=embedder),
+            standpipe.connect(self._address, deadline_ms=_DEADLINE_MS) as client,
+        ):
+            published = await client.policies.publish(POLICY.format(tokenizer=self.options.tokenizer))
+            await client.policies.set_route("default", "eval", published.policy.version)
+            yield client
 
 
 async def _recall_and_determinism(
-    measured: list[Measured], path: Path, options: Options, screen: _Screen, kept: Embedder | None
+    measured: list[Measured], place: _Place, screen: _Screen, *, first: Embedder | None, later: Embedder | None
 ) -> None:
-    async with _serving(path, options, kept) as client:
-        await _commit_all(measured, client, options, screen)
+    async with place.serving(first) as client:
+        await _commit_all(measured, client, place.options, screen)
         await _no_lag(client, screen)
         everything = [(one, asked) for one in measured for asked in one.asked]
         with screen.phase("asking the questions", len(everything)) as done:
             await _each(everything, lambda pair: _ask(client, *pair), done)
         with screen.phase("asking again", len(everything)) as done:
             await _each(everything, lambda pair: _same(client, *pair, "again"), done)
-    async with _serving(path, options) as client:
+    async with place.serving(later) as client:
         with screen.phase("asking after a restart", len(everything)) as done:
             await _each(everything, lambda pair: _same(client, *pair, "restart"), done)
         with screen.phase("replaying the receipts", len(everything)) as done:
             await _each(everything, lambda pair: _replayed(client, *pair, "replay"), done)
-    record = record_of(Config(record=f"sqlite:{path}"))
+    record = record_of(place.config)
     await record.open()
     try:
         await rebuild(record)
     finally:
         await record.close()
-    async with _serving(path, options) as client:
+    async with place.serving(later) as client:
         await _no_lag(client, screen)
         with screen.phase("asking after a rebuild", len(everything)) as done:
             await _each(everything, lambda pair: _same(client, *pair, "rebuild"), done)
@@ -200,13 +226,14 @@ async def _recall_and_determinism(
 
 async def _commit_all(measured: list[Measured], client: standpipe.Client, options: Options, screen: _Screen) -> None:
     work = []
-    for number, one in enumerate(measured):
+    for at, one in enumerate(measured):
         for place, conversation in enumerate(one.data.conversations):
-            subject = f"{number}.{place}"
+            subject = f"{at}.{place}"
             work.append((one, conversation, subject))
             last = f"{subject}.{len(conversation.sessions) - 1}"
             one.asked += [
-                Asked(question, subject, last) for question in conversation.questions[: options.questions_max]
+                Asked(question, subject, last, f"{subject} question {number}")
+                for number, question in enumerate(conversation.questions[: options.questions_max])
             ]
     total = sum(len(conversation.turns) for _, conversation, _ in work)
     with screen.phase("committing the turns", total) as done:
@@ -260,10 +287,18 @@ async def _ask(client: standpipe.Client, one: Measured, asked: Asked) -> None:
     for budget in BUDGETS:
         bundle = await _hydrate(client, one, asked, asked.session, budget)
         asked.found[budget] = _found(one, asked, bundle)
+        one.digests[f"{asked.name} {budget}"] = _digest(bundle)
         if budget == BUDGET and bundle is not None:
             asked.served = bundle.message.SerializeToString(deterministic=True)
             asked.receipt = bundle.receipt
-    asked.found_in_session = _found(one, asked, await _hydrate(client, one, asked, asked.last_session, BUDGET))
+    bundle = await _hydrate(client, one, asked, asked.last_session, BUDGET)
+    asked.found_in_session = _found(one, asked, bundle)
+    one.digests[f"{asked.name} in its session"] = _digest(bundle)
+
+
+def _digest(bundle: standpipe.Bundle | None) -> str:
+    """Return the SHA-256 of a bundle's bytes, in hex; nothing for none."""
+    return hashlib.sha256(bundle.message.SerializeToString(deterministic=True)).hexdigest() if bundle else "none"
 
 
 def _found(one: Measured, asked: Asked, bundle: standpipe.Bundle | None) -> float:
@@ -325,16 +360,14 @@ def _compare(one: Measured, asked: Asked, check: str, bundle: standpipe.Bundle |
         one.first_mismatch |= difference(asked.served, now)
 
 
-async def _replays(
-    measured: list[Measured], path: Path, options: Options, screen: _Screen, kept: Embedder | None
-) -> None:
+async def _replays(measured: list[Measured], place: _Place, screen: _Screen, kept: Embedder | None) -> None:
     work = [
         (one, conversation, f"{number}.{place}")
         for number, one in enumerate(measured)
         for place, conversation in enumerate(one.data.conversations)
     ]
     total = sum(-(-len(conversation.turns) // 2) for _, conversation, _ in work)
-    async with _serving(path, options, kept) as client:
+    async with place.serving(kept) as client:
         with screen.phase("replaying as one session", total) as done:
             for one, conversation, subject in work:
                 found = await _replay(client, one, conversation, subject, done)
@@ -361,6 +394,8 @@ async def _replay(
         bundle = await _whole(large, one.notes)
         requests.append(request_of(bundle))
         small = await _whole(partial(session.hydrate, query, budget_tokens=BUDGET), one.notes)
+        one.digests[f"{subject} at {at} {REPLAY_BUDGET}"] = _digest(bundle)
+        one.digests[f"{subject} at {at} {BUDGET}"] = _digest(small)
         assert small.tax is not None
         prompts = sum(section.tokens for section in small.sections if section.source == Source.SOURCE_POLICY)
         one.sent_tokens += small.tokens

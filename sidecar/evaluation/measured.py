@@ -48,6 +48,9 @@ class Options:
     """Of each set; None for all."""
     questions_max: int | None = None
     """Of each conversation; None for all."""
+    record: str = ""
+    """The record store's address; empty: a file of its own. It is rebuilt from its log on the way."""
+    hot: str = "memory"
 
 
 def share_found(cited: Iterable[str], evidence: frozenset[str]) -> float:
@@ -180,6 +183,8 @@ class Asked:
     question: Question
     subject: str
     last_session: str
+    name: str
+    """Of this question among all; its id may repeat."""
     found: dict[int, float] = field(default_factory=dict)
     found_in_session: float = 0.0
     served: bytes = b""
@@ -205,6 +210,8 @@ class Measured:
     transcript_tokens: int = 0
     checks: Counter[str] = field(default_factory=Counter)
     mismatches: Counter[str] = field(default_factory=Counter)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of every bundle that was measured, by what was asked."""
     first_mismatch: dict[str, Any] | None = None
 
     @property

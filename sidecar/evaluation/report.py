@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -117,6 +117,12 @@ def write(figures: Mapping[str, Any], path: Path) -> None:
     """Write the figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_digests(measured: Iterable[Measured], path: Path) -> None:
+    """Write the digest of every bundle and what was asked for it, one a line: what `diff` compares runs by."""
+    lines = [f"{digest}  {one.data.name} {name}\n" for one in measured for name, digest in sorted(one.digests.items())]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _means(asked: Sequence[Asked]) -> dict[str, float | None]:

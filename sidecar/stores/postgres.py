@@ -235,6 +235,13 @@ def _unreachable(error: Exception) -> StoreUnavailable:
     return ours
 
 
+def _runs_again(error: Exception, *, fresh: bool) -> bool:
+    """Return whether a transaction that failed so has written nothing, and may fare better at once."""
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return not fresh  # another connection may reach another server
+    return isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
+
+
 def _late(phase: str) -> DeadlineExceeded:
     return DeadlineExceeded(_LATE[1], phase=phase)
 
@@ -243,13 +250,13 @@ def _late(phase: str) -> DeadlineExceeded:
 
 
 def _address(dsn: str) -> str:
-    """Return the libpq connection string of an address. Raises ConfigInvalid without the address: it has a password."""
-    try:
-        return conninfo.make_conninfo("", **{**CONNECTION, **conninfo.conninfo_to_dict(dsn)})
-    except psycopg.Error:
-        raise ConfigInvalid(
-            "must be a libpq address, such as postgresql://role@host/database", field="record"
-        ) from None
+    """Return the libpq connection string of an address. Raises ConfigInvalid, without a trace of its password."""
+    whole = ""
+    with contextlib.suppress(psycopg.Error):
+        whole = conninfo.make_conninfo("", **{**CONNECTION, **conninfo.conninfo_to_dict(dsn)})
+    if not whole:
+        raise ConfigInvalid("must be a libpq address, such as postgresql://role@host/database", field="record")
+    return whole
 
 
 async def _connect(address: str) -> Connection:
@@ -262,7 +269,7 @@ async def _connect(address: str) -> Connection:
 class _Call:
     """A call at work: how far it has come decides what a passed deadline means."""
 
-    __slots__ = ("connected", "give_up_at", "phase", "waiting", "writes")
+    __slots__ = ("connected", "fresh", "give_up_at", "phase", "waiting", "writes")
 
     def __init__(self, phase: str, give_up_at: float) -> None:
         self.phase = phase
@@ -271,6 +278,8 @@ class _Call:
         self.waiting = True
         """For its turn: it asks for no connection yet."""
         self.connected = False
+        self.fresh = True
+        """The connection was made for this call."""
 
     def timeout_ms(self) -> str:
         """Return the statement timeout, in milliseconds: the server's word should come before the deadline."""
@@ -296,12 +305,15 @@ class _Pool:
         """Lend a connection. One that comes back amid a transaction, or broken, is closed."""
         async with self._slots:
             call.waiting = False
-            db = await self._whole() or await _connect(self._address)
+            idle = await self._whole()
+            call.fresh = idle is None
+            db = idle or await _connect(self._address)
             call.connected = True
             try:
                 yield db
             except psycopg.errors.ReadOnlySqlTransaction:
-                await db.close()  # the next asks the address for who is primary now
+                await db.close()
+                await self.close()  # the server was demoted: who is primary now, the address tells
                 raise
             finally:
                 if db.pgconn.transaction_status == TransactionStatus.IDLE:
@@ -313,8 +325,11 @@ class _Pool:
         """Return the idle connection that was used last. One that has something to read was ended by the server."""
         while self._idle:
             db = self._idle.pop()
-            if not db.closed and not select.select([db], [], [], 0)[0]:
-                return db
+            said = select.poll()
+            if not db.closed:
+                said.register(db, select.POLLIN)
+                if not said.poll(0):
+                    return db
             await db.close()
         return None
 
@@ -437,7 +452,7 @@ def _read_scope(read: ScopeRead) -> _Asked:
 
     key = (read.tenant, read.subject)
     statements: list[Statement] = [
-        ("scope", (read.model, *key)),
+        ("scope", (*key, read.model, *key)),
         ("items", (*key, read.after_position, *key, read.count_max)),
     ]
     if read.model:
@@ -991,7 +1006,7 @@ class PostgresRecord(Record):
                 async with self._pool.connection(call) as db:
                     answer = await work(db, call.timeout_ms())
             except Exception as error:
-                if left and isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+                if left and _runs_again(error, fresh=call.fresh):
                     continue
                 ours = store_error(error, phase=call.phase)
                 if isinstance(ours, StoreUnavailable):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from sidecar.errors import StandpipeError
-from sidecar.finding import Finding, Outcome, clock, failed, ok, skipped, warning
+from sidecar.finding import Finding, Outcome, clock, failed, ok, parked, skipped, warning
 from sidecar.stores.rows import sections
 
 SQL: Final = sections("postgres_examine.sql", "name")
@@ -43,6 +43,7 @@ async def examine(ask: Ask, *, parts: Mapping[str, Sequence[int]], pool_max: int
         ("keys", _keys),
         ("partitions", _partitions),
         ("grants", _grants),
+        ("work", _work),
     ):
         try:
             found.append(await look(ask))
@@ -182,3 +183,9 @@ async def _grants(ask: Ask) -> Finding:
     if not slots:
         return ok("grants", "no hot server is trusted yet: the first sidecar that uses one sees to it")
     return ok("grants", f"{slots:,} slots are trusted to {servers} hot {'server' if servers == 1 else 'servers'}")
+
+
+async def _work(ask: Ask) -> Finding:
+    await ask("see_all")
+    ((count,),) = await ask("parked")
+    return parked(count)

@@ -9,7 +9,7 @@ It runs on Redis 6.2 or later and on Valkey: one server, Sentinel or Cluster, by
 
 `rediss` instead of `redis` is TLS, with the files `ca`, `cert` and `key` in the query. The user needs
 ``~standpipe1:* +evalsha +eval +info +time +hmget +hget +hset +hsetnx +hstrlen +del +pttl +pexpire +scan +unlink``; of a
-cluster also ``+cluster|slots +cluster|shards +asking``.
+cluster also ``+cluster|slots +cluster|shards +cluster|info +asking``.
 
 The scripts in `lua/` are the protocol: each is one round trip, does work for what it returns or stores and never for
 the length of a session, and answers with who runs it: the replication id of a master, which a restart and a promotion
@@ -66,11 +66,16 @@ _BARE_TTL_MS = limits.hot_bare_ttl_s * 1000
 
 
 class Script:
-    """One of the scripts, behind the text that all of them share."""
+    """One of the scripts."""
 
-    def __init__(self, name: str, *, lua: Path = LUA) -> None:
-        self.text = ((lua / "entry.lua").read_text() + (lua / f"{name}.lua").read_text()).encode()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read a script's file, behind the text that all of them share."""
+        return cls((LUA / "entry.lua").read_text() + (LUA / f"{name}.lua").read_text())
 
 
 class RedisHot(Hot[V]):
@@ -89,13 +94,13 @@ class RedisHot(Hot[V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
-        self._client = _client(address)
+        self._client = _client(address, timeout_s=timeout_ms / 1000)
         self._views: MemoryHot[V] = MemoryHot(bytes_max=bytes_max, clock=clock)
         self._session_bytes_max = session_bytes_max
         self._timeout_s = timeout_ms / 1000
         self._free = asyncio.Semaphore(limits.hot_connections_max)
         self._breaker = Breaker(clock=clock)
-        self._scripts = {name: Script(name) for name in ("fetch", "announce", "publish", "withdraw")}
+        self._scripts = {name: Script.load(name) for name in ("fetch", "announce", "publish", "withdraw")}
         self._servers: dict[str, str] = {}
         """The name of the cluster's node by its incarnation; without a cluster the one that answered last."""
 
@@ -289,6 +294,7 @@ class RedisHot(Hot[V]):
     async def _meet(self, incarnation: str) -> None:
         """Learn who a server is that answers for the first time."""
         if isinstance(self._client, RedisCluster):
+            await self._client.nodes_manager.initialize()  # it holds more slots than the one that led here
             nodes = self._client.get_primaries()
             said = await asyncio.gather(*(node.execute_command("INFO", "replication") for node in nodes))
             self._servers = {one["master_replid"]: node.name for node, one in zip(nodes, said, strict=True)}
@@ -475,15 +481,18 @@ def _demand(good: bool, what: str) -> None:
         raise ConfigInvalid(f"hot must {what}", field="hot")
 
 
-def _client(address: str) -> Redis | RedisCluster:
-    """Make the driver's client. It retries nothing by itself: the caller has the record store."""
+def _client(address: str, *, timeout_s: float) -> Redis | RedisCluster:
+    """Make the driver's client. It retries nothing by itself: the caller has the record store.
+
+    It notices before the caller's timeout that a server hangs, and then looks for another.
+    """
     where = Address.parse(address)
     never = Retry(NoBackoff(), 0)
     options = {
         "protocol": 3,
         "retry": never,
-        "socket_timeout": None,  # the guard's timeout covers all of a call
-        "socket_connect_timeout": None,
+        "socket_timeout": timeout_s / 2,
+        "socket_connect_timeout": timeout_s / 2,
         "driver_info": None,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         **where.options,
@@ -491,14 +500,18 @@ def _client(address: str) -> Redis | RedisCluster:
     if where.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in where.hosts]
         return RedisCluster(
-            startup_nodes=nodes, require_full_coverage=False, max_connections=limits.hot_connections_max, **options
+            startup_nodes=nodes,
+            require_full_coverage=False,
+            reinitialize_steps=0,  # else every fifth redirect closes the connections that other calls wait on
+            max_connections=limits.hot_connections_max,
+            **options,
         )
     tls = options.pop("ssl", False)
     if where.kind == "sentinel":
-        secure = dict(where.sentinel_options)
+        brief = {"retry": never, "socket_timeout": timeout_s / 4, "socket_connect_timeout": timeout_s / 4}
         if tls:
             options["ssl"] = True
-        sentinel: Any = Sentinel(where.hosts, sentinel_kwargs=secure, **options)  # type: ignore[no-untyped-call]
+        sentinel: Any = Sentinel(where.hosts, sentinel_kwargs=brief | where.sentinel_options, **options)  # type: ignore[no-untyped-call]
         master: Redis = sentinel.master_for(where.path)
         return master
     kind: type[Connection | SSLConnection | UnixDomainSocketConnection] = SSLConnection if tls else Connection

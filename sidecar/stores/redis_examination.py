@@ -52,7 +52,8 @@ async def examine(hot: Hot[Any], servers: Sequence[Server], *, clustered: bool) 
         try:
             of_servers.append((server.name, await _server(server.ask, clustered=clustered)))
         except StandpipeError as error:
-            of_servers.append((server.name, [failed("server", error.message, f"{UNREACHED} {ACL}")]))
+            advice = ACL if "NoPermission" in error.message else UNREACHED
+            of_servers.append((server.name, [failed("server", error.message, advice)]))
     found = _gathered(of_servers) if clustered else of_servers[0][1]
     if clustered:
         found.append(await _cluster(servers[0].ask))

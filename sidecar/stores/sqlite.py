@@ -53,7 +53,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
-from sidecar.finding import Finding, failed, ok, skipped, warning
+from sidecar.finding import Finding, failed, ok, parked, skipped, warning
 from sidecar.stores import grants
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
@@ -535,7 +535,7 @@ def _know_model(db: sqlite3.Connection, model: str) -> None:
 def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequence[bytes]) -> bool:
     key = (scope.tenant, scope.subject)
     _know_model(db, model)
-    _, items_position, _ = _one(db, "scope_counters", *key) or (0, 0, 0)
+    _, items_position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
     start = _one(db, "vector_position", *key, model)[0]
     end = start + len(vectors)
     if start != scope.vector_position or end > items_position:
@@ -544,7 +544,8 @@ def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequ
         SQL["put_vector"],
         [(*key, model, position, vector) for position, vector in enumerate(vectors, start + 1)],
     )
-    db.execute(SQL["empty_vectors"], (*key, model, start, end))
+    if epoch:
+        db.execute(SQL["empty_vectors"], (*key, model, start, end))
     if end == items_position:
         db.execute(SQL["finish_work"], (*key, model))
     else:
@@ -815,7 +816,10 @@ def _schema(db: sqlite3.Connection) -> list[Finding]:
     there = {row[0] for row in db.execute("SELECT number FROM expansions")}
     if stored < SCHEMA or EXPANSIONS.keys() - there:
         return [ok("schema", f"{stored}, of the release before: the next start brings it up to {SCHEMA}")]
-    return [ok("schema", f"{stored}, of this release, with SQLite {sqlite3.sqlite_version}")]
+    return [
+        ok("schema", f"{stored}, of this release, with SQLite {sqlite3.sqlite_version}"),
+        parked(_one(db, "parked_count")[0]),
+    ]
 
 
 def _pages(db: sqlite3.Connection) -> list[Finding]:

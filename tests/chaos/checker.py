@@ -139,15 +139,17 @@ def _refused_and_done(session: _Session) -> Iterator[str]:
 
 
 def _stale(session: _Session) -> Iterator[str]:
-    """P4: whoever asks after a version was answered to anyone sees it, unless the least latency was asked for."""
+    """P4: whoever asks after a version was answered to anyone sees it.
+
+    Unless the caller asked for the least latency, or brought a token and so asked for what the token has seen.
+    """
     answers = [one for one in (*session.commits, *session.reads) if one.version and one.outcome != "doubt"]
     answers.sort(key=lambda one: one.ended_ns)
     ends = [one.ended_ns for one in answers]
     highest = list(accumulate((one.version for one in answers), max))
     for one in (*session.reads, *session.commits):
-        if one.outcome == "doubt" or (one.kind == "hydrate" and (one.outcome != "ok" or one.wanted == "nearest")):
-            continue
-        if one.kind == "commit" and one.reason != "VERSION_CONFLICT":
+        fresh = one.kind == "hydrate" and one.outcome == "ok" and one.wanted in {"fresh", "full"}
+        if not fresh and one.reason != "VERSION_CONFLICT":
             continue
         before = bisect_left(ends, one.started_ns)
         if before and highest[before - 1] > one.version:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,11 +52,12 @@ class Load:
     sessions_max: int = 12
     tag: str = ""
     stopping: bool = False
+    _turns: Counter[int] = field(default_factory=Counter)
     _sessions: dict[int, Known] = field(default_factory=dict)
     _unsettled: list[tuple[int, context_pb2.CommitTurnRequest]] = field(default_factory=list)
 
     async def run(self, clients: int, seed: int) -> None:
-        """Call until `stopping` is set."""
+        """Call until `stopping` is set. A load that was stopped may run again, and goes on with its sessions."""
         async with asyncio.TaskGroup() as group:
             for client in range(clients):
                 group.create_task(self._client(client, random.Random(f"{seed}-{client}")))
@@ -76,9 +78,8 @@ class Load:
                 await self._hydrate(0, Known(name), "fresh", pod, timeout_s=10.0)
 
     async def _client(self, client: int, dice: random.Random) -> None:
-        number = 0
         while not self.stopping:
-            number += 1
+            self._turns[client] += 1
             known = self._session(dice.randrange(self.sessions_max))
             pod = dice.randrange(len(self.pods))
             chosen = dice.random()
@@ -93,7 +94,7 @@ class Load:
             elif chosen < 0.67 and known.acknowledged:
                 await self._commit(client, dice.choice(known.acknowledged), pod)
             else:
-                await self._turn(client, number, known, dice)
+                await self._turn(client, self._turns[client], known, dice)
             await asyncio.sleep(dice.random() * 0.02)
 
     def _session(self, place: int) -> Known:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.chaos.history import Fault, History
 from tests.chaos.stage import Sidecar, Stage
 from tests.proxy import Proxy
-from tests.servers import Postgres, Redis, RedisCluster
+from tests.servers import DidNotStart, Postgres, Redis, RedisCluster
 
 Harm = Callable[[], Awaitable[None]]
 
@@ -98,7 +98,15 @@ class Nemesis:
     async def _killed(self, server: Sidecar | Redis | Postgres, dice: random.Random) -> None:
         await asyncio.to_thread(server.kill9)
         await asyncio.sleep(dice.random())
-        await asyncio.to_thread(server.start)
+        while not server.running:
+            try:
+                await asyncio.to_thread(server.start)
+            except (DidNotStart, TimeoutError):  # a sidecar whose record store is away; whoever runs it starts it again
+                if not isinstance(server, Sidecar):
+                    raise
+                if server.running:
+                    await asyncio.to_thread(server.kill9)
+                await asyncio.sleep(0.5)
 
     async def _paused(self, server: Sidecar | Redis | Postgres, dice: random.Random, longest_s: float) -> None:
         await asyncio.to_thread(server.pause)

@@ -19,7 +19,7 @@ from typing import Any
 from sidecar import hydrate
 from sidecar.config import Config
 from sidecar.engines import record_of
-from sidecar.errors import HotUnavailable
+from sidecar.errors import HotUnavailable, StandpipeError
 from sidecar.lease import Leases
 from sidecar.stores.hot import Found
 from tests.e2e.serve import serve
@@ -53,7 +53,12 @@ def no_receipts(config: Config) -> None:
 
 
 def ack_before_durable(config: Config) -> None:
-    """Acknowledge before the log is on the disk: the stage gives PostgreSQL's sessions that setting."""
+    """Acknowledge before the log is on the disk."""
+    from sidecar.stores import postgres
+
+    careful = "coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on')"
+    assert careful in postgres.SQL["change"], "the statement has changed; so must the plant"
+    postgres.SQL["change"] = postgres.SQL["change"].replace(careful, "'off'")
 
 
 def ack_unconfirmed(config: Config) -> None:
@@ -143,7 +148,7 @@ PLANTS: dict[str, Plant] = {
         Plant(trust_held, "stale"),
         Plant(no_compare_and_swap, "two winners"),
         Plant(no_receipts, "doubled"),
-        Plant(ack_before_durable, "lost", record="postgresql", faults=("postgresql kill",)),
+        Plant(ack_before_durable, "lost", record="postgresql", faults=("postgresql kill",), pause_s=2.0),
         Plant(ack_unconfirmed, "stale", hot="redis", faults=("hot refused", "hot answer")),
         Plant(endless_lease, "stale", hot="redis", record="postgresql", faults=("hot refused", "record swallowed")),
         Plant(no_life, "stale", hot="redis", faults=("redis flush", "hot delayed"), pause_s=0.1, sessions_max=2),
@@ -164,4 +169,7 @@ if __name__ == "__main__":
     settings = json.loads(Path(sys.argv[1]).read_text())
     if sys.argv[2:] and sys.argv[2]:
         PLANTS[sys.argv[2]].switch_off(Config(**{**settings, "listen": tuple(settings["listen"])}))
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except StandpipeError as error:  # the record store is away; whoever runs it starts it again
+        sys.exit(f"not started: {error.reason}")

@@ -21,6 +21,9 @@ from tests.faults.log_check import broken_chain, every_event
 from tests.proxy import Proxy
 from tests.servers import LOOPBACK, Postgres, Redis, RedisCluster, Server, directory, free_port
 
+_LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
+"""PostgreSQL writes nothing that a commit does not wait for, so that an acknowledgement without waiting shows."""
+
 
 class Sidecar(Server):
     """One sidecar, on ports of its own that it keeps; `plant` switches one of its protections off."""
@@ -33,16 +36,13 @@ class Sidecar(Server):
         self._plant = plant
         self._config = self.directory / "config.json"
         changes = {"listen": (f"{LOOPBACK}:{self.port}",), "http": f"{LOOPBACK}:{self.http_port}", "hot": hot}
-        self._config.write_text(json.dumps({**settings(Path()), **changes, "record": record}))
+        self._config.write_text(json.dumps(settings(Path(), record=record, **changes)))
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "tests.chaos.planted", str(self._config), self._plant]
 
     def environment(self) -> dict[str, str]:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python"}
-        if self._plant == "ack_before_durable":
-            environment["PGOPTIONS"] = "-c synchronous_commit=off"
-        return environment
+        return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python"}
 
     def ready(self) -> bool:
         try:
@@ -99,7 +99,7 @@ class Stage:
 
     def _record(self, kind: str) -> str:
         if kind == "postgresql":
-            self.postgres = self._stack.enter_context(Postgres(durable=True, max_connections=100))
+            self.postgres = self._stack.enter_context(Postgres(durable=True, **_LAZY))
             return ""
         made = directory()
         self._stack.callback(shutil.rmtree, made)
@@ -150,6 +150,13 @@ class Stage:
                 history.broken_chains[session] = wrong
 
     def defects(self) -> list[str]:
-        """Return what sidecars logged as defects."""
-        lines = [line for one in self.sidecars for line in one.log.read_text(errors="replace").splitlines()]
-        return [line for line in lines if '"defect"' in line or "Traceback" in line]
+        """Return what sidecars logged as defects, and where they raised what nobody caught."""
+        found = []
+        for one in self.sidecars:
+            lines = one.log.read_text(errors="replace").splitlines()
+            for place, line in enumerate(lines):
+                if '"defect"' in line:
+                    found.append(line)
+                elif line.startswith("Traceback"):
+                    found.append(" ".join(part.strip() for part in lines[place : place + 60])[-1500:])
+        return found

@@ -644,10 +644,10 @@ class CoherentHotSuite(HotSuite):
     ) -> None:
         """A mark whose committer died goes with a publish under a ticket of later than its time, with no other (H9)."""
         log = Log(key())
-        await self.commit(hot, log)
-        await hot.announce("acme", log.key.session, mark="dies", lasts_ms=50)
+        await self.commit(other_pod, log)
+        await hot.announce("acme", log.key.session, mark="dies", lasts_ms=300)
         early = (await other_pod.fetch(log.key)).ticket
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.31)
         assert (await other_pod.fetch(log.key)).grant == 0
         await other_pod.publish("acme", log.key.session, log.state(), ticket=early, grant=1)
         found = await other_pod.fetch(log.key)

@@ -83,6 +83,7 @@ async def test_a_healthy_deployment_has_nothing_to_mend(server: Postgres, databa
         "keys",
         "partitions",
         "grants",
+        "work",
     ]
 
 
@@ -157,6 +158,12 @@ FAULTS: list[tuple[str, Sequence[str], Mapping[str, Outcome], str]] = [
         ["CREATE UNIQUE INDEX stray ON standpipe.routes (name, tenant)"],
         {"keys": Outcome.WARNING},
         "distributed",
+    ),
+    (
+        "parked work",
+        ["INSERT INTO standpipe.work (tenant, subject, model, since_us, parked_at_us) VALUES ('t', 's', 'm', 1, 1)"],
+        {"work": Outcome.WARNING},
+        "standpipe parked",
     ),
     (
         "a partition is missing",

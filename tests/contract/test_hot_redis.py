@@ -160,7 +160,7 @@ async def test_a_server_that_hangs_is_left_alone(own_redis: Redis) -> None:
             pass
         own_redis.pause()
         for _ in range(limits.breaker_failures_max):
-            with pytest.raises(HotUnavailable, match="in time"):
+            with pytest.raises(HotUnavailable):
                 await hot.fetch(one)
         with pytest.raises(HotUnavailable, match="left alone"):
             await hot.fetch(one)

@@ -607,6 +607,7 @@ async def test_reads_go_by_keys(opened: Callable[..., Any], path: Path) -> None:
         "figures",
         "grants",
         "next_grant",
+        "parked_count",
         "lag_of_unknown_model",
         "order_all_work",
         "scopes_that_begin_gone",

@@ -48,8 +48,8 @@ POLICY, SUMMARY, HISTORY, RECALL = (
 )
 
 
-def settings(record: Path, **changes: Any) -> dict[str, Any]:
-    """Return the settings of a quick server: an ephemeral port, no embedder."""
+def settings(record: Path, /, **changes: Any) -> dict[str, Any]:
+    """Return the settings of a quick server: an ephemeral port, no embedder. `changes` may name other stores."""
     return {
         "listen": ("127.0.0.1:0",),
         "http": "127.0.0.1:0",
@@ -318,7 +318,7 @@ class Local(Pod):
 
 
 @contextlib.asynccontextmanager
-async def serving(record: Path, *, embedder: Embedder | None = None, **changes: Any) -> AsyncIterator[Local]:
+async def serving(record: Path, /, *, embedder: Embedder | None = None, **changes: Any) -> AsyncIterator[Local]:
     """Serve in this process. A defect that the server logged fails the test."""
     log = io.StringIO()
     server = Server(Config(**settings(record, **changes)), embedder=embedder)
@@ -338,6 +338,8 @@ class Process:
 
     config: Path
     log: Path
+    root: Path = ROOT
+    """Where its source is: this release's, or another's."""
     popen: subprocess.Popen[str] | None = None
     port: int = 0
     http_port: int = 0
@@ -350,8 +352,8 @@ class Process:
         with self.log.open("a") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "tests.e2e.serve", str(self.config)],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python"},
+                cwd=self.root,
+                env={**os.environ, "PYTHONPATH": f"{self.root}:{self.root}/clients/python"},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -397,12 +399,12 @@ class Fleet:
         """The file that they share."""
         return self.directory / "record.db"
 
-    async def start(self, **changes: Any) -> Process:
+    async def start(self, *, root: Path = ROOT, **changes: Any) -> Process:
         """Start another process."""
         number = len(self.processes)
         config = self.directory / f"server-{number}.json"
         config.write_text(json.dumps(settings(self.record, **changes)))
-        process = Process(config, self.directory / f"server-{number}.log")
+        process = Process(config, self.directory / f"server-{number}.log", root)
         self.processes.append(process)
         await process.start()
         return process

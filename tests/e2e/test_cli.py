@@ -25,7 +25,9 @@ from sidecar.cli.failure import ADVICE
 from sidecar.config import Config
 from standpipe import sync
 from standpipe.v1.error_pb2 import ErrorReason
+from tests.contract.postgres import ROLE, unmigrated
 from tests.e2e.pods import MODELS, ROOT
+from tests.servers import Postgres
 
 WAIT_S = 30.0
 POLICY = """\
@@ -471,6 +473,51 @@ def test_parked_orders_are_shown_and_tried_again(tmp_path: Path) -> None:
 def _column(table: str, name: str, following: str) -> tuple[int, int]:
     head = table.splitlines()[0]
     return head.index(name), head.index(following)
+
+
+# --- doctor --------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_to_do(tmp_path: Path) -> None:
+    """`doctor` exits 0 if nothing failed, 1 if something did, and fits a terminal; its JSON has the same findings."""
+    flags = ("doctor", "--record", f"sqlite:{tmp_path}/record.db")
+    fine = run(*flags, "--embedder", "none")
+    assert fine.returncode == 0
+    assert re.search(r"^\d+ ok$", fine.stdout, re.MULTILINE)
+    broken = run(*flags, "--embedder", "nothing")
+    assert broken.returncode == 1
+    assert re.search(r"failed +embedder .*\n(.*\n)* +`standpipe model fetch`", broken.stdout)
+    assert all(len(line) <= 80 for line in (*fine.stdout.splitlines(), *broken.stdout.splitlines()))
+    found = json.loads(run(*flags, "--embedder", "nothing", "--json").stdout)
+    assert found["failed"] == 1
+    (one,) = [check for check in found["checks"] if check["outcome"] == "failed"]
+    assert (one["area"], one["check"]) == ("model", "embedder")
+    assert one["advice"]
+
+
+def test_doctor_examines_the_settings_first() -> None:
+    """A setting that is wrong is a finding, exit code 1, and its secret is not shown."""
+    done = run("doctor", "--record", "mysql://u:hunter2@h/d", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["checks"][0]["check"] == "record"
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_migrate_makes_the_schema_and_lets_a_role_in(postgres_server: Postgres) -> None:
+    """`migrate` says what is missing, makes it once, grants; it names what it cannot do, and never the password."""
+    name = unmigrated(postgres_server)
+    try:
+        record = ("--record", postgres_server.dsn(name, user=ROLE))
+        missing = run("migrate", *record, "--dry-run").stdout
+        assert missing.startswith("missing: migration 1\n")
+        done = run("migrate", *record, "--grant-to", ROLE)
+        assert (done.returncode, done.stdout) == (0, missing.replace("missing", "done") + f"granted to {ROLE}\n")
+        assert run("migrate", *record).stdout == "the schema is that of this release\n"
+    finally:
+        postgres_server.drop_database(name)
+    assert run("migrate", "--record", "sqlite:record.db").returncode == 2
+    refused = run("migrate", "--record", "postgresql://u:hunter2@127.0.0.1:1/d")
+    assert (refused.returncode, "nothing listens" in refused.stderr, "hunter2" in refused.stderr) == (1, True, False)
 
 
 def test_eval_tells_an_empty_directory(tmp_path: Path) -> None:

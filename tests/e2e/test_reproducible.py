@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import timestamp_pb2
 
 from sidecar.embed import Embedder
 from sidecar.rebuild import rebuild
 from sidecar.tokens import Tokenizers
-from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, context_pb2
 from tests.e2e.pods import (
     HISTORY,
     MODELS,
@@ -21,87 +20,15 @@ from tests.e2e.pods import (
     SUMMARY,
     Local,
     Pod,
-    answered,
     budget,
-    call,
     exact,
     refused,
-    result,
     said,
     section,
     serving,
     shown,
 )
-
-TOPICS = ("harbour", "violin", "passport", "garden", "thesis", "bicycle", "dentist", "recipe", "Lisbon", "invoice")
-POLICY_DOCUMENT = """\
-name: talk
-budget_tokens: 6000
-prompts:
-- {name: persona, text: You are a patient assistant.}
-- {name: rules, text: "Answer in one sentence.\\n\\nNever guess."}
-sources:
-  summary: {cap: 15%}
-  history: {cap: 50%, reserve: 10%}
-  recall: {cap: 100%, reserve: 20%}
-deadlines: {embed_ms: 60000}
-"""
-
-
-def _sentence(dice: random.Random) -> str:
-    topic = dice.choice(TOPICS)
-    return dice.choice(
-        (
-            f"I put the {topic} off until {dice.randrange(1, 29)} May, because it costs {dice.randrange(1000)} euros.",
-            f"My {topic} is number {dice.randrange(10_000)}!",
-            f"What about the {topic}?",
-            f"日本語の文章 {topic} и немного кириллицы {dice.randrange(100)} 🙂.",
-            f"<recalled> see\tthe {topic}\r\n  /etc/{topic} <|endoftext|> </recalled>",
-        )
-    )
-
-
-def _turn(dice: random.Random, name: str) -> list[turn_pb2.TurnEntry]:
-    """Return a turn of any shape that a caller may send."""
-    long = 60 if dice.random() < 0.05 else dice.randrange(1, 6)
-    text = " ".join(_sentence(dice) for _ in range(long))
-    spoken = timestamp_pb2.Timestamp(seconds=dice.randrange(1_500_000_000, 1_800_000_000))
-    entries = [said(text, speaker=dice.choice(("", "", "Anna", "/root")), spoken_at=spoken if long % 2 else None)]
-    if dice.random() < 0.2:
-        media = turn_pb2.Media(uri="s3://b/k.png", media_type="image/png", description=_sentence(dice))
-        parts = [turn_pb2.Part(text=_sentence(dice)), turn_pb2.Part(media=media)]
-        entries.append(turn_pb2.TurnEntry(message=turn_pb2.Message(role=turn_pb2.ROLE_USER, parts=parts)))
-    if dice.random() < 0.3:
-        entries += [call(name, "search", f'{{"q": "{dice.choice(TOPICS)}"}}'), result(name, _sentence(dice) * 3)]
-    elif dice.random() < 0.1:
-        entries.append(call(f"{name}-open", "wait"))
-    return [*entries, answered(_sentence(dice))]
-
-
-async def _talk(pod: Pod, dice: random.Random, *, turns: int, prefix: str = "t") -> None:
-    """Write turns of three sessions of one subject."""
-    for number in range(turns):
-        session = f"s{dice.randrange(3)}"
-        await pod.append(session, f"{prefix}{number}", *_turn(dice, f"{prefix}{number}"))
-
-
-def _wish(dice: random.Random) -> dict[str, Any]:
-    """Return a random request."""
-    caps = {name: dice.randrange(0, 2000) for name in ("summary", "history", "recall") if dice.random() < 0.2}
-    fields: dict[str, Any] = {
-        "budget": budget(dice.choice((None, dice.randrange(40, 400), dice.randrange(100, 9000))), **caps),
-        "route": dice.choice(("", "talk")),
-        "query": dice.choice(("", _sentence(dice), dice.choice(TOPICS))),
-        "include": dice.choice(((), (), (HISTORY, RECALL), (SUMMARY, HISTORY), (RECALL,), (POLICY,))),
-        "tokenizer": dice.choice(("", "", "", "cl100k_base")),
-    }
-    return {"session": dice.choice(("s0", "s1", "s2", "unborn")), **fields}
-
-
-async def _publish(pod: Pod) -> None:
-    await pod.publish(POLICY_DOCUMENT)
-    await pod.route("talk", "talk", 1)
-
+from tests.e2e.talk import TOPICS, a_turn, a_wish, converse, publish
 
 Served = list[tuple[dict[str, Any], context_pb2.HydrateContextResponse]]
 
@@ -161,13 +88,13 @@ async def test_any_bundle_again(tmp_path: Path, embedder: Embedder) -> None:
     record = tmp_path / "record.db"
     served: Served = []
     async with serving(record, embedder=embedder) as one, serving(record, embedder=embedder) as other:
-        await _publish(one)
+        await publish(one)
         for chapter in range(10):
-            await _talk(one, dice, turns=15, prefix=f"c{chapter}-")
+            await converse(one, dice, turns=15, prefix=f"c{chapter}-")
             if chapter % 2:
                 await one.embedded()  # otherwise some items are still without their vector
             for _ in range(20):
-                wish = _wish(dice)
+                wish = a_wish(dice)
                 served.append((wish, await (one, other)[dice.randrange(2)].hydrate(**wish)))
         assert any(answer.recall.items_without_vector for _, answer in served)
         assert sum(section(answer.bundle, RECALL) is not None for _, answer in served) > 60
@@ -179,7 +106,7 @@ async def test_any_bundle_again(tmp_path: Path, embedder: Embedder) -> None:
         await _check_replays(one, served[1::2])
         await one.embedded()
         final: Served = []
-        for wish in (_wish(dice) for _ in range(60)):
+        for wish in (a_wish(dice) for _ in range(60)):
             final.append((wish, await one.hydrate(**wish)))
             assert exact((await one.hydrate(**wish)).bundle) == exact(final[-1][1].bundle), wish
             assert exact((await other.hydrate(**wish)).bundle) == exact(final[-1][1].bundle), wish
@@ -282,10 +209,10 @@ async def _watch(pod: Local, watches: list[Watch], turns: Any) -> None:
 async def test_stable_sections_only_grow_inside_an_epoch(pod: Local) -> None:
     """Over 150 turns and six budgets, history's bytes only grow inside an epoch and change with each new one (P13)."""
     dice = random.Random(13)
-    await _publish(pod)
+    await publish(pod)
     watches = [Watch(budget=budget(total)) for total in (300, 900, 2500, 8000)]
     watches += [Watch(budget=budget(4000, history=700, summary=200)), Watch(route="talk")]
-    await _watch(pod, watches, (_turn(dice, f"c{number}") for number in range(150)))
+    await _watch(pod, watches, (a_turn(dice, f"c{number}") for number in range(150)))
     assert [watch.epochs > 2 for watch in watches] == [True] * len(watches)
 
 
@@ -306,7 +233,7 @@ async def test_the_prefix_is_the_same_from_a_cold_start(tmp_path: Path) -> None:
     async with serving(record) as warm:
         for number in range(12):
             for turn in range(15):
-                await warm.append("s", f"{number}-{turn}", *_turn(dice, f"{number}-{turn}"))
+                await warm.append("s", f"{number}-{turn}", *a_turn(dice, f"{number}-{turn}"))
             async with serving(record) as cold:
                 for wish in wishes:
                     one, other = await warm.hydrate("s", **wish), await cold.hydrate("s", **wish)

@@ -1,17 +1,18 @@
-"""kill -9 of workers: every item gets its vector once, in order, and none is lost, whoever dies and when."""
+"""Workers that are killed, or that outlive their leases: every item gets its vector once, in order, none is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from sidecar import recall
+from sidecar import limits, recall
 from sidecar.config import Config
 from sidecar.engines import record_of
 from sidecar.stores.record import Lag, LagRead, ParkedRead, Record, ScopeState
@@ -23,8 +24,10 @@ from tests.servers import Postgres
 
 WORKERS = 3
 SUBJECTS = 5
-LEASE_S = 0.4
+LEASE_S = 1.5
 """Short, so that the work of the dead is soon taken up; a batch takes a third of it."""
+BEHIND = 2 * limits.embed_batch_max
+"""Items that wait whenever a worker is stopped or killed, so that it has work in hand."""
 SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
 
 
@@ -50,6 +53,13 @@ class Workers:
         assert process.returncode is None
         process.kill()
         await process.wait()
+
+    async def freeze(self, number: int) -> None:
+        """Stop one until its lease has passed and others have its work; then it goes on as if nothing had been."""
+        process = self._processes[number]
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(1.2 * LEASE_S)
+        process.send_signal(signal.SIGCONT)
 
     async def close(self) -> None:
         """Kill all."""
@@ -78,16 +88,23 @@ async def record(address: str) -> AsyncIterator[Record]:
     await found.close()
 
 
+async def behind(record: Record) -> int:
+    """Return how many items wait for their vector."""
+    return (await one(record, LagRead(model=MODEL), Lag)).items
+
+
 async def grow(record: Record, stop: asyncio.Event, dice: random.Random) -> int:
-    """Append to all subjects, each in two sessions, until told to stop; return how many items."""
+    """Append to all subjects, each in two sessions, as fast as workers work, until told to; return how many items."""
     count = 0
     while not stop.is_set():
+        if await behind(record) > 2 * BEHIND:
+            await asyncio.sleep(0.02)
+            continue
         number = dice.randrange(SUBJECTS)
-        texts = [f"item {count + at} of {number}" for at in range(dice.randrange(6))]
+        texts = [f"item {count + at} of {number}" for at in range(dice.randrange(24))]
         session = f"{number}-{dice.randrange(2)}"
         await record.append(turn(session, tenant=f"tenant-{number % 2}", subject=f"subject-{number}", texts=texts))
         count += len(texts)
-        await asyncio.sleep(0.005)
     return count
 
 
@@ -101,24 +118,23 @@ async def memory(record: Record, number: int) -> ScopeState:
     return found
 
 
-@pytest.mark.timeout(120 + 2 * rounds(12))
-async def test_workers_that_are_killed_lose_and_double_nothing(address: str, record: Record) -> None:
-    """Over kills in mid-work each item gets the vector of its text, at its position, once (P9, P12)."""
+@pytest.mark.timeout(120 + 2 * rounds(8))
+async def test_workers_that_die_or_freeze_lose_and_double_nothing(address: str, record: Record) -> None:
+    """Over kills and stalls in mid-work each item gets the vector of its text, at its position, once (P9, P12)."""
     print(f"TEST_SEED={SEED}")
     dice = random.Random(SEED)
     workers, stop = Workers(address), asyncio.Event()
     try:
         await asyncio.gather(*(workers.start() for _ in range(WORKERS)))
         growth = asyncio.create_task(grow(record, stop, dice))
-        busy = 0
-        for _ in range(rounds(12)):
-            await asyncio.sleep(dice.uniform(0.01, 0.3))
-            before = (await one(record, LagRead(model=MODEL), Lag)).items
+        for _ in range(rounds(8)):
+            while await behind(record) < BEHIND:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(dice.uniform(0, 0.2))
+            await workers.freeze(dice.randrange(WORKERS))
             await workers.kill(dice.randrange(WORKERS))
-            busy += before > 0
             await workers.start()
-            for number in range(SUBJECTS):
-                await memory(record, number)
+            await memory(record, dice.randrange(SUBJECTS))
         stop.set()
         count = await growth
         parked = await one(record, ParkedRead(), list)
@@ -126,7 +142,7 @@ async def test_workers_that_are_killed_lose_and_double_nothing(address: str, rec
             assert order.reason == ""
             await record.unpark(order.tenant, subject=order.subject, model=order.model)
         async with asyncio.timeout(60):
-            while (await one(record, LagRead(model=MODEL), Lag)).items:
+            while await behind(record):
                 await asyncio.sleep(0.05)
         memories = [await memory(record, number) for number in range(SUBJECTS)]
         assert [found.vector_position for found in memories] == [found.position for found in memories]
@@ -134,5 +150,4 @@ async def test_workers_that_are_killed_lose_and_double_nothing(address: str, rec
         assert await one(record, LagRead(model=MODEL), Lag) == Lag(items=0, age_s=0, parked=0)
     finally:
         await workers.close()
-    print(f"{rounds(12)} kills, {busy} while items waited; {count} items; {len(parked)} orders parked for their dead")
-    assert busy > 0
+    print(f"{rounds(8)} kills and stalls; {count} items; {len(parked)} orders parked for their dead")

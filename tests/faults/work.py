@@ -24,7 +24,7 @@ from sidecar.telemetry import Log, Telemetry
 
 MODEL = "stand-in@1/fp32"
 DIMENSIONS = 8
-RUN_S = 0.002
+RUN_S = 0.008
 
 
 class StandIn(Embedder):

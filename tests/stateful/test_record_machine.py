@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -24,6 +25,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
+from sidecar.stores.postgres import PostgresRecord
 from sidecar.stores.record import (
     Appended,
     Checkpoint,
@@ -36,6 +38,7 @@ from sidecar.stores.record import (
     LagRead,
     NewEvent,
     ParkedRead,
+    Record,
     Scope,
     ScopeRead,
     ScopeState,
@@ -43,7 +46,9 @@ from sidecar.stores.record import (
     SessionState,
 )
 from sidecar.stores.sqlite import SqliteRecord
+from tests.contract.postgres import ROLE, empty, migrated
 from tests.contract.record_suite import item
+from tests.servers import Postgres
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -86,9 +91,7 @@ class RecordMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.directory = tempfile.TemporaryDirectory()
-        path = Path(self.directory.name) / "record.db"
-        self.records = [SqliteRecord(path), SqliteRecord(path)]
+        self.records = [self.make(), self.make()]
         for record in self.records:
             self.run(record.open())
         self.sessions: dict[Key, ModelSession] = {}
@@ -98,22 +101,25 @@ class RecordMachine(RuleBasedStateMachine):
         self.folds: dict[Key, set[int]] = {}
         self.calls = 0
 
+    def make(self) -> Record:
+        """Return a handle on the store, not yet opened; the first one's store is empty."""
+        raise NotImplementedError
+
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         """Run one call to its end."""
         return self.runner.run(call)
 
     @property
-    def record(self) -> SqliteRecord:
+    def record(self) -> Record:
         """The handle whose turn it is."""
         self.calls += 1
         return self.records[self.calls % 2]
 
     def teardown(self) -> None:
-        """Close the handles and remove the file."""
+        """Close the handles."""
         for record in self.records:
             self.run(record.close())
         self.runner.close()
-        self.directory.cleanup()
 
     def refusal(self, event: NewEvent) -> type[StandpipeError] | None:
         """Return what the contract says that a new event is refused for (R2, R7 to R10)."""
@@ -397,5 +403,45 @@ class RecordMachine(RuleBasedStateMachine):
             assert found == {key: waiting[key] for key in parked}
 
 
-TestRecordMachine = RecordMachine.TestCase
-TestRecordMachine.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
+class SqliteMachine(RecordMachine):
+    """On one file."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        super().__init__()
+
+    def make(self) -> Record:
+        """Return a handle on the file."""
+        return SqliteRecord(Path(self.directory.name) / "record.db")
+
+    def teardown(self) -> None:
+        """Close the handles and remove the file."""
+        super().teardown()
+        self.directory.cleanup()
+
+
+class PostgresMachine(RecordMachine):
+    """On one database."""
+
+    server: Postgres
+    database: str
+
+    def __init__(self) -> None:
+        empty(self.server, self.database)
+        super().__init__()
+
+    def make(self) -> Record:
+        """Return a handle on the database."""
+        return PostgresRecord(self.server.dsn(self.database, user=ROLE))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database(postgres_server: Postgres) -> None:
+    """Make a database for the machine that needs one."""
+    PostgresMachine.server, PostgresMachine.database = postgres_server, migrated(postgres_server)
+
+
+TestSqliteMachine = SqliteMachine.TestCase
+TestSqliteMachine.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(deadline=None, max_examples=15, stateful_step_count=30)

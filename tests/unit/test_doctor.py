@@ -163,6 +163,19 @@ async def test_a_file_too_large_to_check(path: Path, monkeypatch: pytest.MonkeyP
     assert [one.outcome for one in await record.examine() if one.check == "pages"] == [Outcome.SKIPPED]
 
 
+async def test_work_that_is_parked(path: Path) -> None:
+    """A work order that nobody tries any more is told, with the command that shows it."""
+    record = SqliteRecord(path)
+    await record.open()
+    for _ in range(limits.work_attempts_max):
+        (claim,) = await record.claim(model="m", worker="w", lease_s=60, count_max=1)
+        await record.release(claim, reason="INTERNAL")
+    await record.close()
+    found = await record_of(path, "work")
+    assert (found.outcome, found.found.startswith("1 order is parked")) == (Outcome.WARNING, True)
+    assert "standpipe parked" in found.advice
+
+
 # --- addresses ---------------------------------------------------------------------------------------------------
 
 

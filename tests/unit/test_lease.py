@@ -257,3 +257,18 @@ async def test_a_route_is_followed_for_a_lease_and_no_longer(
     assert leases.policy("acme", "r") is None
     await leases.renew()
     assert leases.policy("acme", "r") == "two"
+
+
+async def test_a_committer_that_shares_no_hot_store_withdraws_the_trust_in_all(
+    leases: Leases, record: SqliteRecord, clock: Clock
+) -> None:
+    """Where a server is trusted, commits past it wait for the leases of others; where none is, they do not (P4)."""
+    await leases.alone(deadline=None)
+    assert clock.slept == []
+    await record.adopt("a", ALL)
+    await leases.alone(deadline=None)
+    assert clock.slept == []  # under a lease from before: the grant is not usable before it ends
+    clock.now += LEASE_S + MARGIN_S
+    await leases.alone(deadline=None)
+    assert sum(clock.slept) >= LEASE_S
+    assert {row.incarnation for row in await rows(record)} == {""}

@@ -320,6 +320,32 @@ async def test_a_worker_that_is_cancelled_gives_back_what_it_holds(record: Recor
     assert [held.attempts for held in claims] == [1] * (limits.work_claims_max + 2)
 
 
+async def test_a_worker_ends_though_its_store_is_stuck(record: Record, worker: Worker) -> None:
+    """P12: a store that does not take an order back does not keep the process from ending."""
+    await record.append(turn(texts=["one"]))
+    stuck = asyncio.Event()
+
+    class Stuck:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(record, name)
+
+        async def fetch(self, _reads: Sequence[Any]) -> list[Any]:
+            stuck.set()
+            await asyncio.Event().wait()
+            return []
+
+        async def release(self, _claim: Any) -> bool:
+            await asyncio.Event().wait()
+            return False
+
+    task = asyncio.create_task(worker(store=Stuck()).run())
+    await stuck.wait()
+    task.cancel()
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def test_a_worker_that_is_too_slow_begins_nothing_new(record: Record, worker: Worker) -> None:
     """P9: behind its lease, work_lease_s by default, a worker leaves the rest of its orders to others."""
     for number in range(3):

@@ -81,3 +81,9 @@ SELECT extract(epoch FROM clock_timestamp())::double precision
 
 -- name: grants
 SELECT coalesce(sum(slot_to - slot_from), 0)::integer, count(DISTINCT incarnation) FROM standpipe.grants
+
+-- name: see_all
+SELECT set_config('standpipe.worker', 'on', true)
+
+-- name: parked
+SELECT count(*) FROM standpipe.work WHERE parked_at_us > 0

@@ -65,9 +65,10 @@ SELECT session, subject, version, event_hash, ended, weight_bytes, position_end,
 FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
+-- The tenant stands in the inner statement too, as a value: so one partition is planned, not all.
 SELECT items_position, epoch, CASE WHEN items_position > 0 THEN (
-    SELECT max(position) FROM standpipe.vectors v WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = %b
-) END FROM standpipe.scopes s WHERE tenant = %b AND subject = %b;
+    SELECT max(position) FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b
+) END FROM standpipe.scopes WHERE tenant = %b AND subject = %b;
 
 -- name: items
 SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone

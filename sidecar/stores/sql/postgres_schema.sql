@@ -18,7 +18,8 @@
 -- see the scale that they lack.
 --
 -- The functions make one round trip of what needs several statements. They run with the caller's rights, and their plans
--- stay in a connection without a named statement, which a pooler would lose.
+-- stay in a connection without a named statement, which a pooler would lose. Those that read partitioned tables keep one
+-- plan for all tenants: left to itself, PostgreSQL plans anew for each call, and an append takes three times as long.
 
 -- migration: 1
 DO $$
@@ -263,7 +264,7 @@ CREATE FUNCTION standpipe.append(
     texts bytea[], terms bytea[], tokens text[],
     OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
     OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     head standpipe.sessions;
@@ -402,7 +403,7 @@ CREATE FUNCTION standpipe.session_end(
 ) RETURNS TABLE (
     session text, version bigint, kind integer, request_id text, committed_at_us bigint, body bytea, previous_hash bytea,
     event_hash bytea, weight_end_bytes bigint, position_end bigint
-) LANGUAGE plpgsql STABLE AS $$
+) LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     end_version bigint;
@@ -463,7 +464,7 @@ END $$;
 -- each other and with appends.
 CREATE FUNCTION standpipe.put_vectors(
     of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     item_last bigint;
@@ -541,7 +542,7 @@ CREATE FUNCTION standpipe.restore_items(
     of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
     event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
     spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     item_last bigint;
@@ -598,7 +599,7 @@ CREATE INDEX work_parked ON standpipe.work (tenant, subject, model) WHERE parked
 -- As in migration 1, and what is left of the order is due at once.
 CREATE OR REPLACE FUNCTION standpipe.put_vectors(
     of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     item_last bigint;
@@ -633,7 +634,7 @@ CREATE FUNCTION standpipe.claim(
     of_model text, new_worker text, lease_us bigint, attempts_max bigint, count_max bigint
 ) RETURNS TABLE (
     tenant text, subject text, item_last bigint, vector_last bigint, until_us bigint, attempt bigint
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     now_us CONSTANT bigint := standpipe.now_us();
@@ -689,31 +690,34 @@ ALTER TABLE standpipe.scopes ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
 
 -- When the first item from a position on was committed that the log knows: others are gone, and nobody waits for them.
 CREATE FUNCTION standpipe.committed_at_us(of_tenant text, of_subject text, from_position bigint)
-RETURNS bigint LANGUAGE sql STABLE AS $$
-    SELECT e.committed_at_us FROM standpipe.items i
-    JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
-    WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position >= from_position AND NOT i.gone
-    ORDER BY i.position LIMIT 1
-$$;
+RETURNS bigint LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN (SELECT e.committed_at_us FROM standpipe.items i
+        JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
+        WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position >= from_position AND NOT i.gone
+        ORDER BY i.position LIMIT 1);
+END $$;
 
 -- The last position up to which all items are there, from one on where that is so.
 CREATE FUNCTION standpipe.end_of_run(of_tenant text, of_subject text, from_position bigint)
-RETURNS bigint LANGUAGE sql STABLE AS $$
-    WITH RECURSIVE run (position) AS (
+RETURNS bigint LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN (WITH RECURSIVE run (position) AS (
         SELECT from_position UNION ALL SELECT run.position + 1 FROM run WHERE EXISTS (
             SELECT 1 FROM standpipe.items i
             WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = run.position + 1)
-    ) SELECT max(position) FROM run
-$$;
+    ) SELECT max(position) FROM run);
+END $$;
 
 -- Make the vectors of items that are gone zero, which is no vector.
 CREATE FUNCTION standpipe.empty_vectors(of_tenant text, of_subject text, after_position bigint, last_position bigint)
-RETURNS void LANGUAGE sql AS $$
+RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
     UPDATE standpipe.vectors v SET vector = decode(repeat('00', octet_length(v.vector)), 'hex'), components = NULL
     FROM standpipe.items i
     WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position > after_position AND i.position <= last_position
-        AND i.gone AND v.tenant = of_tenant AND v.subject = of_subject AND v.position = i.position
-$$;
+        AND i.gone AND v.tenant = of_tenant AND v.subject = of_subject AND v.position = i.position;
+END $$;
 
 -- Append one event as `append` does, and say how long the log is kept (R23, R25). The row is locked by then.
 CREATE FUNCTION standpipe.append_kept(
@@ -725,7 +729,7 @@ CREATE FUNCTION standpipe.append_kept(
     new_keep_us bigint, events_max bigint,
     OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
     OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
     SELECT a.outcome, a.at_version, a.new_hash, a.of_subject, a.last_position, a.last_weight_bytes, a.at_us, a.number,
@@ -751,7 +755,8 @@ END $$;
 
 -- Remove the log of a session whose time has passed (R23, R24). Locks as `append` does: the session, then its subject's
 -- counters. The items may not be there, amid a rebuild. Token counts stay: they are no content, and every item has some.
-CREATE FUNCTION standpipe.sweep(of_tenant text, of_session text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION standpipe.sweep(of_tenant text, of_session text)
+RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     of_subject text;
@@ -809,14 +814,15 @@ END $$;
 
 CREATE OR REPLACE FUNCTION standpipe.put_vectors(
     of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     item_last bigint;
     vector_last bigint;
+    of_epoch bigint;
     new_last CONSTANT bigint := after_position + cardinality(new_vectors);
 BEGIN
-    SELECT items_position INTO item_last FROM standpipe.scopes
+    SELECT items_position, epoch INTO item_last, of_epoch FROM standpipe.scopes
     WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
     SELECT coalesce(max(position), 0) INTO vector_last FROM standpipe.vectors
     WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
@@ -826,7 +832,9 @@ BEGIN
     INSERT INTO standpipe.vectors (tenant, subject, model, position, vector, components)
     SELECT of_tenant, of_subject, of_model, after_position + v.number, v.vector, v.components::standpipe.components
     FROM unnest(new_vectors, new_components) WITH ORDINALITY AS v (vector, components, number);
-    PERFORM standpipe.empty_vectors(of_tenant, of_subject, after_position, new_last);
+    IF of_epoch > 0 THEN
+        PERFORM standpipe.empty_vectors(of_tenant, of_subject, after_position, new_last);
+    END IF;
     IF new_last = item_last THEN
         DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
     ELSE
@@ -853,7 +861,7 @@ CREATE OR REPLACE FUNCTION standpipe.restore_items(
     of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
     event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
     spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     item_last bigint;

@@ -191,6 +191,9 @@ WHERE tenant = ? AND subject = ? AND model = ?;
 UPDATE work SET due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0
 WHERE tenant = ? AND subject = ? AND model = ? AND parked_at_us > 0;
 
+-- name: parked_count
+SELECT count(*) FROM work INDEXED BY work_parked WHERE parked_at_us > 0;
+
 -- name: parked
 SELECT w.tenant, w.subject, w.model, s.items_position - coalesce((SELECT max(v.position) FROM vectors v
     WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0), w.since_us, w.parked_at_us, w.reason

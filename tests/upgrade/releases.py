@@ -1,0 +1,79 @@
+"""The release before, taken out of history, and what it and this one share."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import subprocess
+import tarfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.e2e.pods import ROOT
+
+BEFORE = {
+    "sqlite": "78481d5fc885e85b0a3fc25da58981a85858e4c1",
+    "postgresql": "ccefa7d7c66458efb6cb048621f84f40724eed8c",
+}
+"""By engine: release 0.1.0, which knew SQLite alone; and the first state of the tree that served on PostgreSQL and
+Redis, with its schema 1."""
+
+_PARTS = ("sidecar", "clients/python", "tests/__init__.py", "tests/e2e/__init__.py", "tests/e2e/serve.py")
+
+
+def unpack(commit: str, to: Path) -> Path:
+    """Take a release's source out of history; where there is none the test is skipped, and fails in CI."""
+    done = subprocess.run(["git", "archive", commit, *_PARTS], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        reason = f"the release before is not here: git knows no {commit}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(to, filter="data")
+    return to
+
+
+@dataclass(frozen=True)
+class Database:
+    """A record store that processes share, and a hand behind their backs."""
+
+    record: str
+    hot: str
+
+    @property
+    def place(self) -> Path | str:
+        """Where the log is read past the engines."""
+        return Path(self.record.removeprefix("sqlite:")) if self.record.startswith("sqlite:") else self.record
+
+    def plant_expansion(self, number: int) -> None:
+        """Change the schema as an expansion may: another column in every table that there is."""
+        if isinstance(self.place, Path):
+            with closing(sqlite3.connect(self.place, timeout=10)) as db, db:
+                names = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+                for name in names:
+                    db.execute(f"ALTER TABLE {name} ADD COLUMN planted INTEGER NOT NULL DEFAULT 0")
+                db.execute("INSERT INTO expansions (number) VALUES (?)", (number,))
+        else:
+            with psycopg.connect(self.place) as db:
+                names = db.execute(
+                    "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = 'standpipe'::regnamespace"
+                    " AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+                ).fetchall()
+                for (name,) in names:
+                    db.execute(f"ALTER TABLE {name} ADD COLUMN planted integer NOT NULL DEFAULT 0")
+                db.execute("INSERT INTO standpipe.migrations (number, kind) VALUES (%s, 'expansion')", (number,))
+
+    def plant_migration(self, number: int) -> None:
+        """Say that a migration was done which neither release knows."""
+        if isinstance(self.place, Path):
+            with closing(sqlite3.connect(self.place, timeout=10)) as db:
+                db.execute(f"PRAGMA user_version = {number}")
+        else:
+            with psycopg.connect(self.place) as db:
+                db.execute("INSERT INTO standpipe.migrations (number, kind) VALUES (%s, 'migration')", (number,))
