@@ -11,14 +11,15 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sidecar import analysis, canonical, limits, validate
-from sidecar.errors import DeadlineExceeded, InvalidField, ReceiptInvalid, VersionConflict
-from sidecar.receipt import Signer
+from sidecar.errors import DeadlineExceeded, InvalidField, ReceiptInvalid, StandpipeError, VersionConflict
+from sidecar.policies import DEFAULT
+from sidecar.receipt import Receipt, Signer
 from sidecar.segment import Count
 from sidecar.sessions import Announced, Sessions
-from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent
+from sidecar.stores.record import Appended, Deadline, EventKind, NewEvent, RouteRead, StoredRoute
 from sidecar.telemetry import Telemetry
 from standpipe.v1 import context_pb2, session_pb2, turn_pb2
 
@@ -57,13 +58,14 @@ class Committer:
             )
         validate.between(request.expected_version, "expected_version", 0, (1 << 62) - 1)
         validate.turn(request.turn)
-        self._check_receipt(tenant, request)
+        receipt = self._check_receipt(tenant, request)
         announced = self.sessions.announce(tenant, request.session_id, deadline=deadline)
         try:
+            keep_s = await self._keep_s(tenant, receipt, deadline)
             if request.ByteSize() <= _ANALYSE_INLINE_BYTES:
-                event = self._event(tenant, request)
+                event = self._event(tenant, request, keep_s)
             else:
-                event = await self._event_in_time(tenant, request, deadline)
+                event = await self._event_in_time(tenant, request, keep_s, deadline)
         except BaseException:
             self.sessions.abandon(announced)
             raise
@@ -104,25 +106,47 @@ class Committer:
         if self._at_work:
             await asyncio.wait(set(self._at_work))
 
-    def _check_receipt(self, tenant: str, request: context_pb2.CommitTurnRequest) -> None:
+    def _check_receipt(self, tenant: str, request: context_pb2.CommitTurnRequest) -> Receipt | None:
         if not request.turn.bundle_receipt:
-            return
+            return None
         field = "turn.bundle_receipt"
         receipt = self.signer.open(request.turn.bundle_receipt, tenant=tenant, field_name=field)
         if receipt.session != request.session_id:
             raise ReceiptInvalid("belongs to another session", field=field)
+        return receipt
+
+    async def _keep_s(self, tenant: str, receipt: Receipt | None, deadline: Deadline | None) -> int | None:
+        """Return how long the log is kept: as the policy says whose bundle the turn answers, else the default route's.
+
+        None, as it was, when that policy cannot be read: a turn is not lost for it.
+        """
+        policies = self.sessions.leases.policies
+        try:
+            if receipt is not None:
+                return (await policies.version(tenant, receipt.policy_name, receipt.policy_version)).session_log_s
+            asked_at = time.monotonic()
+            rules = policies.nearest(tenant, DEFAULT, since=asked_at - limits.sweep_pause_s)
+            if rules is None:  # nobody has hydrated here lately
+                reads = [RouteRead(tenant=tenant, name=DEFAULT)]
+                (route,) = await self.sessions.record.fetch(reads, deadline=deadline)
+                rules = await policies.follow(tenant, DEFAULT, cast("StoredRoute | None", route), asked_at=asked_at)
+        except StandpipeError as error:
+            self.telemetry.log.warning("policy of a turn not read", reason=error.reason)
+            return None
+        else:
+            return rules.session_log_s
 
     async def _event_in_time(
-        self, tenant: str, request: context_pb2.CommitTurnRequest, deadline: Deadline | None
+        self, tenant: str, request: context_pb2.CommitTurnRequest, keep_s: int | None, deadline: Deadline | None
     ) -> NewEvent:
         """Analyse a large turn in a thread. The thread goes on when the deadline passes; the caller is answered."""
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                return await asyncio.to_thread(self._event, tenant, request)
+                return await asyncio.to_thread(self._event, tenant, request, keep_s)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the turn was analysed", phase="analyse") from None
 
-    def _event(self, tenant: str, request: context_pb2.CommitTurnRequest) -> NewEvent:
+    def _event(self, tenant: str, request: context_pb2.CommitTurnRequest, keep_s: int | None) -> NewEvent:
         stored = analysis.analyse(request.turn, self.counters, received_at_us=time.time_ns() // 1000)
         entries = request.turn.entries
         return NewEvent(
@@ -139,6 +163,7 @@ class Committer:
             opened_calls=[entry.tool_call.id for entry in entries if entry.HasField("tool_call")],
             answered_calls=[entry.tool_result.call_id for entry in entries if entry.HasField("tool_result")],
             citations=sorted({(ref.session_id, ref.version) for entry in entries for ref in entry.message.citations}),
+            keep_s=keep_s,
         )
 
     async def _append(self, event: NewEvent, announced: Announced | None, deadline: Deadline | None) -> Appended:

@@ -69,7 +69,9 @@ class Config:
     tokenizers: tuple[str, ...] = _setting(
         ("o200k_base",), "The tokenizers whose counts are stored at write; the first is the built-in policy's."
     )
-    project: bool = _setting(True, "Whether this process embeds items too; false leaves it to `standpipe work`.")
+    project: bool = _setting(
+        True, "Whether this process embeds items and removes expired logs; false leaves both to `standpipe work`."
+    )
     reflection: bool = _setting(True, "Whether stock gRPC clients may list the API.")
     log_level: str = _setting("info", "The least level that is logged: info, warning or error.")
     drain_ms: int = _setting(limits.drain_ms, "The most time from SIGTERM to the exit, 0 to 600000 ms.")

@@ -13,7 +13,7 @@
     │   └── PolicyInvalid
     ├── RequestIdReused         ALREADY_EXISTS
     ├── SessionNotFound, PolicyNotFound, RouteNotFound      NOT_FOUND
-    ├── SessionEnded, SubjectMismatch, ReplayUnavailable    FAILED_PRECONDITION
+    ├── SessionEnded, SessionExpired, SubjectMismatch, ReplayUnavailable    FAILED_PRECONDITION
     ├── VersionConflict         ABORTED              rehydrate, reapply, new request id
     ├── VersionInFuture         OUT_OF_RANGE
     ├── TenantDenied            PERMISSION_DENIED
@@ -143,6 +143,16 @@ class SessionEnded(StandpipeError):
 
     reason = "SESSION_ENDED"
     status = "FAILED_PRECONDITION"
+
+
+class SessionExpired(StandpipeError):
+    """The session's log was removed when its time had passed; a new session has another id."""
+
+    reason = "SESSION_EXPIRED"
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self) -> None:
+        super().__init__("the session's log was removed when its time had passed: go on under a new session id")
 
 
 class SubjectMismatch(StandpipeError):

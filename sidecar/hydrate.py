@@ -191,6 +191,7 @@ class Hydrator:
             query_vector=recall.pack_vector(query.vector, query.scale) if query.vector is not None else b"",
             degraded=tuple(degraded.causes),
             served_at_us=time.time_ns() // 1000,
+            epoch=memory.epoch if wanted and memory else 0,
         )
         answer = context_pb2.HydrateContextResponse()
         candidates = await self._assemble(
@@ -207,11 +208,13 @@ class Hydrator:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 answer = context_pb2.ReplayContextResponse(session_id=receipt.session, subject_id=receipt.subject)
-                await self._replay(receipt, into=answer.bundle, all_omissions=request.all_omissions)
+                epoch = await self._replay(receipt, into=answer.bundle, all_omissions=request.all_omissions)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the bundle was rendered", phase="replay") from None
         outcome = "equal" if answer.bundle.fingerprint == receipt.fingerprint else "different"
         self._telemetry.replays.labels(outcome).inc()
+        if outcome == "different" and epoch != receipt.epoch:
+            raise ReplayUnavailable("memory that the bundle saw is gone: its time had passed", missing="items")
         if outcome == "different":
             self._telemetry.log.error("a replayed bundle differs", policy=answer.bundle.policy)
             raise ReplayUnavailable("the stored state no longer gives the bundle that was served", missing="state")
@@ -219,7 +222,8 @@ class Hydrator:
         answer.served_at.FromMicroseconds(receipt.served_at_us)
         return answer
 
-    async def _replay(self, receipt: Receipt, *, into: bundle_pb2.Bundle, all_omissions: bool) -> None:
+    async def _replay(self, receipt: Receipt, *, into: bundle_pb2.Bundle, all_omissions: bool) -> int:
+        """Render the bundle; return the epoch of the memory that was at hand."""
         try:
             rules = await self._leases.policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
         except PolicyNotFound:
@@ -229,6 +233,8 @@ class Hydrator:
         state = (await self._record.fetch([read]))[0] if receipt.version else None
         if receipt.version and state is None:
             raise ReplayUnavailable("the session is gone", missing="session")
+        if receipt.version and cast(SessionState, state).head.expired:
+            raise ReplayUnavailable("the session's log is gone: its time had passed", missing="session")
         if receipt.version:
             session = await self._sessions.settle(read, cast(SessionState, state), None, subject=receipt.subject)
         else:
@@ -245,6 +251,7 @@ class Hydrator:
             query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector))
         omissions_max = (1 << 30) if all_omissions else limits.omissions_listed_max
         await self._assemble(receipt, rules, session, memory, query, into=into, omissions_max=omissions_max)
+        return memory.epoch if memory else 0
 
     # --- the steps --------------------------------------------------------------------------------------------
 
@@ -323,7 +330,11 @@ class Hydrator:
             async with asyncio.timeout(_spare_s(deadline)):
                 return await self._ask_record(plan, look, memory, deadline, clock, degraded)
         except (StoreUnavailable, DeadlineExceeded, TimeoutError):
-            if look.view is None or (plan.at_least is not None and look.view.version < plan.at_least.version):
+            if (
+                look.view is None
+                or _outlived(look.view, rules)
+                or (plan.at_least is not None and look.view.version < plan.at_least.version)
+            ):
                 raise
         self._telemetry.log.warning("record store not reached; an old view is shown")
         degraded.add(HISTORY, "stale")
@@ -342,12 +353,15 @@ class Hydrator:
             rules = self._leases.policy(plan.tenant, plan.route)
         else:
             return None
-        if rules is None or (plan.tokenizer or rules.tokenizer) != tokenizer:
+        if rules is None or (plan.tokenizer or rules.tokenizer) != tokenizer or _outlived(session, rules):
             return None
         memory = None
         if _wants_recall(plan, session.subject, rules):
             memory = self._scopes.held(plan.tenant, session.subject)
             if memory is None or not plan.nearest:
+                return None
+            # However near, what has gone with its session's log is not shown for long.
+            if rules.session_log_s and memory.read_at < time.monotonic() - limits.sweep_pause_s:
                 return None
         return _Inputs(rules, self._owned(session, plan), memory, memory.position if memory else 0)
 
@@ -559,6 +573,12 @@ def _seen(done: asyncio.Task[Vector]) -> None:
     """Look at a task's outcome, which nobody may have waited for."""
     if not done.cancelled():
         done.exception()
+
+
+def _outlived(session: View, rules: Policy) -> bool:
+    """Return whether a session's log may have been removed, by this process's clock: the record store knows."""
+    kept_us = rules.session_log_s * 1_000_000
+    return bool(kept_us and session.version and session.committed_at_us + kept_us <= time.time_ns() // 1000)
 
 
 def _wants_recall(plan: _Plan, subject: str, rules: Policy | None) -> bool:

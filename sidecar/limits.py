@@ -101,6 +101,10 @@ summary_tokens_max: Final = 4096
 open_calls_max: Final = 256
 """Tool calls of one session that wait for their result."""
 
+session_events_max: Final = 1 << 20
+"""Turns of one session: one a second for twelve days. An agent in a loop is noticed, and what removes a session's log
+does so in one transaction."""
+
 # --- recall ------------------------------------------------------------------------------------------------
 scope_items_max: Final = 131_072
 """Items of one subject that are ranked in process, newest first: 200 MB of vectors. What is older is left out
@@ -210,6 +214,14 @@ outlast four pauses."""
 
 work_pause_s_max: Final = 60
 """The longest pause before a work order that failed is tried again, and of a projection whose store is away."""
+
+sweep_batch_max: Final = 64
+"""Expired sessions that are listed at once: each is removed in a transaction of its own, and another process may have
+done it meanwhile."""
+
+sweep_pause_s: Final = 60
+"""Between two looks for expired sessions, and between two samples of how much there is: an hour is the shortest that a
+log can be kept."""
 
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""

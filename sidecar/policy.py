@@ -18,6 +18,7 @@ A whole policy, with every default written out::
       embed_ms: 200              # the longest wait for the query's vector; then recall goes by words alone
     ttl:
       session_hot_s: 86400       # how long an idle session stays in the hot store
+      session_log_s: 0           # how long after its last turn a session's log is kept, 3600 to 100 years; 0: for ever
     freshness:
       stale: false               # whether an old view may be shown, marked, while the record store cannot be reached
 
@@ -65,6 +66,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_LOG_S = (3600, 100 * 365 * 86_400)
+"""How long a log can be kept, if not for ever: no shorter than a pause in a conversation."""
+
 _DEPTH_MAX = 8
 """Levels of a document; the schema has four."""
 
@@ -150,6 +154,8 @@ class Policy:
     recall_floor: bool = True
     embed_ms: int = 200
     session_hot_s: int = 86_400
+    session_log_s: int = 0
+    """How long after its last turn a session's log is kept; 0: for ever."""
     stale: bool = False
     """Whether an old view may be shown while the record store cannot be reached."""
 
@@ -254,7 +260,7 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
         raise PolicyInvalid("at most one of tokenizer and model may be set", field="model")
     recall = _mapping(top.get("recall", {}), "recall", {"floor"})
     deadlines = _mapping(top.get("deadlines", {}), "deadlines", {"embed_ms"})
-    ttl = _mapping(top.get("ttl", {}), "ttl", {"session_hot_s"})
+    ttl = _mapping(top.get("ttl", {}), "ttl", {"session_hot_s", "session_log_s"})
     freshness = _mapping(top.get("freshness", {}), "freshness", {"stale"})
     return Policy(
         name=name,
@@ -266,6 +272,7 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
         recall_floor=_flag(recall.get("floor", True), "recall.floor"),
         embed_ms=_integer(deadlines.get("embed_ms", 200), "deadlines.embed_ms", 0, 60_000),
         session_hot_s=_integer(ttl.get("session_hot_s", 86_400), "ttl.session_hot_s", 1, 31_536_000),
+        session_log_s=_kept_s(ttl.get("session_log_s", 0), "ttl.session_log_s"),
         stale=_flag(freshness.get("stale", False), "freshness.stale"),
     )
 
@@ -365,6 +372,12 @@ def _integer(raw: Any, path: str, low: int, high: int) -> int:
     if not isinstance(raw, int) or isinstance(raw, bool) or not low <= raw <= high:
         raise PolicyInvalid(f"must be a whole number from {low} to {high}", field=path)
     return raw
+
+
+def _kept_s(raw: Any, path: str) -> int:
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw != 0 and not _LOG_S[0] <= raw <= _LOG_S[1]:
+        raise PolicyInvalid(f"must be 0, for ever, or {_LOG_S[0]} to {_LOG_S[1]} seconds", field=path)
+    return _integer(raw, path, 0, _LOG_S[1])
 
 
 def _mapping(raw: Any, path: str, known: set[str]) -> Mapping[str, Any]:

@@ -151,7 +151,9 @@ class EmbeddingProjection:
         (answer,) = await self._record.fetch([read])
         state = cast(ScopeState, answer)
         if state.vector_position == scope.vector_position and state.items:
-            vectors = await self._embed([item.text for item in state.items])
+            embedded = iter(await self._embed([item.text for item in state.items if not item.gone]))
+            gone = recall.pack_vector(*recall.quantise(np.zeros(self._dimensions, np.float32)))
+            vectors = [gone if item.gone else next(embedded) for item in state.items]
             if await self._record.put_vectors(scope, model=self._model_id, vectors=vectors):
                 self._telemetry.projected_items.inc(len(vectors))
                 return
@@ -179,6 +181,8 @@ class EmbeddingProjection:
                 await asyncio.gather(*map(self._record.release, claims), return_exceptions=True)
 
     async def _embed(self, texts: Sequence[str]) -> list[bytes]:
+        if not texts:
+            return []
         try:
             vectors = await self._embedder.embed_items(texts)
         except Internal:

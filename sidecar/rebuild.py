@@ -2,7 +2,8 @@
 
 Items come back at their old positions, because what cuts a turn into items was frozen with its event; vectors
 follow by the projection, checkpoints and views by use. Serving may go on meanwhile: recall shows less until it
-is done.
+is done. Of a session whose log was removed (R23) there is nothing to check but that nothing else is there: its head
+keeps the hash that the log ended with, and its items keep their positions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import cast
 from sidecar import analysis, canonical, limits
 from sidecar.errors import StoreCorrupt
 from sidecar.log.v1 import log_pb2
-from sidecar.stores.record import EventKind, EventsRead, Head, Record, StoredEvent
+from sidecar.stores.record import EventKind, EventsRead, Head, HeadRead, Record, StoredEvent
 
 Progress = Callable[[int, int], None]
 """Called with (sessions done, events done)."""
@@ -46,7 +47,7 @@ async def _log(record: Record) -> AsyncIterator[tuple[str, Head, list[StoredEven
     while heads := await record.sessions_all(after=after, count_max=limits.page_max):
         for tenant, head in heads:
             version, previous = 0, canonical.NO_HASH
-            while version < head.version:
+            while version < head.version and not head.expired:
                 read = EventsRead(
                     tenant=tenant,
                     session=head.session,
@@ -54,7 +55,9 @@ async def _log(record: Record) -> AsyncIterator[tuple[str, Head, list[StoredEven
                     count_max=min(limits.page_max, head.version - version),
                     bytes_max=limits.page_bytes,
                 )
-                (found,) = await record.fetch([read])
+                now, found = await record.fetch([HeadRead(tenant=tenant, session=head.session), read])
+                if cast(Head, now).expired:
+                    break  # meanwhile
                 page = cast("list[StoredEvent]", found)
                 previous = check_chain(tenant, page, previous)
                 if not page:

@@ -51,6 +51,8 @@ class Receipt:
     """(source, cause) of what was missing."""
     served_at_us: int
     fingerprint: bytes = field(default=b"")
+    epoch: int = 0
+    """The epoch of the subject's memory: at another, items have gone since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Signer:
             canonical.pack(part for item in receipt.degraded for part in item),
             receipt.served_at_us,
             receipt.fingerprint,
+            *([receipt.epoch] if receipt.epoch else []),  # few have one, and the release before knows of none
         ]
         data = canonical.pack(fields)
         return data + canonical.sign(self._key, data, size_bytes=_RECEIPT_MAC_BYTES)
@@ -121,6 +124,7 @@ class Signer:
             degraded=tuple((_int(a), str(b)) for a, b in zip(degraded[::2], degraded[1::2], strict=True)),
             served_at_us=_int(fields[17]),
             fingerprint=_bytes(fields[18]),
+            epoch=_int(fields[19]) if len(fields) > 19 else 0,
         )
 
     def token(self, *, tenant: str, session: str, version: int, position: int) -> str:

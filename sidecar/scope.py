@@ -2,7 +2,8 @@
 
 A scope is loaded once from the record store, kept in a cache bounded in bytes, and brought up to date by what was
 appended since. Items never change and positions have no gaps (R6), so a block that has seen position p can show
-the memory as it was at any position up to p.
+the memory as it was at any position up to p. Unless items have gone with their session's log: that begins an epoch of
+the scope (R24), and a block belongs to one. What is gone is not in a block: it is not ranked, counted or listed.
 
 A scope of more than `limits.scope_items_max` items is ranked over its newest: from a base that moves in steps
 and depends on the position alone, so that every pod ranks the same items.
@@ -11,6 +12,7 @@ and depends on the position alone, so that every pod ranks the same items.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence, Set
@@ -65,13 +67,19 @@ def base_of(position: int) -> int:
 class ScopeMemory:
     """One subject's items after `base`, with their vectors of one model."""
 
-    def __init__(self, *, tenant: str, subject: str, model: str, dimensions: int, base: int = 0) -> None:
+    def __init__(
+        self, *, tenant: str, subject: str, model: str, dimensions: int, base: int = 0, epoch: int = 0
+    ) -> None:
         self.tenant = tenant
         self.subject = subject
         self.model = model
         self.base = base
+        self.epoch = epoch
+        """The one whose items it holds."""
         self.position = base
         self.vector_position = base
+        self.read_at = 0.0
+        """When the record store last answered for it, in `time.monotonic()` seconds."""
         self._block = recall.Block(dimensions if model else 1)
         self._items: list[StoredItem] = []
         self._groups: list[Group] = []
@@ -108,12 +116,13 @@ class ScopeMemory:
         )
 
     def apply(self, read: ScopeRead, state: ScopeState) -> bool:
-        """Take in the answer to `read`; return whether the block now shows all that the store had.
+        """Take in the answer to `read`, of this block's epoch; return whether the block now shows all of the store's.
 
         Nothing is awaited between, so a concurrent hydrate sees the block before or after. An answer to a read
         that another task overtook is taken from where this block stands.
         """
-        fresh = [item for item in state.items if item.position > self.position]
+        self.read_at = time.monotonic()
+        fresh = [item for item in state.items if item.position > self.position and not item.gone]
         self._block.append(
             [
                 recall.Item(
@@ -135,10 +144,13 @@ class ScopeMemory:
             for tokenizer, tokens in item.tokens.items():
                 self._tokens.setdefault(tokenizer, []).append(tokens)
             self._text_bytes += len(item.text)
-            self.position = item.position
+        if state.items:
+            self.position = max(self.position, state.items[-1].position)
         for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
             if self.vector_position < position <= self.position:
-                self._block.put_vector(position, *recall.unpack_vector(packed))
+                vector, scale = recall.unpack_vector(packed)
+                if scale:  # else it has none, or is gone
+                    self._block.put_vector(position, vector, scale)
                 self.vector_position = position
         return self.position >= state.position and self.vector_position >= min(state.vector_position, self.position)
 
@@ -160,7 +172,7 @@ class ScopeMemory:
         )
         # A ranking that is not full was cut at the floor; a full one only at its size.
         floored = floor and len(ranking.items) < settings.candidates_max
-        total = position - self.base
+        total = int(self._block.positions.searchsorted(position, "right"))
         relevant = len(ranking.items) if floored or not len(ranking.items) else total
         return Candidates(
             self, ranking, total=total, relevant=relevant, tokenizer=tokenizer, count=count, session=session
@@ -304,24 +316,29 @@ class Scopes:
 
     async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:
         """Return a block that shows the memory at a past position: the cached one, or one read for it."""
-        memory = self.held(tenant, subject)
         if model == self._model:
+            memory = self.held(tenant, subject)
             if memory is None or memory.position < position:
                 memory = await self.load(tenant, subject)
+            else:
+                read = memory.read()
+                (state,) = await self._record.fetch([read])
+                memory = await self.settle(memory, read, cast(ScopeState, state))
             if memory.base == base_of(position):
                 return memory
-        memory = self._empty(tenant, subject, base_of(position), model)
-        await self._catch_up(memory, until=position)
-        return memory
+        return await self._read(tenant, subject, model, base=base_of(position), until=position)
 
     async def settle(self, memory: ScopeMemory, read: ScopeRead, state: ScopeState) -> ScopeMemory:
         """Bring a block up to an answer of the store, reading on if the answer was only a page of it."""
-        if base_of(state.position) != memory.base:
-            return await self.load(memory.tenant, memory.subject)
+        if (base_of(state.position), state.epoch) != (memory.base, memory.epoch):
+            found = await self.load(memory.tenant, memory.subject)
+            if found.epoch < state.epoch or found.position < state.position:  # that load began before the read
+                found = await self.load(memory.tenant, memory.subject)
+            return found
         async with memory.lock:
             current = memory.apply(read, state)
-        if not current:
-            await self._catch_up(memory)
+        if not current and not await self._catch_up(memory):
+            return await self.load(memory.tenant, memory.subject)
         self._keep(memory)
         return memory
 
@@ -335,24 +352,39 @@ class Scopes:
         return sum(memory.nbytes for memory in self._blocks.values())
 
     async def _load(self, tenant: str, subject: str) -> ScopeMemory:
-        memory = self._empty(tenant, subject, 0, self._model)
-        (state,) = await self._record.fetch([memory.read(count_max=0)])
-        memory = self._empty(tenant, subject, base_of(cast(ScopeState, state).position), self._model)
-        await self._catch_up(memory)
+        memory = await self._read(tenant, subject, self._model)
         self._keep(memory)
         return memory
 
-    async def _catch_up(self, memory: ScopeMemory, *, until: int | None = None) -> None:
+    async def _read(
+        self, tenant: str, subject: str, model: str, *, base: int | None = None, until: int | None = None
+    ) -> ScopeMemory:
+        """Read a block of one epoch, from the start again if another begins meanwhile."""
+        while True:
+            probe = ScopeRead(tenant=tenant, subject=subject, model="", count_max=0)
+            state = cast(ScopeState, (await self._record.fetch([probe]))[0])
+            memory = ScopeMemory(
+                tenant=tenant,
+                subject=subject,
+                model=model,
+                dimensions=self._dimensions,
+                base=base_of(state.position) if base is None else base,
+                epoch=state.epoch,
+            )
+            if await self._catch_up(memory, until=until):
+                return memory
+
+    async def _catch_up(self, memory: ScopeMemory, *, until: int | None = None) -> bool:
+        """Read on to the end, or to a position; return False if another epoch has begun."""
         while True:
             read = memory.read()
-            (state,) = await self._record.fetch([read])
+            state = cast(ScopeState, (await self._record.fetch([read]))[0])
+            if state.epoch != memory.epoch:
+                return False
             async with memory.lock:
-                current = memory.apply(read, cast(ScopeState, state))
+                current = memory.apply(read, state)
             if current or (until is not None and memory.position >= until):
-                return
-
-    def _empty(self, tenant: str, subject: str, base: int, model: str) -> ScopeMemory:
-        return ScopeMemory(tenant=tenant, subject=subject, model=model, dimensions=self._dimensions, base=base)
+                return True
 
     def _keep(self, memory: ScopeMemory) -> None:
         key = (memory.tenant, memory.subject)

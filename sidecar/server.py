@@ -35,6 +35,7 @@ from sidecar.model import Model
 from sidecar.policies import Policies
 from sidecar.projection import EmbeddingProjection
 from sidecar.receipt import Signer
+from sidecar.retention import Retention
 from sidecar.scope import Scopes
 from sidecar.servicers.boundary import Boundary, ReadableOnly
 from sidecar.servicers.context import ContextServicer
@@ -182,6 +183,9 @@ class Server:
             )
             work = self._projection.run() if config.project else self._projection.watch()
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        if config.project:
+            retention = Retention(self.record, hot, telemetry)
+            stack.push_async_callback(_cancelled, asyncio.create_task(retention.run()))
         stack.push_async_callback(sessions.drain)
         committer = Committer(
             sessions=sessions,

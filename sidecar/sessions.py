@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from sidecar import limits, view
 from sidecar.errors import (
     HotUnavailable,
+    SessionExpired,
     StandpipeError,
     StoreCorrupt,
     StoreUnavailable,
@@ -152,6 +153,9 @@ class Sessions:
                 )
             return view.empty(session=read.session, subject=subject, tokenizer=read.tokenizer)
         head = state.head
+        if head.expired:
+            self._later(self.hot.forget(read.tenant, read.session))  # if only that this process holds a view
+            raise SessionExpired
         if read.at_version is not None and read.at_version > head.version:
             raise VersionInFuture(
                 f"the session is at version {head.version}; asked for {read.at_version}",

@@ -90,6 +90,8 @@ class View:
     open_calls: tuple[log_pb2.OpenCall, ...]
     nbytes: int
     """About how much memory it takes."""
+    committed_at_us: int = field(default=0, compare=False)
+    """When the last event that was folded was committed; 0 if a checkpoint stands for all of them."""
     summaries: dict[tuple[int, int], Summary] = field(default_factory=dict, compare=False)
     """Summaries that were made, by (units before the window, cap). A view hands them on to the next: they depend on
     the log before the window alone."""
@@ -175,6 +177,7 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
             ended=event.kind == EventKind.END,
             position_end=event.position_end,
             weight_bytes=event.weight_end_bytes,
+            committed_at_us=event.committed_at_us,
         )
         if event.kind == EventKind.TURN:
             stored = log_pb2.StoredTurn.FromString(event.body)

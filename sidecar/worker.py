@@ -1,4 +1,4 @@
-"""A process that embeds and does not serve: `standpipe work`.
+"""A process that embeds and sweeps, and does not serve: `standpipe work`.
 
 Any number of them work on one record store, beside sidecars or for those that are told not to (`project: false`). What
 a worker holds goes back when it ends in peace, and when its lease has passed if it dies.
@@ -17,11 +17,13 @@ from typing import Any, Self
 
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
-from sidecar.engines import record_of
+from sidecar.engines import hot_of, record_of
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.model import Model
 from sidecar.projection import EmbeddingProjection
+from sidecar.retention import Retention
+from sidecar.stores.hot import Hot
 from sidecar.stores.record import Lag
 from sidecar.telemetry import Log, Telemetry
 
@@ -49,7 +51,10 @@ class Worker:
 
     async def work(self, stop: asyncio.Event, *, once: bool) -> Lag | None:
         """Work until `stop` is set, or, `once`, until nothing is left but what is parked: then return the lag."""
+        if once:
+            await self._retention.sweep()
         async with (
+            _beside(self._retention.run()),
             _beside(self._projection.drain() if once else self._projection.run()) as work,
             _beside(stop.wait()) as stopped,
         ):
@@ -60,7 +65,7 @@ class Worker:
     async def _start(self) -> None:
         started, config, stack = time.perf_counter(), self.config, self._stack
         if config.embedder == "none":
-            raise ConfigInvalid("embedder must name a model: there is nothing else to work on", field="embedder")
+            raise ConfigInvalid("embedder must name a model, which a worker embeds with", field="embedder")
         health = Health(self.telemetry)
         await stack.enter_async_context(_beside(health.beat()))
         address = ""
@@ -77,8 +82,12 @@ class Worker:
         self._projection = EmbeddingProjection(
             record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
         )
+        hot: Hot[Any] = hot_of(config)
+        await hot.open()
+        stack.push_async_callback(hot.close)
+        self._retention = Retention(record, hot, self.telemetry)
         version = metadata.version("standpipe")
-        self.telemetry.info.labels(version, record.engine, "none", embedder.provider).set(1)
+        self.telemetry.info.labels(version, record.engine, hot.engine, embedder.provider).set(1)
         health.started = health.ready = True
         self.telemetry.log.info(
             "started",

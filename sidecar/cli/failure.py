@@ -21,6 +21,7 @@ ADVICE: Mapping[str, str] = {
     "POLICY_NOT_FOUND": "`standpipe policy list` shows what there is.",
     "ROUTE_NOT_FOUND": "Point it at a policy with `standpipe policy route`.",
     "SESSION_ENDED": "Begin a new session; this one stays readable.",
+    "SESSION_EXPIRED": "Begin a new session under another id; this one's log is gone.",
     "SUBJECT_MISMATCH": "Name the session's own subject, or none.",
     "VERSION_CONFLICT": "`standpipe hydrate` shows what came first.",
     "VERSION_IN_FUTURE": "Hydrate again: the log is not that far.",

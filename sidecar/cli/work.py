@@ -27,7 +27,7 @@ from sidecar.stores.record import ParkedOrder, ParkedRead, Record
 @click.option("--once", is_flag=True, help="End when nothing is left but what is parked.")
 @click.pass_context
 def work(ctx: click.Context, /, *, path: str | None, once: bool, **given: Any) -> None:
-    """Embed what sidecars commit, without serving, until SIGTERM or SIGINT.
+    """Embed what sidecars commit and remove expired logs, without serving, until SIGTERM or SIGINT.
 
     It takes the settings of `serve`, and any number of processes may work on one record store. Logs go to stderr, one
     JSON object a line. With --once the exit code is 1 if orders are parked.

@@ -8,7 +8,7 @@ import grpc
 
 from sidecar import limits, validate
 from sidecar.commit import Committer
-from sidecar.errors import InvalidField, SessionNotFound
+from sidecar.errors import InvalidField, SessionExpired, SessionNotFound
 from sidecar.log.v1 import log_pb2
 from sidecar.rebuild import check_chain
 from sidecar.receipt import Signer
@@ -94,6 +94,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             ]
             head, page = await self._record.fetch(reads, deadline=deadline)
             found = _exists(cast("Head | None", head))
+            if found.expired:
+                raise SessionExpired
             events = list(cast("list[StoredEvent]", page))
             check_chain(tenant, events, None)
             return session_pb2.ListEventsResponse(
@@ -127,9 +129,12 @@ def _session(head: Head) -> session_pb2.Session:
         version=head.version,
         head_hash=head.event_hash,
         ended=head.ended,
+        expired=head.expired,
     )
     session.created_at.FromMicroseconds(head.created_at_us)
     session.updated_at.FromMicroseconds(head.updated_at_us)
+    if head.expires_at_us:
+        session.expires_at.FromMicroseconds(head.expires_at_us)
     return session
 
 

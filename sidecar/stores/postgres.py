@@ -50,6 +50,7 @@ from sidecar.errors import (
     PolicyNotFound,
     RequestIdReused,
     SessionEnded,
+    SessionExpired,
     SessionNotFound,
     StandpipeError,
     StoreCorrupt,
@@ -72,6 +73,9 @@ from sidecar.stores.record import (
     Claim,
     Deadline,
     EventsRead,
+    ExpiredRead,
+    Figures,
+    FiguresRead,
     GrantsRead,
     GrantsState,
     Head,
@@ -107,6 +111,7 @@ from sidecar.stores.rows import (
     policy_of,
     route_of,
     sections,
+    session_full,
     tokens_text,
 )
 
@@ -211,6 +216,8 @@ def store_error(error: Exception, *, phase: str = "record_fetch") -> StandpipeEr
     if isinstance(error, StandpipeError):
         return error
     state = getattr(error, "sqlstate", None)
+    if state == "SP003":
+        return session_full()
     if state is not None:
         kind, message = ERRORS.get(state) or ERRORS.get(state[:2], _DEFECT)
     elif isinstance(error, psycopg.OperationalError | OSError):  # the connection was lost
@@ -452,6 +459,9 @@ def _read_session(read: SessionRead) -> _Asked:
         heads, rows = found
         if not heads:
             return None
+        head = head_of(heads[0])
+        if head.expired:
+            return SessionState(head=head, checkpoint=None, events=(), after_version=read.known_version)
         mark, *events = rows
         after, end = mark[1], mark[9]
         checkpoint = None
@@ -462,7 +472,7 @@ def _read_session(read: SessionRead) -> _Asked:
         if len(events) != max(0, end - after):
             raise StoreCorrupt("events are missing from a session's log", after_version=after, end_version=end)
         return SessionState(
-            head=head_of(heads[0]),
+            head=head,
             checkpoint=checkpoint,
             events=[event_of(row) for row in events],
             after_version=after,
@@ -498,12 +508,13 @@ def _item(row: Row) -> StoredItem:
 def _read_scope(read: ScopeRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> ScopeState:
         counters, items, *vectors = found
-        position, vector_position = counters[0] if counters else (0, 0)
+        position, epoch, vector_position = counters[0] if counters else (0, 0, 0)
         return ScopeState(
             position=position,
             vector_position=vector_position or 0,
             items=[_item(row) for row in items],
             vectors=[row[0] for row in vectors[0]] if vectors and position else [],
+            epoch=epoch,
         )
 
     key = (read.tenant, read.subject)
@@ -547,6 +558,18 @@ def _read_parked(read: ParkedRead) -> _Asked:
     return _Asked(_WORKER, [("parked", (*read.after, read.count_max))], _each(parked_of))
 
 
+def _read_expired(read: ExpiredRead) -> _Asked:
+    return _Asked(_WORKER, [("expired", (read.count_max,))], _each(lambda row: (row[0], row[1])))
+
+
+def _read_figures(_read: FiguresRead) -> _Asked:
+    def figures(row: Row) -> Figures:
+        sessions, events, items, log_bytes, overdue_us = (int(value or 0) for value in row)
+        return Figures(sessions=sessions, events=events, items=items, log_bytes=log_bytes, overdue_s=overdue_us / 1e6)
+
+    return _Asked(_WORKER, [("figures", ())], _first(figures))
+
+
 def _read_grants(_read: GrantsRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> GrantsState:
         return GrantsState(rows=[grant_of(row) for row in found[0] if row[0] is not None], now_us=found[0][0][5])
@@ -566,6 +589,8 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     RoutesRead: _read_routes,
     LagRead: _read_lag,
     ParkedRead: _read_parked,
+    ExpiredRead: _read_expired,
+    FiguresRead: _read_figures,
     GrantsRead: _read_grants,
 }
 
@@ -624,6 +649,8 @@ def _append_values(event: NewEvent) -> tuple[object, ...]:
         [session for session, _ in event.citations],
         [version for _, version in event.citations],
         *_items(event.items),
+        None if event.keep_s is None else event.keep_s * 1_000_000,
+        limits.session_events_max,
     )
 
 
@@ -659,6 +686,8 @@ def _refusal(event: NewEvent, outcome: str, *, version: int, at: int, winner: st
             )
         case "nameless":
             return InvalidField("the first append of a session must name its subject", field="subject_id")
+        case "expired":
+            return SessionExpired()
         case "ended":
             return SessionEnded("the session was ended and takes no more turns")
         case "mismatch":
@@ -902,8 +931,14 @@ class PostgresRecord(Record):
             self._models.add(model)
 
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
-        key = (tenant, checkpoint.session, checkpoint.tokenizer, checkpoint.version)
-        await self._write("put_checkpoint", *key, checkpoint.weight_bytes, checkpoint.body, sight=_Sight(tenant))
+        fold = (checkpoint.tokenizer, checkpoint.version, checkpoint.weight_bytes, checkpoint.body)
+        await self._write("put_checkpoint", *fold, tenant, checkpoint.session, sight=_Sight(tenant))
+
+    async def sweep(self, tenant: str, session: str) -> bool:
+        return bool((await self._write("sweep", tenant, session, sight=_Sight(tenant)))[0][0])
+
+    async def forgotten(self, tenant: str, session: str) -> None:
+        await self._write("forgotten", tenant, session, sight=_Sight(tenant))
 
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes
@@ -924,7 +959,7 @@ class PostgresRecord(Record):
 
     async def sessions_all(self, *, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
         def session(row: Row) -> tuple[str, Head]:
-            return row[9], head_of(row)
+            return row[11], head_of(row)
 
         (found,) = await self._ask([_Asked(_WORKER, [("sessions_of_all", (*after, count_max))], _each(session))])
         return cast("list[tuple[str, Head]]", found)

@@ -41,7 +41,8 @@ R15 `drop_derived` removes items, vectors, checkpoints and work orders, and noth
 R16 Policy versions are immutable: publishing the content of the latest version returns it and writes nothing;
     other content becomes the next version. A route moves only to a version that exists (PolicyNotFound).
 R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows. The queue of work orders
-    alone is ordered by age over all tenants: no tenant reads it (`claim`, LagRead, ParkedRead).
+    alone is ordered by age over all tenants: no tenant reads it (`claim`, LagRead, ParkedRead), nor what is due
+    to be removed (ExpiredRead, FiguresRead).
 R18 A store that cannot be reached, or is locked beyond the deadline, raises StoreUnavailable; one that refuses
     writes StoreReadOnly; a full one StoreFull; a newer one StoreSchemaNewer; a row that cannot be read
     StoreCorrupt. No driver's own exception leaves an engine. A failed append wrote nothing that is visible,
@@ -61,6 +62,16 @@ R21 `release` ends a claim that its worker still holds, and else does nothing. W
     is handed out alone, so that one that kills its workers is not counted against others.
 R22 `examine` tells what is wrong with the store as it is deployed, for people to mend. It needs no `open`, creates and
     changes nothing, and raises nothing but ConfigInvalid: what cannot be asked is a finding too.
+R23 A session's log is kept for `NewEvent.keep_s` after its last event. `ExpiredRead` lists those whose time has passed
+    by the store's clock, the longest ago first. `sweep` removes the events, tool calls and checkpoints of one, if its
+    time has passed still, in one transaction. Its head stays, `expired`, so that nobody begins a session anew under its
+    id: every append raises SessionExpired, before every other check (R4 too), and reads give the head and no events.
+    It stays listed until `forgotten`, so that whoever dies before the hot store forgot it is followed by another.
+R24 The items of a swept session keep their positions (R6), and no content: they are `gone`, and have zero vectors, also
+    where these are put later. `ScopeState.epoch` rises with each sweep that took items. `drop_derived` leaves them,
+    since the log knows them no more.
+R25 A session has at most `limits.session_events_max` events, and its end: a turn beyond raises LimitExceeded.
+R26 `FiguresRead` tells how much there is. It may estimate, and costs the same however much it is.
 """
 
 from __future__ import annotations
@@ -131,6 +142,8 @@ class NewEvent:
     """Ids of the calls that its results answer; may name calls of the same event."""
     citations: Sequence[tuple[str, int]] = ()
     """(session, version) of every event that it cites."""
+    keep_s: int | None = None
+    """How long after this event the session's log is kept (R23); 0: for ever; None: as it was, for ever at first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +193,10 @@ class Head:
     """`StoredEvent.position_end` of the last event."""
     created_at_us: int
     updated_at_us: int
+    expires_at_us: int = 0
+    """Until when the log is kept at least; 0: for ever."""
+    expired: bool = False
+    """Whether its log was removed (R23)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +227,8 @@ class StoredItem:
     text: str
     terms: bytes
     tokens: Mapping[str, int]
+    gone: bool = False
+    """Whether its session's log was removed: then it is a position, and nothing else (R24)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +342,8 @@ class ScopeState:
     items: Sequence[StoredItem]
     vectors: Sequence[bytes]
     """Packed vectors of the positions after `after_vector_position`, in order."""
+    epoch: int = 0
+    """How often items of the scope have gone: what was read at another epoch must be read again (R24)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,6 +424,32 @@ class ParkedOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiredRead:
+    """-> Sequence[tuple[str, str]]: (tenant, session) of all tenants' sessions whose log is to be removed (R23)."""
+
+    count_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiguresRead:
+    """-> Figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """About how much there is, over all tenants (R26)."""
+
+    sessions: int
+    """Swept ones are not among them."""
+    events: int
+    items: int
+    log_bytes: int
+    """What the events take, as they are stored or as they weigh."""
+    overdue_s: float
+    """For how long the log has outstayed its time that did so longest; 0 if none does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrantsRead:
     """-> GrantsState."""
 
@@ -429,6 +476,8 @@ Read = (
     | RoutesRead
     | LagRead
     | ParkedRead
+    | ExpiredRead
+    | FiguresRead
     | GrantsRead
 )
 Answer = object
@@ -519,7 +568,15 @@ class Record(ABC):
 
     @abstractmethod
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
-        """Store a fold (R19)."""
+        """Store a fold (R19), but not of a session that was swept (R23)."""
+
+    @abstractmethod
+    async def sweep(self, tenant: str, session: str) -> bool:
+        """Remove a session's log if its time has passed; False if it has not, or the log was removed before (R23)."""
+
+    @abstractmethod
+    async def forgotten(self, tenant: str, session: str) -> None:
+        """Note that the hot store holds nothing of a swept session (R23)."""
 
     @abstractmethod
     async def publish_policy(

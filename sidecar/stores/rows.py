@@ -13,7 +13,8 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-from sidecar.errors import StoreCorrupt
+from sidecar import limits
+from sidecar.errors import LimitExceeded, StoreCorrupt
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     EventKind,
@@ -41,6 +42,17 @@ def _tokens(text: str) -> Mapping[str, int]:
     return MappingProxyType(json.loads(text))
 
 
+def session_full() -> LimitExceeded:
+    """Return what a turn beyond `limits.session_events_max` is refused with (R25)."""
+    return LimitExceeded(
+        f"the session has {limits.session_events_max} turns: go on under a new session id",
+        field="session_id",
+        limit="session_events_max",
+        maximum=limits.session_events_max,
+        actual=limits.session_events_max + 1,
+    )
+
+
 def head_of(row: Sequence[Any]) -> Head:
     """Return a session's head."""
     return Head(
@@ -53,6 +65,8 @@ def head_of(row: Sequence[Any]) -> Head:
         position_end=row[6],
         created_at_us=row[7],
         updated_at_us=row[8],
+        expires_at_us=row[9],
+        expired=bool(row[10]),
     )
 
 
@@ -94,6 +108,7 @@ def item_of(row: Sequence[Any]) -> StoredItem:
         text=row[8],
         terms=row[9],
         tokens=tokens,
+        gone=bool(row[11]),
     )
 
 

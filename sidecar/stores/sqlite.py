@@ -40,6 +40,7 @@ from sidecar.errors import (
     PolicyNotFound,
     RequestIdReused,
     SessionEnded,
+    SessionExpired,
     SessionNotFound,
     StandpipeError,
     StoreCorrupt,
@@ -63,6 +64,9 @@ from sidecar.stores.record import (
     Deadline,
     EventKind,
     EventsRead,
+    ExpiredRead,
+    Figures,
+    FiguresRead,
     GrantsRead,
     GrantsState,
     Head,
@@ -99,6 +103,7 @@ from sidecar.stores.rows import (
     policy_of,
     route_of,
     sections,
+    session_full,
     tokens_text,
 )
 
@@ -230,7 +235,7 @@ def _read_session(db: sqlite3.Connection, read: SessionRead) -> SessionState | N
     end, known = head.version, read.known_version
     if read.at_version is not None:
         end = max(0, min(end, read.at_version))
-    if known == end:
+    if known == end or head.expired:
         return SessionState(head=head, checkpoint=None, events=(), after_version=known)
     weight_end = head.weight_bytes if end == head.version else _weight_at(db, read, end)
     checkpoint = None
@@ -274,7 +279,7 @@ def _read_sessions(db: sqlite3.Connection, read: SessionsRead) -> Sequence[Head]
 
 def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     key = (read.tenant, read.subject)
-    _, position = _one(db, "scope_counters", *key) or (0, 0)
+    _, position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
     vector_position = _one(db, "vector_position", *key, read.model)[0] if read.model and position else 0
     items: list[StoredItem] = []
     vectors: list[bytes] = []
@@ -284,7 +289,7 @@ def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     if read.after_vector_position < vector_position:
         rows = db.execute(SQL["vectors"], (*key, read.model, read.after_vector_position, read.count_max))
         vectors = [row[0] for row in rows]
-    return ScopeState(position=position, vector_position=vector_position, items=items, vectors=vectors)
+    return ScopeState(position=position, vector_position=vector_position, items=items, vectors=vectors, epoch=epoch)
 
 
 def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | None:
@@ -327,6 +332,16 @@ def _read_parked(db: sqlite3.Connection, read: ParkedRead) -> Sequence[ParkedOrd
     return [parked_of(row) for row in db.execute(SQL["parked"], (*read.after, read.count_max))]
 
 
+def _read_expired(db: sqlite3.Connection, read: ExpiredRead) -> Sequence[tuple[str, str]]:
+    return _all(db, "expired", _now_us(), read.count_max)
+
+
+def _read_figures(db: sqlite3.Connection, _read: FiguresRead) -> Figures:
+    sessions, events, items, log_bytes, expires_at_us = _one(db, "figures")
+    overdue_us = max(0, _now_us() - expires_at_us) if expires_at_us is not None else 0
+    return Figures(sessions=sessions, events=events, items=items, log_bytes=log_bytes, overdue_s=overdue_us / 1e6)
+
+
 _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] = {
     HeadRead: _read_head,
     SessionRead: _read_session,
@@ -339,6 +354,8 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     RoutesRead: _read_routes,
     LagRead: _read_lag,
     ParkedRead: _read_parked,
+    ExpiredRead: _read_expired,
+    FiguresRead: _read_figures,
     GrantsRead: _read_grants,
 }
 
@@ -367,7 +384,7 @@ def _is_due(db: sqlite3.Connection, model: str) -> bool:
 
 
 def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
-    return [(row[9], head_of(row)) for row in db.execute(SQL["sessions_of_all"], (*after, count_max))]
+    return [(row[11], head_of(row)) for row in db.execute(SQL["sessions_of_all"], (*after, count_max))]
 
 
 # --- writes: each runs inside a savepoint of the writer's transaction ---------------------------------------------
@@ -376,9 +393,11 @@ def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int
 def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     key = (event.tenant, event.session)
     row = _one(db, "head", *key)
-    head = row and head_of(row)
+    head: Head | None = row and head_of(row)
+    if head and head.expired:
+        raise SessionExpired
     receipt = _one(db, "receipt", *key, event.request_id)
-    if receipt is not None:  # R4, before every other check
+    if head and receipt:  # R4, before all other checks
         version, digest, event_hash, position, weight_bytes, committed_at_us = receipt
         if digest != event.digest:
             raise RequestIdReused("the request id was used before in this session, with another body", version=version)
@@ -420,9 +439,10 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     )
     created_at_us = head.created_at_us if head else committed_at_us
     ended = event.kind == EventKind.END
+    keep_us = _keep_us(db, event)
     db.execute(
         SQL["put_session"],
-        (*key, subject, version, event_hash, ended, weight_bytes, position, created_at_us, committed_at_us),
+        (*key, subject, version, event_hash, ended, weight_bytes, position, created_at_us, committed_at_us, keep_us),
     )
     return Appended(
         version=version,
@@ -433,6 +453,14 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
         committed_at_us=committed_at_us,
         replayed=False,
     )
+
+
+def _keep_us(db: sqlite3.Connection, event: NewEvent) -> int:
+    """Return how long the session's log is kept after this event; 0 for ever."""
+    if event.keep_s is not None:
+        return event.keep_s * 1_000_000
+    row = _one(db, "keep", event.tenant, event.session)
+    return int(row[0]) if row else 0
 
 
 def _check_head(db: sqlite3.Connection, event: NewEvent, head: Head | None) -> None:
@@ -456,6 +484,8 @@ def _check_head(db: sqlite3.Connection, event: NewEvent, head: Head | None) -> N
         raise SessionEnded("the session was ended and takes no more turns")
     elif event.subject and event.subject != head.subject:
         raise SubjectMismatch("the session belongs to another subject")
+    if current >= limits.session_events_max and event.kind != EventKind.END:
+        raise session_full()
 
 
 def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> None:
@@ -473,7 +503,7 @@ def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> N
 def _append_items(db: sqlite3.Connection, event: NewEvent, subject: str, version: int, committed_at_us: int) -> int:
     """Write the event's items and their work order; return the subject's last position."""
     scope = (event.tenant, subject)
-    start, items_position = _one(db, "scope_counters", *scope) or (0, 0)
+    start, items_position, _ = _one(db, "scope_counters", *scope) or (0, 0, 0)
     end = start + len(event.items)
     if event.items:
         # While a rebuild has not yet caught up, readers see nothing behind the gap (R6).
@@ -505,7 +535,7 @@ def _know_model(db: sqlite3.Connection, model: str) -> None:
 def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequence[bytes]) -> bool:
     key = (scope.tenant, scope.subject)
     _know_model(db, model)
-    _, items_position = _one(db, "scope_counters", *key) or (0, 0)
+    _, items_position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
     start = _one(db, "vector_position", *key, model)[0]
     end = start + len(vectors)
     if start != scope.vector_position or end > items_position:
@@ -514,6 +544,8 @@ def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequ
         SQL["put_vector"],
         [(*key, model, position, vector) for position, vector in enumerate(vectors, start + 1)],
     )
+    if epoch:
+        db.execute(SQL["empty_vectors"], (*key, model, start, end))
     if end == items_position:
         db.execute(SQL["finish_work"], (*key, model))
     else:
@@ -558,7 +590,7 @@ def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bo
 
 
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
-    db.execute(SQL["put_checkpoint"], (tenant, new.session, new.tokenizer, new.version, new.weight_bytes, new.body))
+    db.execute(SQL["put_checkpoint"], (new.tokenizer, new.version, new.weight_bytes, new.body, tenant, new.session))
 
 
 def _publish_policy(
@@ -589,6 +621,38 @@ def _set_route(db: sqlite3.Connection, tenant: str, route: StoredRoute) -> None:
 def _drop_derived(db: sqlite3.Connection) -> None:
     for name in ("drop_items", "drop_vectors", "drop_checkpoints", "drop_work", "forget_items_positions"):
         db.execute(SQL[name])
+    for tenant, subject in _all(db, "scopes_that_begin_gone"):
+        _join_items(db, (tenant, subject), 0)
+
+
+def _join_items(db: sqlite3.Connection, scope: tuple[str, str], items_position: int) -> None:
+    """Move a scope's items_position on to the last item without a gap before it."""
+    position = _one(db, "scope_counters", *scope)[0]
+    db.execute(SQL["put_scope"], (*scope, position, _one(db, "end_of_run", *scope, items_position)[0]))
+
+
+def _sweep(db: sqlite3.Connection, tenant: str, session: str) -> bool:
+    key, now_us = (tenant, session), _now_us()
+    row = _one(db, "due_subject", *key, now_us)
+    if row is None:
+        return False
+    scope = (tenant, row[0])
+    spans, models = _all(db, "events_with_items", *key), _all(db, "models")
+    for version, start, end in spans:
+        positions = range(start + 1, end + 1)
+        db.executemany(SQL["empty_item"], [(*scope, position, session, version) for position in positions])
+        db.executemany(SQL["empty_vectors"], [(*scope, model, start, end) for (model,) in models])
+    if spans:
+        items_position = _one(db, "scope_counters", *scope)[1]
+        db.execute(SQL["raise_epoch"], (_one(db, "end_of_run", *scope, items_position)[0], *scope))
+    for name in ("drop_events_of_session", "drop_tool_calls_of_session", "drop_checkpoints_of_session"):
+        db.execute(SQL[name], key)
+    db.execute(SQL["mark_swept"], (now_us, *key))
+    return True
+
+
+def _forgotten(db: sqlite3.Connection, tenant: str, session: str) -> None:
+    db.execute(SQL["mark_forgotten"], (tenant, session))
 
 
 def _restore_items(
@@ -596,17 +660,18 @@ def _restore_items(
 ) -> None:
     origin, scope = (event.session, event.version), (tenant, subject)
     row = _one(db, "items_count", tenant, *origin)
+    if row is None and _one(db, "head", tenant, event.session)[10]:
+        return  # swept meanwhile
     if row is None or row[0] != len(items):
         # Another count would move every later position of the subject, and with it what citations point at.
         raise InvalidField("the event is not in the log, or had another number of items", field="items")
     start = event.position_end - len(items)
-    position, items_position = _one(db, "scope_counters", *scope) or (0, 0)
+    _, items_position, _ = _one(db, "scope_counters", *scope) or (0, 0, 0)
     if event.position_end <= items_position:
         return
     _put_items(db, scope, start, origin, items)
     if start == items_position:
-        items_position = _one(db, "end_of_run", *scope, start)[0]
-        db.execute(SQL["put_scope"], (*scope, position, items_position))
+        _join_items(db, scope, start)
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
 
 
@@ -904,6 +969,12 @@ class SqliteRecord(Record):
 
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
         await self._write(partial(_put_checkpoint, tenant=tenant, new=checkpoint))
+
+    async def sweep(self, tenant: str, session: str) -> bool:
+        return await self._write(partial(_sweep, tenant=tenant, session=session))
+
+    async def forgotten(self, tenant: str, session: str) -> None:
+        await self._write(partial(_forgotten, tenant=tenant, session=session))
 
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,6 +43,12 @@ def empty(server: Postgres, database: str) -> None:
     with server.connect(database) as db:
         for name in RawPostgres(server, database).tables() - kept:
             db.execute(sql.SQL("DELETE FROM standpipe.{}").format(sql.Identifier(name)))
+
+
+def readable(dump: str) -> str:
+    """Return a dump with what its hexadecimal bytes say behind it."""
+    found = re.findall(r"\\\\x([0-9a-f]+)", dump)
+    return dump + "".join(bytes.fromhex(digits).decode("latin-1") for digits in found)
 
 
 STALL = """
@@ -101,6 +108,13 @@ class RawPostgres(RawRecord):
             tenant,
             session,
         )
+
+    def analyse(self) -> None:
+        self.execute("ANALYZE")
+
+    def dump(self) -> str:
+        rows = [self.execute(f"SELECT t::text FROM standpipe.{name} t") for name in sorted(self.tables())]
+        return readable(str(rows))
 
     @asynccontextmanager
     async def stalled(self, record: Record, event: NewEvent) -> AsyncIterator[asyncio.Future[Appended]]:

@@ -22,9 +22,11 @@ from sidecar import canonical, limits
 from sidecar.errors import (
     DeadlineExceeded,
     InvalidField,
+    LimitExceeded,
     PolicyNotFound,
     RequestIdReused,
     SessionEnded,
+    SessionExpired,
     StandpipeError,
     StoreCorrupt,
     StoreUnavailable,
@@ -40,6 +42,9 @@ from sidecar.stores.record import (
     Claim,
     EventKind,
     EventsRead,
+    ExpiredRead,
+    Figures,
+    FiguresRead,
     GrantsRead,
     GrantsState,
     Head,
@@ -101,6 +106,14 @@ class RawRecord(ABC):
     @abstractmethod
     def set_updated_at(self, tenant: str, session: str, updated_at_us: int) -> None:
         """Pretend that a session's last event was committed at another time."""
+
+    @abstractmethod
+    def analyse(self) -> None:
+        """Let the store count its rows, if it estimates how many there are."""
+
+    @abstractmethod
+    def dump(self) -> str:
+        """Return every row of every table as text."""
 
     @abstractmethod
     def stalled(self, record: Record, event: NewEvent) -> AbstractAsyncContextManager[asyncio.Future[Appended]]:
@@ -211,6 +224,27 @@ async def park(record: Record, subject: str = "ana") -> None:
         (held,) = await claim(record)
         assert (held.scope.subject, held.attempts) == (subject, attempt)
         assert await record.release(held, reason="STORE_CORRUPT") == (attempt == limits.work_attempts_max)
+
+
+async def expired(record: Record) -> Sequence[tuple[str, str]]:
+    """Return the sessions whose log is to be removed."""
+    return await one(record, ExpiredRead(count_max=99), list)
+
+
+async def sweep(record: Record, raw: RawRecord, session: str = "s") -> None:
+    """Let a session's time pass, and remove its log."""
+    raw.set_updated_at("acme", session, 1)
+    assert await record.sweep("acme", session)
+
+
+def emptied(items: Sequence[StoredItem], session: str) -> list[StoredItem]:
+    """Return what items must read as when a session's are gone."""
+    return [
+        replace(item, role=0, speaker="", spoken_at_us=0, text="", terms=b"", gone=True)
+        if item.session == session
+        else item
+        for item in items
+    ]
 
 
 async def outcomes(*calls: Awaitable[Appended]) -> tuple[list[Appended], list[BaseException]]:
@@ -1028,6 +1062,7 @@ class RecordSuite:
         """No key or index of a tenant's rows leads with anything else, but the embedding queue's (R17)."""
         leads = {name: columns[0] for name, columns in raw.keys().items() if "tenant" in columns}
         assert leads.pop("work_by_age") == "model"
+        leads.pop("sessions_by_expiry")
         assert len(leads) > 9
         assert set(leads.values()) == {"tenant"}
 
@@ -1243,3 +1278,231 @@ class RecordSuite:
             assert all(bool(one.advice) == (one.outcome in {Outcome.WARNING, Outcome.FAILED}) for one in found)
             await record.close()
         assert raw.rows() == before
+
+    # --- R23 ---
+
+    async def test_r23_a_log_is_kept_for_its_time(self, record: Record, raw: RawRecord) -> None:
+        """The last append that names a time says how long, from the last event on; none or 0 is for ever (R23)."""
+        await record.append(turn("silent"))
+        await record.append(turn("ever", keep_s=3600))
+        await record.append(turn("ever", keep_s=0))
+        await record.append(turn("kept", keep_s=7200))
+        first = await record.append(turn("kept", keep_s=3600))
+        later = await record.append(turn("kept"))
+        heads = await record.fetch([HeadRead(tenant="acme", session=name) for name in ("silent", "ever", "kept")])
+        assert [head.expires_at_us for head in heads if isinstance(head, Head)] == [
+            0,
+            0,
+            later.committed_at_us + 3600 * 1_000_000,
+        ]
+        assert later.committed_at_us >= first.committed_at_us
+        assert (await expired(record), await record.sweep("acme", "kept")) == ([], False)
+        for name in ("silent", "ever", "kept"):
+            raw.set_updated_at("acme", name, 1)
+        assert await expired(record) == [("acme", "kept")]
+        assert not await record.sweep("acme", "ever")
+        assert not await record.sweep("rival", "kept")
+        await record.append(turn("kept"))  # who comes back before the sweep goes on
+        assert (await expired(record), await record.sweep("acme", "kept")) == ([], False)
+
+    async def test_r23_the_longest_overdue_come_first(self, record: Record, raw: RawRecord) -> None:
+        """What is due longest is listed first, of all tenants, in batches (R23)."""
+        for at_us, session in enumerate(("b", "c", "a"), 1):
+            await record.append(turn(session, tenant=f"tenant-{session}", keep_s=1))
+            raw.set_updated_at(f"tenant-{session}", session, at_us)
+        assert await expired(record) == [("tenant-b", "b"), ("tenant-c", "c"), ("tenant-a", "a")]
+        assert await one(record, ExpiredRead(count_max=1), list) == [("tenant-b", "b")]
+
+    async def test_r23_a_swept_session_is_a_head(self, record: Record, raw: RawRecord) -> None:
+        """Nothing of the log stays but the head; reads say so, and the session is listed until forgotten (R23)."""
+        kept = turn("kept", texts=["kept"])
+        await record.append(kept)
+        event = turn(texts=["one", "two"], opened_calls=["call"], keep_s=1)
+        appended = await record.append(event)
+        fold = Checkpoint(session="s", tokenizer="t", version=1, weight_bytes=1, body=b"x")
+        await record.put_checkpoint("acme", fold)
+        await sweep(record, raw)
+        await record.put_checkpoint("acme", replace(fold, tokenizer="late"))
+        rows = raw.rows()
+        assert [rows[name] for name in ("sessions", "events", "tool_calls", "checkpoints")] == [2, 1, 0, 0]
+        head = await one(record, HeadRead(tenant="acme", session="s"), Head)
+        assert (head.version, head.event_hash, head.expired) == (1, appended.event_hash, True)
+        for known, at in ((0, None), (1, None), (0, 1), (7, 0)):
+            read = SessionRead(tenant="acme", session="s", tokenizer="t", known_version=known, at_version=at)
+            state = await one(record, read, SessionState)
+            assert (state.head, state.checkpoint, list(state.events)) == (head, None, [])
+        assert await log(record) == []
+        assert ("acme", head) in await record.sessions_all(after=("", ""), count_max=9)
+        assert not await record.sweep("acme", "s")
+        assert await expired(record) == [("acme", "s")]
+        await record.forgotten("acme", "kept")
+        await record.forgotten("acme", "s")
+        assert await expired(record) == []
+        assert (await record.append(kept)).replayed
+        assert (await one(record, HeadRead(tenant="acme", session="s"), Head)).expired
+
+    async def test_r23_a_swept_session_takes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """Whatever is appended to a swept session is refused as such, and writes nothing; a retry too (R23)."""
+        event = turn(expected=0, keep_s=1)
+        await record.append(event)
+        await sweep(record, raw)
+        before = raw.rows()
+        late = [
+            event,
+            turn(),
+            turn(expected=0),
+            turn(expected=1),
+            turn(expected=9),
+            turn(subject="bob"),
+            turn(subject=""),
+        ]
+        late += [turn(must_exist=True, kind=EventKind.END, texts=()), turn(answered_calls=["none"])]
+        for refused in late:
+            with pytest.raises(SessionExpired):
+                await record.append(refused)
+        with pytest.raises(InvalidField):
+            await record.append(turn("other", citations=[("s", 1)]))
+        assert raw.rows() == before
+
+    async def test_r23_an_ended_session_is_swept_too(self, record: Record, raw: RawRecord) -> None:
+        """The end of a session is an event like another for its time (R23)."""
+        await record.append(turn(keep_s=3600))
+        ended = await record.append(turn(kind=EventKind.END, texts=()))
+        head = await one(record, HeadRead(tenant="acme", session="s"), Head)
+        assert head.expires_at_us == ended.committed_at_us + 3600 * 1_000_000
+        await sweep(record, raw)
+        with pytest.raises(SessionExpired):
+            await record.append(turn())
+
+    async def test_r23_one_of_many_sweeps(self, record: Record, reopen: Reopen, raw: RawRecord) -> None:
+        """Of sweepers that meet one removes the log, and an append beside them is whole or refused (R23, P1)."""
+        records = [record, await reopen()]
+        for _ in range(ROUNDS):
+            session = fresh("s")
+            await record.append(turn(session, keep_s=1))
+            raw.set_updated_at("acme", session, 1)
+            late, *swept = await asyncio.gather(
+                records[1].append(turn(session)),
+                *(records[number % 2].sweep("acme", session) for number in range(6)),
+                return_exceptions=True,
+            )
+            if isinstance(late, Appended):
+                assert swept == [False] * 6
+                assert len(await log(record, session)) == 2
+            else:
+                assert isinstance(late, SessionExpired)
+                assert sorted(map(bool, swept)) == [False] * 5 + [True]
+                assert await log(record, session) == []
+
+    # --- R24 ---
+
+    async def test_r24_positions_outlive_their_content(self, record: Record, raw: RawRecord) -> None:
+        """Items of a swept session keep their places, and nothing else; the scope's epoch tells (R24, R6)."""
+        await record.append(turn("s", texts=["one", "two"], keep_s=1))
+        await record.append(turn("other", texts=["three"]))
+        await record.append(turn("s", texts=["four"]))
+        (order,) = await orders(record)
+        assert await record.put_vectors(order, model=MODEL, vectors=[bytes([7]) * 8] * 3)
+        before = await scope_of(record)
+        await sweep(record, raw)
+        after = await scope_of(record)
+        assert after.items == emptied(before.items, "s")
+        assert list(after.vectors) == [bytes(8), bytes(8), bytes([7]) * 8]
+        assert (before.epoch, after.epoch, after.position) == (0, 1, 4)
+        (order,) = await orders(record)
+        assert await record.put_vectors(order, model=MODEL, vectors=[b"content!"])  # embedded before the sweep
+        assert (await scope_of(record)).vectors[3] == bytes(8)
+        await record.append(turn("other", texts=["five"]))
+        assert [(item.position, item.text) for item in (await scope_of(record)).items][3:] == [(4, ""), (5, "five")]
+        assert (await scope_of(record)).epoch == 1
+
+    async def test_r24_no_content_is_left_anywhere(self, record: Record, raw: RawRecord) -> None:
+        """What was said in a swept session stands in no row of any table (R24, P11)."""
+        secret = "the word is xylophone"
+        await record.append(turn(texts=[secret], keep_s=1, opened_calls=["xylophone"]))
+        assert "xylophone" in raw.dump()
+        await sweep(record, raw)
+        assert "xylophone" not in raw.dump()
+
+    async def test_r24_a_new_model_starts_behind_what_is_gone(self, record: Record, raw: RawRecord) -> None:
+        """A later model orders what the log knows, by its time; what is gone counts for no age (R24, R14)."""
+        await record.append(turn("s", texts=["gone"], keep_s=1))
+        await record.append(turn("other", texts=["kept"]))
+        await record.append(turn("lonely", subject="bob", keep_s=1))
+        await sweep(record, raw, "s")
+        await sweep(record, raw, "lonely")
+        lag = await one(record, LagRead(model="new"), Lag)
+        assert lag.age_s < 600
+        assert [(scope.subject, scope.position) for scope in await orders(record, model="new")] == [("ana", 2)]
+        (order,) = await orders(record, model="new")
+        assert await record.put_vectors(order, model="new", vectors=[b"1234"])
+        assert (await scope_of(record, model="new")).vectors == [bytes(4)]
+        (order,) = await orders(record, model="new")
+        assert await record.put_vectors(order, model="new", vectors=[b"1234"])
+        assert (await scope_of(record, model="new")).vectors == [bytes(4), b"1234"]
+
+    @pytest.mark.parametrize("moment", ["before", "amid", "after the first"])
+    async def test_r24_a_rebuild_goes_on_beside_sweeps(self, record: Record, raw: RawRecord, moment: str) -> None:
+        """Whenever a session is swept, the others' items come back where they were, without a gap (R24, R15, P9)."""
+        await record.append(turn("s", texts=["one"], keep_s=1))
+        events = [turn("other", texts=["two", "three"]), turn("other", texts=["six"])]
+        await record.append(events[0])
+        await record.append(turn("s", texts=["four", "five"]))
+        await record.append(events[1])
+        before = emptied((await scope_of(record)).items, "s")
+        swept = await log(record)
+        if moment == "before":
+            await sweep(record, raw)
+        await record.drop_derived()
+        if moment == "amid":
+            await sweep(record, raw)
+        for number, stored_event in enumerate(await log(record, "other")):
+            await record.restore_items("acme", subject="ana", event=stored_event, items=events[number].items)
+            if moment == "after the first" and number == 0:
+                await sweep(record, raw)
+        await record.restore_items("acme", subject="ana", event=swept[0], items=[item("one")])  # read before the sweep
+        after = await scope_of(record)
+        assert [(item.position, item.session, item.text, item.gone) for item in after.items] == [
+            (item.position, item.session, item.text, item.gone) for item in before
+        ]
+        assert after.position == 6
+        assert [scope.position for scope in await orders(record)] in ([], [6])
+
+    # --- R25 ---
+
+    async def test_r25_a_session_is_bounded(
+        self, record: Record, raw: RawRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A session takes session_events_max events, replays the last, ends, and refuses more untouched (R25)."""
+        monkeypatch.setattr(limits, "session_events_max", 2)
+        events = [turn(), turn()]
+        for event in events:
+            await record.append(event)
+        before = raw.rows()
+        for refused in (turn(), turn(expected=2)):
+            with pytest.raises(LimitExceeded) as caught:
+                await record.append(refused)
+            assert caught.value.metadata == {"limit": "session_events_max", "maximum": "2", "actual": "3"}
+        assert raw.rows() == before
+        assert (await record.append(events[1])).replayed
+        assert (await record.append(turn(kind=EventKind.END, texts=()))).version == 3
+
+    # --- R26 ---
+
+    async def test_r26_figures_tell_how_much_there_is(self, record: Record, raw: RawRecord) -> None:
+        """Sessions, events, items and bytes are counted; the age is that of the longest overdue (R26)."""
+        for number in range(3):
+            for _ in range(4):
+                await record.append(turn(f"s-{number}", texts=["one", "two"], keep_s=3600))
+        raw.analyse()
+        figures = await one(record, FiguresRead(), Figures)
+        assert (figures.sessions, figures.events, figures.items) == (3, 12, 24)
+        assert figures.log_bytes > 0
+        assert figures.overdue_s == 0
+        raw.set_updated_at("acme", "s-1", 1)
+        assert (await one(record, FiguresRead(), Figures)).overdue_s > 1e9
+        assert await record.sweep("acme", "s-1")
+        await record.forgotten("acme", "s-1")
+        raw.analyse()
+        figures = await one(record, FiguresRead(), Figures)
+        assert (figures.events, figures.overdue_s) == (8, 0)

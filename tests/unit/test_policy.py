@@ -103,6 +103,10 @@ def parse(tokenizers: Tokenizers, document: str) -> Policy:
         ("name: p\ndeadlines: {total_ms: 5}", "deadlines.total_ms"),
         ("name: p\nttl: {session_hot_s: 0}", "ttl.session_hot_s"),
         ("name: p\nttl: {forever: 1}", "ttl.forever"),
+        ("name: p\nttl: {session_log_s: 3599}", "ttl.session_log_s"),
+        ("name: p\nttl: {session_log_s: -1}", "ttl.session_log_s"),
+        ("name: p\nttl: {session_log_s: true}", "ttl.session_log_s"),
+        ("name: p\nttl: {session_log_s: 3153600001}", "ttl.session_log_s"),
     ],
 )
 def test_every_mistake_is_named_by_its_path(tokenizers: Tokenizers, document: str, field: str) -> None:
@@ -352,3 +356,10 @@ def test_reserves_that_exclude_each_other_are_refused(tokenizers: Tokenizers) ->
         tokenizers, "name: p\nsources: {summary: {}, history: {reserve: 50}, recall: {cap: 100%, reserve: 100%}}"
     )
     assert allocate(rules, 0, 100) is None
+
+
+@pytest.mark.parametrize(("said", "kept_s"), [("", 0), ("0", 0), ("3600", 3600), ("3153600000", 3_153_600_000)])
+def test_a_log_is_kept_for_ever_unless_said(tokenizers: Tokenizers, said: str, kept_s: int) -> None:
+    """From an hour to a hundred years, or for ever: 0, and where nothing is said."""
+    document = f"name: p\nttl: {{session_log_s: {said}}}" if said else "name: p"
+    assert parse(tokenizers, document).session_log_s == kept_s

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -402,3 +404,21 @@ async def test_a_running_worker_wakes_at_once(record: Record, worker: Worker) ->
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_is_gone_is_not_embedded(
+    record: Record, worker: Callable[..., EmbeddingProjection], tmp_path: Path
+) -> None:
+    """An item whose log was removed gets the zero vector without a run, and those behind it get theirs (P11)."""
+    await record.append(turn("s", texts=["gone"], keep_s=1))
+    await record.append(turn("other", texts=["kept"]))
+    await record.append(turn("s", texts=["gone too"]))
+    with contextlib.closing(sqlite3.connect(tmp_path / "record.db", isolation_level=None)) as db:
+        db.execute("UPDATE sessions SET updated_at_us = 1 WHERE session = 's'")
+    assert await record.sweep("acme", "s")
+    embedder = Counting()
+    await worker(embedder=embedder).drain()
+    assert embedder.seen == ["kept"]
+    (state,) = await record.fetch([ScopeRead(tenant="acme", subject="ana", model=MODEL)])
+    assert isinstance(state, ScopeState)
+    assert list(state.vectors) == [packed("fail"), packed("kept"), packed("fail")]

@@ -265,3 +265,49 @@ def test_the_chain_is_checked_link_by_link() -> None:
     assert broken([events[1], events[0]]) == "2"
     assert broken(events, tenant="rival") == "1"
     assert broken(events[3:], events[0].event_hash) == "4"
+
+
+async def test_a_swept_session_is_no_gap(record: SqliteRecord, path: Path) -> None:
+    """P9: rebuild passes over a session whose log was removed, and the others come back where they were."""
+    await fill(record)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE sessions SET updated_at_us = 1, keep_us = 1 WHERE session = 's-1'")
+    assert await record.sweep("acme", "s-1")
+    before = await everything(record)
+    assert await rebuild.rebuild(record) == (3, 29)
+    assert await everything(record) == before
+
+
+async def test_a_session_may_be_swept_amid_a_rebuild(
+    record: SqliteRecord, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P9: whichever read of the log a sweep comes before, rebuild ends well, and leaves no gap."""
+    await fill(record)
+    fetch, restore, steps = SqliteRecord.fetch, SqliteRecord.restore_items, 0
+
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps in (3, 12):  # while the log is checked; while it is read back
+            session = "s-1" if steps == 3 else "s-2"
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
+                db.execute("UPDATE sessions SET updated_at_us = 1, keep_us = 1 WHERE session = ?", (session,))
+            assert await record.sweep("acme", session)
+
+    async def fetching(self: SqliteRecord, *args: Any, **fields: Any) -> Any:
+        await step()
+        return await fetch(self, *args, **fields)
+
+    async def restoring(self: SqliteRecord, *args: Any, **fields: Any) -> None:
+        await step()
+        await restore(self, *args, **fields)
+
+    monkeypatch.setattr(SqliteRecord, "fetch", fetching)
+    monkeypatch.setattr(SqliteRecord, "restore_items", restoring)
+    await rebuild.rebuild(record)
+    assert steps > 12
+    scope = (await everything(record))[0]
+    assert [item.position for item in scope.items] == list(range(1, scope.position + 1))
+    assert {item.session for item in scope.items if not item.gone} == {"s-0"}
+    assert await rebuild.rebuild(record)
+    assert (await everything(record))[0] == scope

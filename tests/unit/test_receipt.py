@@ -36,6 +36,7 @@ RECEIPTS = st.builds(
     degraded=st.lists(st.tuples(st.integers(1, 5), TEXTS), max_size=3).map(tuple),
     served_at_us=NUMBERS,
     fingerprint=st.binary(min_size=32, max_size=32),
+    epoch=NUMBERS,
 )
 many = settings(deadline=None, max_examples=150)
 

@@ -15,9 +15,9 @@ SELECT set_config('standpipe.tenant', %b, true), set_config('standpipe.worker', 
 
 -- name: append
 SELECT outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
-FROM standpipe.append(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer, %b::bytea,
+FROM standpipe.append_kept(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer, %b::bytea,
     %b::bigint, %b::text[], %b::text[], %b::text[], %b::bigint[], %b::integer[], %b::integer[], %b::integer[],
-    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[]);
+    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[], %b::bigint, %b::bigint);
 
 -- fetch ----------------------------------------------------------------------------------------------------------
 
@@ -28,7 +28,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 COMMIT;
 
 -- name: head
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
 FROM standpipe.sessions WHERE tenant = %b AND session = %b;
 
 -- name: session_end
@@ -49,25 +50,29 @@ FROM (
 WHERE place = 1 OR size_bytes <= %b ORDER BY version;
 
 -- name: sessions_of_tenant
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
 FROM standpipe.sessions WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_subject
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
 FROM standpipe.sessions WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_all
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us, tenant
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0, tenant
 FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
 -- The tenant stands in the inner statement too, as a value: so one partition is planned, not all.
-SELECT items_position, CASE WHEN items_position > 0 THEN (
+SELECT items_position, epoch, CASE WHEN items_position > 0 THEN (
     SELECT max(position) FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b
 ) END FROM standpipe.scopes WHERE tenant = %b AND subject = %b;
 
 -- name: items
-SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens FROM standpipe.items
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone
+FROM standpipe.items
 WHERE tenant = %b AND subject = %b AND position > %b AND position <= (
     SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b
 ) ORDER BY position LIMIT %b;
@@ -101,9 +106,7 @@ WITH orders AS (
         FROM standpipe.vectors v WHERE v.tenant = s.tenant AND v.subject = s.subject AND v.model = w.model), 0) AS behind
     FROM standpipe.work w JOIN standpipe.scopes s ON s.tenant = w.tenant AND s.subject = w.subject WHERE w.model = %b
     UNION ALL
-    SELECT e.committed_at_us, false, s.items_position FROM standpipe.scopes s
-    JOIN standpipe.items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
-    JOIN standpipe.events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
+    SELECT standpipe.committed_at_us(s.tenant, s.subject, 1), false, s.items_position FROM standpipe.scopes s
     WHERE s.items_position > 0 AND NOT EXISTS (SELECT 1 FROM standpipe.models WHERE model = %b)
 )
 SELECT coalesce(sum(behind) FILTER (WHERE NOT parked), 0)::bigint,
@@ -153,11 +156,38 @@ RETURNING w.parked_at_us > 0;
 UPDATE standpipe.work SET due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0
 WHERE tenant = %b AND subject = %b AND model = %b AND parked_at_us > 0 RETURNING true;
 
+-- retention ------------------------------------------------------------------------------------------------------
+
+-- name: expired
+SELECT tenant, session FROM standpipe.sessions WHERE keep_us > 0 AND updated_at_us + keep_us <= standpipe.now_us()
+ORDER BY updated_at_us + keep_us, tenant, session LIMIT %b;
+
+-- name: sweep
+SELECT standpipe.sweep(%b::text, %b::text);
+
+-- name: forgotten
+UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND swept_at_us > 0;
+
+-- name: figures
+-- What vacuum and analyze last counted, since counting itself would read everything; the longest overdue by its index.
+SELECT sum(rows) FILTER (WHERE name = 'sessions'), sum(rows) FILTER (WHERE name = 'events'),
+    sum(rows) FILTER (WHERE name = 'items'), sum(size_bytes) FILTER (WHERE name = 'events'), (
+        SELECT greatest(standpipe.now_us() - (updated_at_us + keep_us), 0) FROM standpipe.sessions
+        WHERE keep_us > 0 ORDER BY updated_at_us + keep_us LIMIT 1)
+FROM (
+    SELECT split_part(relname, '_', 1) AS name, greatest(reltuples, 0)::bigint AS rows,
+        pg_table_size(oid) AS size_bytes
+    FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace AND relkind = 'r'
+) AS tables;
+
 -- writes of the control plane and of rebuild -----------------------------------------------------------------------
 
 -- name: put_checkpoint
+-- The lock waits for a sweep of the session, which would not see a row that is being written.
 INSERT INTO standpipe.checkpoints (tenant, session, tokenizer, version, weight_bytes, body)
-VALUES (%b, %b, %b, %b, %b, %b) ON CONFLICT DO NOTHING;
+SELECT tenant, session, %b::text, %b::bigint, %b::bigint, %b::bytea FROM standpipe.sessions
+WHERE tenant = %b AND session = %b AND swept_at_us = 0 FOR SHARE
+ON CONFLICT DO NOTHING;
 
 -- name: publish_policy
 SELECT at_version, at_document, at_us, published FROM standpipe.publish_policy(%b::text, %b::text, %b::text, %b::bytea);

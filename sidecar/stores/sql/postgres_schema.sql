@@ -671,3 +671,223 @@ BEGIN
         EXIT WHEN due.attempts > 0;
     END LOOP;
 END $$;
+
+-- expansion: 3
+-- How long a session's log is kept after its last event, 0 for ever; when it was removed, 0 for never. The time to remove
+-- it follows from both, so that an append of the release before puts it off, too. Such a session is also `ended`, which
+-- the release before knows. `sessions_by_expiry` is the queue of the sweepers, who serve all tenants.
+ALTER TABLE standpipe.sessions
+    ADD COLUMN keep_us bigint NOT NULL DEFAULT 0,
+    ADD COLUMN swept_at_us bigint NOT NULL DEFAULT 0;
+
+CREATE INDEX sessions_by_expiry ON standpipe.sessions ((updated_at_us + keep_us), tenant, session) WHERE keep_us > 0;
+
+-- An item that is gone is a position of its subject, and part of the truth: the log knows it no more.
+ALTER TABLE standpipe.items ADD COLUMN gone boolean NOT NULL DEFAULT false;
+
+-- How often items of the subject have gone.
+ALTER TABLE standpipe.scopes ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
+
+-- When the first item from a position on was committed that the log knows: others are gone, and nobody waits for them.
+CREATE FUNCTION standpipe.committed_at_us(of_tenant text, of_subject text, from_position bigint)
+RETURNS bigint LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN (SELECT e.committed_at_us FROM standpipe.items i
+        JOIN standpipe.events e ON e.tenant = of_tenant AND e.session = i.session AND e.version = i.version
+        WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position >= from_position AND NOT i.gone
+        ORDER BY i.position LIMIT 1);
+END $$;
+
+-- The last position up to which all items are there, from one on where that is so.
+CREATE FUNCTION standpipe.end_of_run(of_tenant text, of_subject text, from_position bigint)
+RETURNS bigint LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN (WITH RECURSIVE run (position) AS (
+        SELECT from_position UNION ALL SELECT run.position + 1 FROM run WHERE EXISTS (
+            SELECT 1 FROM standpipe.items i
+            WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position = run.position + 1)
+    ) SELECT max(position) FROM run);
+END $$;
+
+-- Make the vectors of items that are gone zero, which is no vector.
+CREATE FUNCTION standpipe.empty_vectors(of_tenant text, of_subject text, after_position bigint, last_position bigint)
+RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    UPDATE standpipe.vectors v SET vector = decode(repeat('00', octet_length(v.vector)), 'hex'), components = NULL
+    FROM standpipe.items i
+    WHERE i.tenant = of_tenant AND i.subject = of_subject AND i.position > after_position AND i.position <= last_position
+        AND i.gone AND v.tenant = of_tenant AND v.subject = of_subject AND v.position = i.position;
+END $$;
+
+-- Append one event as `append` does, and say how long the log is kept (R23, R25). The row is locked by then.
+CREATE FUNCTION standpipe.append_kept(
+    new_tenant text, new_session text, new_subject text, new_request_id text, new_digest bytea,
+    expected_version bigint, must_exist boolean, new_kind integer, new_body bytea, new_weight_bytes bigint,
+    opened_calls text[], answered_calls text[], cited_sessions text[], cited_versions bigint[],
+    entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
+    texts bytea[], terms bytea[], tokens text[],
+    new_keep_us bigint, events_max bigint,
+    OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
+    OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT a.outcome, a.at_version, a.new_hash, a.of_subject, a.last_position, a.last_weight_bytes, a.at_us, a.number,
+        a.winner
+    INTO outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
+    FROM standpipe.append(new_tenant, new_session, new_subject, new_request_id, new_digest, expected_version, must_exist,
+        new_kind, new_body, new_weight_bytes, opened_calls, answered_calls, cited_sessions, cited_versions, entries,
+        chunks, roles, speakers, spoken_at_us, texts, terms, tokens) AS a;
+    IF outcome = 'replayed' THEN
+        RETURN;
+    ELSIF outcome <> 'appended' THEN
+        PERFORM 1 FROM standpipe.sessions WHERE tenant = new_tenant AND session = new_session AND swept_at_us > 0;
+        IF FOUND THEN
+            outcome := 'expired';
+        END IF;
+    ELSIF at_version > events_max AND new_kind = 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP003', MESSAGE = 'the session is full';  -- takes the append back
+    ELSIF new_keep_us IS NOT NULL THEN
+        UPDATE standpipe.sessions SET keep_us = new_keep_us
+        WHERE tenant = new_tenant AND session = new_session AND keep_us <> new_keep_us;
+    END IF;
+END $$;
+
+-- Remove the log of a session whose time has passed (R23, R24). Locks as `append` does: the session, then its subject's
+-- counters. The items may not be there, amid a rebuild. Token counts stay: they are no content, and every item has some.
+CREATE FUNCTION standpipe.sweep(of_tenant text, of_session text)
+RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    of_subject text;
+    item_last bigint;
+    span record;
+    took boolean := false;
+BEGIN
+    SELECT subject INTO of_subject FROM standpipe.sessions
+    WHERE tenant = of_tenant AND session = of_session AND keep_us > 0 AND swept_at_us = 0
+        AND updated_at_us + keep_us <= standpipe.now_us() FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    SELECT items_position INTO item_last FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    FOR span IN
+        SELECT version, position_end - items_count AS after_position, position_end FROM standpipe.events
+        WHERE tenant = of_tenant AND session = of_session AND items_count > 0 ORDER BY version
+    LOOP
+        INSERT INTO standpipe.items (tenant, subject, position, session, version, entry, chunk, role, speaker,
+            spoken_at_us, text, terms, tokens, gone)
+        SELECT of_tenant, of_subject, p.position, of_session, span.version, 0, 0, 0, '', 0, '', '', '{}', true
+        FROM generate_series(span.after_position + 1, span.position_end) AS p (position)
+        ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
+            terms = '', gone = true;
+        PERFORM standpipe.empty_vectors(of_tenant, of_subject, span.after_position, span.position_end);
+        took := true;
+    END LOOP;
+    IF took THEN
+        UPDATE standpipe.scopes SET epoch = epoch + 1,
+            items_position = standpipe.end_of_run(of_tenant, of_subject, item_last)
+        WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+    DELETE FROM standpipe.events WHERE tenant = of_tenant AND session = of_session;
+    DELETE FROM standpipe.tool_calls WHERE tenant = of_tenant AND session = of_session;
+    DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session;
+    UPDATE standpipe.sessions SET swept_at_us = standpipe.now_us(), ended = true
+    WHERE tenant = of_tenant AND session = of_session;
+    RETURN true;
+END $$;
+
+-- What follows is as before, but that it lives beside items that are gone.
+CREATE OR REPLACE FUNCTION standpipe.know_model(new_model text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.models IN ACCESS EXCLUSIVE MODE;
+    INSERT INTO standpipe.models (model) VALUES (new_model) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        INSERT INTO standpipe.work (tenant, subject, model, since_us)
+        SELECT f.tenant, f.subject, new_model, f.since_us FROM (
+            SELECT s.tenant, s.subject, standpipe.committed_at_us(s.tenant, s.subject, 1) AS since_us
+            FROM standpipe.scopes s WHERE s.items_position > 0
+        ) AS f WHERE f.since_us IS NOT NULL ON CONFLICT DO NOTHING;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION standpipe.put_vectors(
+    of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    vector_last bigint;
+    of_epoch bigint;
+    new_last CONSTANT bigint := after_position + cardinality(new_vectors);
+BEGIN
+    SELECT items_position, epoch INTO item_last, of_epoch FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    SELECT coalesce(max(position), 0) INTO vector_last FROM standpipe.vectors
+    WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    IF vector_last <> after_position OR new_last > coalesce(item_last, 0) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO standpipe.vectors (tenant, subject, model, position, vector, components)
+    SELECT of_tenant, of_subject, of_model, after_position + v.number, v.vector, v.components::standpipe.components
+    FROM unnest(new_vectors, new_components) WITH ORDINALITY AS v (vector, components, number);
+    IF of_epoch > 0 THEN
+        PERFORM standpipe.empty_vectors(of_tenant, of_subject, after_position, new_last);
+    END IF;
+    IF new_last = item_last THEN
+        DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    ELSE
+        UPDATE standpipe.work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
+            since_us = coalesce(standpipe.committed_at_us(of_tenant, of_subject, new_last + 1), since_us)
+        WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    END IF;
+    RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION standpipe.drop_derived() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.scopes IN EXCLUSIVE MODE;
+    DELETE FROM standpipe.items WHERE NOT gone;
+    DELETE FROM standpipe.vectors;
+    DELETE FROM standpipe.checkpoints;
+    DELETE FROM standpipe.work;
+    UPDATE standpipe.scopes SET items_position = 0;
+    UPDATE standpipe.scopes s SET items_position = standpipe.end_of_run(s.tenant, s.subject, 0)
+    FROM standpipe.items i WHERE i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1;
+END $$;
+
+CREATE OR REPLACE FUNCTION standpipe.restore_items(
+    of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
+    event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
+    spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[]
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    count CONSTANT bigint := cardinality(restore_items.entries);
+BEGIN
+    PERFORM 1 FROM standpipe.events
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version AND items_count = count;
+    IF NOT FOUND THEN
+        PERFORM 1 FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session AND swept_at_us > 0;
+        IF FOUND THEN  -- meanwhile
+            RETURN true;
+        END IF;
+        -- Another count would move every later position of the subject, and with it what citations point at.
+        RETURN false;
+    END IF;
+    SELECT items_position INTO item_last FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    IF event_position_end <= coalesce(item_last, 0) THEN
+        RETURN true;
+    END IF;
+    PERFORM standpipe.put_items(of_tenant, of_subject, event_position_end - count, of_session, of_version,
+        event_committed_at_us, restore_items.entries, restore_items.chunks, restore_items.roles, restore_items.speakers,
+        restore_items.spoken_at_us, restore_items.texts, restore_items.terms, restore_items.tokens);
+    IF event_position_end - count = item_last THEN
+        UPDATE standpipe.scopes SET items_position = standpipe.end_of_run(of_tenant, of_subject, event_position_end)
+        WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+    RETURN true;
+END $$;

@@ -23,11 +23,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: put_session
 INSERT INTO sessions (tenant, session, subject, version, event_hash, ended, weight_bytes, position_end,
-    created_at_us, updated_at_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    created_at_us, updated_at_us, keep_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (tenant, session) DO UPDATE SET version = excluded.version, event_hash = excluded.event_hash,
     ended = excluded.ended, weight_bytes = excluded.weight_bytes, position_end = excluded.position_end,
-    updated_at_us = excluded.updated_at_us;
+    updated_at_us = excluded.updated_at_us, keep_us = excluded.keep_us;
 
 -- name: open_tool_call
 INSERT INTO tool_calls (tenant, session, call_id, call_version) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING;
@@ -37,7 +37,7 @@ UPDATE tool_calls SET result_version = ?
 WHERE tenant = ? AND session = ? AND call_id = ? AND result_version IS NULL;
 
 -- name: scope_counters
-SELECT position, items_position FROM scopes WHERE tenant = ? AND subject = ?;
+SELECT position, items_position, epoch FROM scopes WHERE tenant = ? AND subject = ?;
 
 -- name: put_scope
 INSERT INTO scopes (tenant, subject, position, items_position) VALUES (?, ?, ?, ?)
@@ -56,7 +56,8 @@ WHERE excluded.since_us < work.since_us;
 -- fetch ----------------------------------------------------------------------------------------------------------
 
 -- name: head
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
 FROM sessions WHERE tenant = ? AND session = ?;
 
 -- name: weight_at
@@ -73,22 +74,25 @@ SELECT session, version, kind, request_id, committed_at_us, body, previous_hash,
 FROM events WHERE tenant = ? AND session = ? AND version > ? AND version <= ? ORDER BY version LIMIT ?;
 
 -- name: sessions_of_tenant
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
 FROM sessions WHERE tenant = ? AND session > ? ORDER BY session LIMIT ?;
 
 -- name: sessions_of_subject
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
 FROM sessions WHERE tenant = ? AND subject = ? AND session > ? ORDER BY session LIMIT ?;
 
 -- name: sessions_of_all
-SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us, tenant
+SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0, tenant
 FROM sessions WHERE (tenant, session) > (?, ?) ORDER BY tenant, session LIMIT ?;
 
 -- name: vector_position
 SELECT coalesce(max(position), 0) FROM vectors WHERE tenant = ? AND subject = ? AND model = ?;
 
 -- name: items
-SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens FROM items
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone FROM items
 WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?;
 
 -- name: vectors
@@ -132,23 +136,37 @@ SELECT 1 FROM models WHERE model = ?;
 INSERT INTO models (model) VALUES (?) ON CONFLICT DO NOTHING;
 
 -- name: order_all_work
+-- The first item that the log knows: those before are gone, and nobody waits for their vectors.
 INSERT INTO work (tenant, subject, model, since_us)
-SELECT s.tenant, s.subject, ?1, e.committed_at_us FROM scopes s
-JOIN items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
-JOIN events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
-WHERE s.items_position > 0 ON CONFLICT DO NOTHING;
+SELECT tenant, subject, ?1, since_us FROM (
+    SELECT s.tenant, s.subject, (SELECT e.committed_at_us FROM items i CROSS JOIN events e
+        ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
+        WHERE i.tenant = s.tenant AND i.subject = s.subject ORDER BY i.position LIMIT 1) AS since_us
+    FROM scopes s WHERE s.items_position > 0
+) WHERE since_us IS NOT NULL ON CONFLICT DO NOTHING;
 
 -- name: put_vector
 INSERT INTO vectors (tenant, subject, model, position, vector) VALUES (?, ?, ?, ?, ?);
+
+-- name: models
+SELECT model FROM models;
+
+-- name: empty_vectors
+-- All zeros is "no vector".
+UPDATE vectors SET vector = zeroblob(length(vector))
+WHERE tenant = ? AND subject = ? AND model = ? AND position > ? AND position <= ? AND EXISTS (
+    SELECT 1 FROM items i WHERE i.tenant = vectors.tenant AND i.subject = vectors.subject
+    AND i.position = vectors.position AND i.gone);
 
 -- name: finish_work
 DELETE FROM work WHERE tenant = ? AND subject = ? AND model = ?;
 
 -- name: shorten_work
 UPDATE work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
-    since_us = (SELECT e.committed_at_us FROM items i
-        JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
-        WHERE i.tenant = work.tenant AND i.subject = work.subject AND i.position = ?)
+    since_us = coalesce((SELECT e.committed_at_us FROM items i
+        CROSS JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
+        WHERE i.tenant = work.tenant AND i.subject = work.subject AND i.position >= ? ORDER BY i.position LIMIT 1),
+        since_us)
 WHERE tenant = ? AND subject = ? AND model = ?;
 
 -- name: due
@@ -195,15 +213,66 @@ SELECT coalesce(sum(behind) FILTER (WHERE NOT parked), 0), min(since_us) FILTER 
 FROM orders;
 
 -- name: lag_of_unknown_model
-SELECT coalesce(sum(s.items_position), 0), min(e.committed_at_us), 0 FROM scopes s
-JOIN items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1
-JOIN events e ON e.tenant = s.tenant AND e.session = i.session AND e.version = i.version
-WHERE s.items_position > 0;
+SELECT coalesce(sum(s.items_position), 0), min((SELECT e.committed_at_us FROM items i
+    CROSS JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
+    WHERE i.tenant = s.tenant AND i.subject = s.subject ORDER BY i.position LIMIT 1)), 0
+FROM scopes s WHERE s.items_position > 0;
+
+-- retention ------------------------------------------------------------------------------------------------------
+
+-- name: expired
+SELECT tenant, session FROM sessions INDEXED BY sessions_by_expiry WHERE keep_us > 0 AND updated_at_us + keep_us <= ?
+ORDER BY updated_at_us + keep_us, tenant, session LIMIT ?;
+
+-- name: keep
+SELECT keep_us FROM sessions WHERE tenant = ? AND session = ?;
+
+-- name: due_subject
+SELECT subject FROM sessions
+WHERE tenant = ? AND session = ? AND keep_us > 0 AND updated_at_us + keep_us <= ? AND swept_at_us = 0;
+
+-- name: events_with_items
+SELECT version, position_end - items_count, position_end FROM events
+WHERE tenant = ? AND session = ? AND items_count > 0 ORDER BY version;
+
+-- name: empty_item
+-- It may not be there, amid a rebuild. Token counts stay: they are no content, and every item has some.
+INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms,
+    tokens, gone)
+VALUES (?, ?, ?, ?, ?, 0, 0, 0, '', 0, '', x'', '{}', 1)
+ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', gone = 1;
+
+-- name: raise_epoch
+UPDATE scopes SET epoch = epoch + 1, items_position = ? WHERE tenant = ? AND subject = ?;
+
+-- name: drop_events_of_session
+DELETE FROM events WHERE tenant = ? AND session = ?;
+
+-- name: drop_tool_calls_of_session
+DELETE FROM tool_calls WHERE tenant = ? AND session = ?;
+
+-- name: drop_checkpoints_of_session
+DELETE FROM checkpoints WHERE tenant = ? AND session = ?;
+
+-- name: mark_swept
+UPDATE sessions SET swept_at_us = ?, ended = 1 WHERE tenant = ? AND session = ?;
+
+-- name: mark_forgotten
+UPDATE sessions SET keep_us = 0 WHERE tenant = ? AND session = ? AND swept_at_us > 0;
+
+-- name: figures
+-- Rows by what the heads say, exactly: there are far fewer heads than events.
+SELECT s.sessions, s.events, i.items, s.log_bytes, s.expires_at_us FROM (
+    SELECT count(*) AS sessions, coalesce(sum(version), 0) AS events, coalesce(sum(weight_bytes), 0) AS log_bytes,
+        min(CASE WHEN keep_us > 0 THEN updated_at_us + keep_us END) AS expires_at_us
+    FROM sessions WHERE swept_at_us = 0
+) s, (SELECT coalesce(sum(items_position), 0) AS items FROM scopes) i;
 
 -- writes of the control plane and of rebuild -----------------------------------------------------------------------
 
 -- name: put_checkpoint
-INSERT INTO checkpoints (tenant, session, tokenizer, version, weight_bytes, body) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO checkpoints (tenant, session, tokenizer, version, weight_bytes, body)
+SELECT tenant, session, ?, ?, ?, ? FROM sessions WHERE tenant = ? AND session = ? AND swept_at_us = 0
 ON CONFLICT DO NOTHING;
 
 -- name: put_policy
@@ -214,7 +283,7 @@ INSERT INTO routes (tenant, name, policy_name, policy_version) VALUES (?, ?, ?, 
 ON CONFLICT (tenant, name) DO UPDATE SET policy_name = excluded.policy_name, policy_version = excluded.policy_version;
 
 -- name: drop_items
-DELETE FROM items;
+DELETE FROM items WHERE NOT gone;
 
 -- name: drop_vectors
 DELETE FROM vectors;
@@ -227,6 +296,10 @@ DELETE FROM work;
 
 -- name: forget_items_positions
 UPDATE scopes SET items_position = 0;
+
+-- name: scopes_that_begin_gone
+SELECT s.tenant, s.subject FROM scopes s
+JOIN items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1 WHERE i.gone;
 
 -- name: items_count
 SELECT items_count FROM events WHERE tenant = ? AND session = ? AND version = ?;

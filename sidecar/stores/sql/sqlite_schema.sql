@@ -163,3 +163,18 @@ ALTER TABLE work ADD COLUMN reason TEXT NOT NULL DEFAULT '';
 ALTER TABLE work ADD COLUMN parked_at_us INTEGER NOT NULL DEFAULT 0;
 
 CREATE INDEX work_parked ON work (tenant, subject, model) WHERE parked_at_us > 0;
+
+-- expansion: 4
+-- How long a session's log is kept after its last event, 0 for ever; when it was removed, 0 for never. The time to remove
+-- it follows from both, so that an append of the release before puts it off, too. Such a session is also `ended`, which
+-- the release before knows. `sessions_by_expiry` is the queue of the sweepers, who serve all tenants.
+ALTER TABLE sessions ADD COLUMN keep_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN swept_at_us INTEGER NOT NULL DEFAULT 0;
+
+CREATE INDEX sessions_by_expiry ON sessions (updated_at_us + keep_us, tenant, session) WHERE keep_us > 0;
+
+-- An item that is gone is a position of its subject, and part of the truth: the log knows it no more.
+ALTER TABLE items ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;
+
+-- How often items of the subject have gone.
+ALTER TABLE scopes ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;

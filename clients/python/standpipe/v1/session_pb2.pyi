@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "subject_id", "version", "head_hash", "ended", "created_at", "updated_at")
+    __slots__ = ("session_id", "subject_id", "version", "head_hash", "ended", "created_at", "updated_at", "expires_at", "expired")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,8 @@ class Session(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     subject_id: str
     version: int
@@ -23,7 +25,9 @@ class Session(_message.Message):
     ended: bool
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
-    def __init__(self, session_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., version: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., ended: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    expires_at: _timestamp_pb2.Timestamp
+    expired: bool
+    def __init__(self, session_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., version: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., ended: bool = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expired: bool = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
     __slots__ = ("tenant_id", "session_id")
