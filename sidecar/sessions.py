@@ -162,12 +162,21 @@ class Sessions:
                 current_version=head.version,
             )
         key = HotKey(read.tenant, read.session, read.tokenizer)
-        weight_before, found = await self._fold(state, known if read.at_version is None else None, key)
-        expected = head.version if read.at_version is None else read.at_version
+        fold = self._fold_and_keep(state, known, key, at=read.at_version)
+        if len(state.events) <= _FOLD_INLINE_EVENTS:
+            return await fold
+        # A long log may take longer than its caller waits: what was folded serves the next.
+        task = asyncio.create_task(fold)
+        task.add_done_callback(_seen)
+        return await asyncio.shield(task)
+
+    async def _fold_and_keep(self, state: SessionState, known: View | None, key: HotKey, *, at: int | None) -> View:
+        weight_before, found = await self._fold(state, known if at is None else None, key)
+        expected = state.head.version if at is None else at
         if found.version != expected:
             raise StoreCorrupt(f"the log ends at version {found.version}; its head is {expected}")
-        if read.at_version is None and found is not known:
-            self._keep(read.tenant, weight_before, found)
+        if at is None and found is not known:
+            self._keep(key.tenant, weight_before, found)
         return found
 
     async def share(self, look: Look, state: SessionState | None) -> None:

@@ -23,7 +23,8 @@ H10 A ticket belongs to one life of a session's entry. A publish or withdrawal u
     nothing and removes what there is: since the ticket was given others may have written what was then lost, and what
     was read before may be published yet. On another server it is another life: times and trust do not come along.
 H11 `Place.incarnation` changes whenever the server that holds a session may have lost writes that it had confirmed:
-    restart, promotion, another server. It is empty if the answer did not come from a primary.
+    restart, promotion, another server. So does another form of what is stored, which other releases would not find. It
+    is empty if the answer did not come from a primary.
 H12 `Found.grant` is the stamp of the last publish that reached the tail's version, and 0 when the tail is not whole: a
     mark stands, or its events do not reach its version.
 H13 What cannot be reached in time raises HotUnavailable. No driver's own exception leaves an engine; deadlines hold.

@@ -155,7 +155,8 @@ class RedisHot(Hot[V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
-        self._deployment = ""
+        self._prefix = PREFIX
+        """Of keys, and of incarnations: whoever keeps other entries in a server speaks of another server (H11)."""
         self._client = _client(address, timeout_s=timeout_ms / 1000)
         self._views: MemoryHot[V] = MemoryHot(bytes_max=bytes_max, clock=clock)
         self._session_bytes_max = session_bytes_max
@@ -167,10 +168,10 @@ class RedisHot(Hot[V]):
         self._breaker = Breaker(clock=clock)
         self._scripts = {name: Script.load(name) for name in ("fetch", "announce", "publish", "withdraw")}
         self._servers: dict[str, str] = {}
-        """The name of the cluster's node by its incarnation; without a cluster the one that answered last."""
+        """The name of the cluster's node by its replication id; without a cluster the one that answered last."""
 
     async def open(self, *, deployment: str = "") -> None:
-        self._deployment = deployment  # connections are made when they are needed
+        self._prefix = f"{PREFIX}{deployment}"  # connections are made when they are needed
 
     async def examine(self) -> Sequence[Finding]:
         other: RedisHot[V] = RedisHot(self._address, timeout_ms=limits.examine_ms)
@@ -239,7 +240,7 @@ class RedisHot(Hot[V]):
         place, _ = await self._run(
             "publish",
             (tenant, session),
-            ticket.place.incarnation,
+            ticket.place.incarnation.removeprefix(self._prefix),
             ticket.life,
             ticket.asked_at_ms,
             _checked(mark) if mark else "",
@@ -264,7 +265,7 @@ class RedisHot(Hot[V]):
         place, _ = await self._run(
             "withdraw",
             (tenant, session),
-            ticket.place.incarnation,
+            ticket.place.incarnation.removeprefix(self._prefix),
             ticket.life,
             _checked(mark),
             version,
@@ -281,7 +282,7 @@ class RedisHot(Hot[V]):
     async def flush(self) -> None:
         await self._views.flush()
         async with self._guarded(None, timeout_s=limits.deadline_default_ms / 1000):
-            async for key in self._client.scan_iter(match=f"{PREFIX}{self._deployment}{{*", count=1000):
+            async for key in self._client.scan_iter(match=f"{self._prefix}{{*", count=1000):
                 await self._client.execute_command("UNLINK", key)
 
     def slot(self, tenant: str, session: str) -> int:
@@ -289,10 +290,10 @@ class RedisHot(Hot[V]):
 
     def key(self, tenant: str, session: str) -> bytes:
         """Return the key of a session."""
-        return key_of(tenant, session, deployment=self._deployment)
+        return key_of(tenant, session, prefix=self._prefix)
 
     def slots_of(self, incarnation: str) -> Sequence[tuple[int, int]]:
-        name = self._servers.get(incarnation)
+        name = self._servers.get(incarnation.removeprefix(self._prefix))
         if name is None:
             return ()
         if not isinstance(self._client, RedisCluster):
@@ -336,10 +337,10 @@ class RedisHot(Hot[V]):
                 answer = await self._call("EVALSHA", script.sha, 1, key, *args)
             except NoScriptError:  # a server that is new, or was told to forget its scripts: it keeps this one
                 answer = await self._call("EVAL", script.text, 1, key, *args)
-            incarnation = answer[0].decode()
-            if incarnation not in self._servers:
-                await self._meet(incarnation)
-        return Place(slot_of(key), incarnation), answer[1:]
+            replication = answer[0].decode()
+            if replication not in self._servers:
+                await self._meet(replication)
+        return Place(slot_of(key), self._prefix + replication if replication else ""), answer[1:]
 
     @contextlib.asynccontextmanager
     async def _guarded(self, deadline: Deadline | None, *, timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -362,15 +363,15 @@ class RedisHot(Hot[V]):
             raise HotUnavailable(f"the hot store failed: {type(error).__name__}") from None
         self._breaker.success()
 
-    async def _meet(self, incarnation: str) -> None:
+    async def _meet(self, replication: str) -> None:
         """Learn who a server is that answers for the first time."""
         if isinstance(self._client, RedisCluster):
             await self._client.nodes_manager.initialize()  # it holds more slots than the one that led here
             nodes = self._client.get_primaries()
             said = await asyncio.gather(*(node.execute_command("INFO", "replication") for node in nodes))
             self._servers = {one["master_replid"]: node.name for node, one in zip(nodes, said, strict=True)}
-        elif incarnation:
-            self._servers = {incarnation: ""}
+        elif replication:
+            self._servers = {replication: ""}
         else:  # a master that was demoted: the next connection looks for its successor
             await self._client.connection_pool.disconnect()
 
@@ -395,9 +396,9 @@ def _asking(server: Redis | ClusterNode) -> Ask:
     return ask
 
 
-def key_of(tenant: str, session: str, *, deployment: str = "") -> bytes:
+def key_of(tenant: str, session: str, *, prefix: str = PREFIX) -> bytes:
     """Return the key of a session: one hash tag. No id holds a bar or a brace (`sidecar.validate`)."""
-    return f"{PREFIX}{deployment}{{{tenant}|{session}}}".encode()
+    return f"{prefix}{{{tenant}|{session}}}".encode()
 
 
 def slot_of(key: bytes) -> int:

@@ -35,7 +35,7 @@ from standpipe.v1 import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR", ROOT / ".cache" / "models"))
+MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR", ROOT / ".cache" / "models")).resolve()
 MODEL = "all-MiniLM-L6-v2"
 WIRE_BYTES = 8 << 20
 START_S = 30.0

@@ -104,8 +104,11 @@ async def test_a_stalled_embedder_costs_recall_by_vector_alone(tmp_path: Path, s
         assert answer.recall.items_without_vector == 0
 
 
-async def test_a_failing_embedder_is_named_and_blocks_nothing(tmp_path: Path, stalled: Stalled) -> None:
+async def test_a_failing_embedder_is_named_and_blocks_nothing(
+    tmp_path: Path, stalled: Stalled, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that fails delays vectors, never an answer or a commit, and its words are in no log (P8, P12)."""
+    monkeypatch.setattr(limits, "work_pause_s_max", 0.5)
     stalled.open.set()
     stalled.broken = True
     async with serving(tmp_path / "r.db", embedder=stalled) as pod:

@@ -295,9 +295,9 @@ def test_a_refused_budget_names_one_that_would_do(
     try:
         policy.allocate(rules, prompt_tokens=prompt, total_tokens=total, caps=caps, include=include)
     except BudgetTooSmall as error:
+        assume(sum(rule.reserve.percent or 0 for rule in rules.sources.values()) < 100)
         required = int(error.metadata["required_tokens"])
         assert required > int(error.metadata["budget_tokens"])  # noqa: PT017
-        assume(sum(rule.reserve.percent or 0 for rule in rules.sources.values()) < 100)
         larger = Policy(**{**{name: getattr(rules, name) for name in Policy.__slots__}, "budget_tokens": required})
         assert allocate(larger, prompt, required, caps, include) is not None
 
