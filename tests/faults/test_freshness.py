@@ -36,7 +36,7 @@ PODS = 3
 COMMIT_POINTS = [f"{when} {step}" for step in ("announce", "append", "publish") for when in ("before", "after")]
 READ_POINTS = [f"{when} {step}" for step in ("look", "read", "share") for when in ("before", "after")]
 LOSSES = ["evict", "flush", "restart", "fail over", "split"]
-ACTIONS = [*LOSSES, "cut", "other commit", "other read", "full read"]
+ACTIONS = [*LOSSES, "cut", "other commit", "other read", "full read", "recall"]
 LEASE_S, MARGIN_S = 0.25, 0.05
 
 
@@ -119,6 +119,8 @@ class World:
             await self.commit(other, session)
         elif action == "other read":
             await self.hydrate(other, session)
+        elif action == "recall":  # asks the record store alone
+            await self.hydrate(other, session, query="turn 1")
         elif action == "full read":
             await self.hydrate(other, session, consistency=context_pb2.Consistency(fully_consistent=True))
 
