@@ -106,10 +106,7 @@ async def test_reflection_can_be_off(tmp_path: Path) -> None:
     async with serving(tmp_path / "r.db", reflection=False) as pod:
         stub = reflection_pb2_grpc.ServerReflectionStub(pod.channel)
         stream = stub.ServerReflectionInfo(timeout=10)
-        await asyncio.wait([asyncio.ensure_future(stream.write(reflection_pb2.ServerReflectionRequest()))])
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stream.read()
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert await stream.code() == grpc.StatusCode.UNIMPLEMENTED
         assert (await pod.hydrate("s")).bundle.session_version == 0
 
 
