@@ -37,7 +37,7 @@ async def run(given: argparse.Namespace) -> dict[str, list[Figure]]:
                 bench = Bench(place, given.models_dir.resolve(), **counts)
             else:
                 # Room for the vectors of a search in memory: what is measured is not the disk.
-                postgres = stack.enter_context(Postgres(shared_buffers="512MB"))
+                postgres = stack.enter_context(Postgres(durable=True, shared_buffers="512MB"))
                 redis = stack.enter_context(Redis())
                 bench = ServedBench(place, given.models_dir.resolve(), postgres=postgres, redis=redis, **counts)
             await bench.fill(memories=given.memories)
