@@ -58,7 +58,10 @@ class Nemesis:
                 dice.shuffle(bag)
             kind = bag.pop()
             started_ns = time.monotonic_ns()
-            await harms[kind]()
+            try:
+                await harms[kind]()
+            except TimeoutError:  # what it harmed is not whole again yet: a fault of its own, no reason to stop
+                kind += ", lasting"
             self.history.faults.append(Fault(kind, started_ns, time.monotonic_ns()))
 
     # --- processes
