@@ -90,6 +90,7 @@ class World:
     seen: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     lost: bool = False
+    restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # --- what happens
 
@@ -103,8 +104,9 @@ class World:
                 key = near.server.sessions.hot.key("default", session).decode()
                 self.master.call(*(["DEL", key] if action == "evict" else ["FLUSHALL"]))
         elif action == "restart":
-            await asyncio.to_thread(self.master.kill9)
-            await asyncio.to_thread(self.master.start)
+            async with self.restarting:
+                await asyncio.to_thread(self.master.kill9)
+                await asyncio.to_thread(self.master.start)
         elif action == "fail over":
             self._promote()
             for pod in self.pods:
