@@ -573,10 +573,15 @@ class RedisCluster:
         assert source is not to
         to.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
         source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
-        between()
-        while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 1):
-            source.call("MIGRATE", LOOPBACK, to.port, keys[0], 0, 10_000, "REPLACE")
+        try:
             between()
+            while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 1):
+                source.call("MIGRATE", LOOPBACK, to.port, keys[0], 0, 10_000, "REPLACE")
+                between()
+        except redis.RedisError:  # the slot stays where it was
+            for node in (to, source):
+                node.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            raise
         for node in (to, source, *(one for one in self.masters() if one not in {to, source})):
             node.call("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
 

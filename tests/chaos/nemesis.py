@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import redis
+
 from tests.chaos.history import Fault, History
 from tests.chaos.stage import Sidecar, Stage
 from tests.proxy import Proxy
@@ -60,7 +62,10 @@ class Nemesis:
             started_ns = time.monotonic_ns()
             try:
                 await harms[kind]()
-            except TimeoutError:  # what it harmed is not whole again yet: a fault of its own, no reason to stop
+            except (
+                TimeoutError,
+                redis.RedisError,
+            ):  # what it harmed is not whole again yet: a fault, no reason to stop
                 kind += ", lasting"
             self.history.faults.append(Fault(kind, started_ns, time.monotonic_ns()))
 
