@@ -227,7 +227,7 @@ async def test_adoptions_do_not_take_turns_without_end(leases: Leases, record: S
         clock.now += 0.5
         await leases.renew()
     assert len(set(adopted[:20])) >= 2
-    assert len(set(adopted)) < 15
+    assert len(set(adopted)) < 40  # of 200 turns; with jitter about 16
 
 
 async def test_grants_of_a_process_that_died_are_dated(leases: Leases, record: SqliteRecord) -> None:
