@@ -86,7 +86,7 @@ define generate
 	    --grpc_python_out=$(1) $(sort $(wildcard protos/standpipe/v1/*.proto))
 	$(TOOLS)/protoc/bin/python -m grpc_tools.protoc -I protos --python_out=$(2) --pyi_out=$(2) \
 	    $(sort $(wildcard protos/sidecar/log/v1/*.proto))
-	rm -f $(1)/standpipe/v1/error_pb2_grpc.py $(1)/standpipe/v1/turn_pb2_grpc.py $(1)/standpipe/v1/bundle_pb2_grpc.py
+	rm -f $(foreach name,error turn fact bundle,$(1)/standpipe/v1/$(name)_pb2_grpc.py)
 endef
 
 .PHONY: proto-check

@@ -12,8 +12,8 @@
     │   ├── TokenizerUnknown
     │   └── PolicyInvalid
     ├── RequestIdReused         ALREADY_EXISTS
-    ├── SessionNotFound, PolicyNotFound, RouteNotFound      NOT_FOUND
-    ├── SessionEnded, SessionExpired, SubjectMismatch, ReplayUnavailable    FAILED_PRECONDITION
+    ├── SessionNotFound, PolicyNotFound, RouteNotFound, FactNotFound      NOT_FOUND
+    ├── SessionEnded, SessionExpired, Erased, SubjectMismatch, ReplayUnavailable    FAILED_PRECONDITION
     ├── VersionConflict         ABORTED              rehydrate, reapply, new request id
     ├── VersionInFuture         OUT_OF_RANGE
     ├── TenantDenied            PERMISSION_DENIED
@@ -153,6 +153,23 @@ class SessionExpired(StandpipeError):
 
     def __init__(self) -> None:
         super().__init__("the session's log was removed when its time had passed: go on under a new session id")
+
+
+class Erased(StandpipeError):
+    """A subject, session or document was erased, and takes nothing under its id any more (P11). Metadata: what."""
+
+    reason = "ERASED"
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the {what} was erased, and takes nothing under its id any more", what=what)
+
+
+class FactNotFound(StandpipeError):
+    """The subject has no such fact, or it is not in the state that the call needs. Metadata: its status."""
+
+    reason = "FACT_NOT_FOUND"
+    status = "NOT_FOUND"
 
 
 class SubjectMismatch(StandpipeError):

@@ -37,6 +37,7 @@ from typing import Any
 import yaml
 
 from sidecar import canonical, limits
+from sidecar.beliefs import Lifetime
 from sidecar.errors import BudgetTooSmall, LimitExceeded, PolicyInvalid, TokenizerUnknown
 from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2
@@ -158,6 +159,12 @@ class Policy:
     """How long after its last turn a session's log is kept; 0: for ever."""
     stale: bool = False
     """Whether an old view may be shown while the record store cannot be reached."""
+    lifetimes: Mapping[str, Lifetime] = field(default_factory=dict)
+    """Of facts, by kind."""
+    mask: bool = False
+    """Whether bundles show personal data and secrets by their kind alone."""
+    originals: bool = True
+    """Whether ListEvents gives personal data as it was written."""
 
     @property
     def id(self) -> str:

@@ -42,7 +42,7 @@ R16 Policy versions are immutable: publishing the content of the latest version 
     other content becomes the next version. A route moves only to a version that exists (PolicyNotFound).
 R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows. The queue of work orders
     alone is ordered by age over all tenants: no tenant reads it (`claim`, LagRead, ParkedRead), nor what is due
-    to be removed (ExpiredRead, FiguresRead).
+    to be removed (ExpiredRead, ErasuresRead, FiguresRead), nor what is to be wrapped anew (`keys_all`).
 R18 A store that cannot be reached, or is locked beyond the deadline, raises StoreUnavailable; one that refuses
     writes StoreReadOnly; a full one StoreFull; a newer one StoreSchemaNewer; a row that cannot be read
     StoreCorrupt. No driver's own exception leaves an engine. A failed append wrote nothing that is visible,
@@ -72,6 +72,26 @@ R24 The items of a swept session keep their positions (R6), and no content: they
     since the log knows them no more.
 R25 A session has at most `limits.session_events_max` events, and its end: a turn beyond raises LimitExceeded.
 R26 `FiguresRead` tells how much there is. It may estimate, and costs the same however much it is.
+R27 An item has a kind and a detail, which come back as they were put. `ChangesRead` gives those of kinds CHANGE and
+    HELD alone, at the cost of these; `HeldRead` the subjects that have items of kind HELD, by name.
+R28 `redact` puts another body in an event's place, and makes the items of some of its entries `gone` (R24). The
+    event's hash stays, and so does the chain: `StoredEvent.body_hash` is that of the first body. Any number of times.
+R29 `erase` marks a subject, or one session, in one transaction; again, it changes nothing. From then on every append
+    to it raises Erased, before every other check (R4 too), a first append of a session included; an append at work is
+    waited for. Reads give `Head.erased` and no events, and of a subject an empty scope at its position. All keys of
+    an erased subject are gone (R31). `ExpiredRead` lists the sessions, and `sweep` removes their logs whatever their
+    time, adding what it removed to the erasure's counts. Who marked it calls `finish_erasure` when no session is
+    listed any more, and `ErasuresRead` lists what was not finished, for whoever finds it. An erasure's row stays for
+    ever.
+R30 `restore` is an append that puts an event back as it was, with the time at which it was committed then, in the
+    order of versions; where the session was swept or erased, it begins it anew. Before, `reopen` takes the mark from
+    a subject. A session that is there and has such a version raises VersionConflict. Positions go on behind the last
+    ever given.
+R31 `put_key` keeps the first key of a subject, and returns the one that is kept; it raises Erased for a subject that
+    is erased. `rewrap` puts another wrapping in place of one that is still there. `keys_all` lists them for rotation.
+R32 `scrub` leaves nothing of what was removed before in the store's files, as far as the engine can say where it
+    stands: free pages, write-ahead logs, dead rows. It raises StoreUnavailable when others hold them up, and may be
+    called again.
 """
 
 from __future__ import annotations
@@ -93,6 +113,21 @@ class EventKind(enum.IntEnum):
 
     TURN = 1
     END = 2
+    MEMORY = 3
+    """Changes of a subject's memory, in one of our own logs (`sidecar.names`)."""
+
+
+class ItemKind(enum.IntEnum):
+    """What an item is. Stored: never renumber."""
+
+    CHUNK = 0
+    """A piece of a turn."""
+    CHANGE = 1
+    """A change of memory."""
+    DOCUMENT = 2
+    """A piece of a document."""
+    HELD = 3
+    """A change of memory that waits, or waited, for review."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +149,9 @@ class NewItem:
     """The packed lexical analysis of `sidecar.recall`."""
     tokens: Mapping[str, int]
     """Tokens as rendered, by tokenizer: one per tokenizer that is counted at write."""
+    kind: ItemKind = ItemKind.CHUNK
+    detail: bytes = b""
+    """A serialised `sidecar.log.v1.ItemDetail`; empty if there is nothing to say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +215,8 @@ class StoredEvent:
     """The session's weight up to and with this event."""
     position_end: int
     """The subject's last item position after this event."""
+    body_hash: bytes = b""
+    """SHA-256 of the body as it was stored at first, which the event's hash covers; empty: that of `body`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +237,8 @@ class Head:
     """Until when the log is kept at least; 0: for ever."""
     expired: bool = False
     """Whether its log was removed (R23)."""
+    erased: bool = False
+    """Whether it, or its subject, was erased (R29); then it is `expired`, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +271,38 @@ class StoredItem:
     tokens: Mapping[str, int]
     gone: bool = False
     """Whether its session's log was removed: then it is a position, and nothing else (R24)."""
+    kind: ItemKind = ItemKind.CHUNK
+    detail: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """A subject's data key, wrapped (R31)."""
+
+    subject: str
+    key_id: bytes
+    """16 random bytes: what was sealed names its key by it."""
+    wrapped: bytes
+    wrapping: str
+    """The id of the key that wraps it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """What was erased, in counts (R29)."""
+
+    tenant: str
+    subject: str
+    session: str
+    """Empty: all of the subject."""
+    asked_at_us: int
+    done_at_us: int
+    """0: it is at work."""
+    logs: int
+    events: int
+    items: int
+    events_redacted: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +418,53 @@ class ScopeState:
     """Packed vectors of the positions after `after_vector_position`, in order."""
     epoch: int = 0
     """How often items of the scope have gone: what was read at another epoch must be read again (R24)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangesRead:
+    """-> ScopeState without vectors: the items of kinds CHANGE and HELD alone, after a position (R27).
+
+    `position` and `epoch` are the scope's. When fewer items come than `count_max`, these are all.
+    """
+
+    tenant: str
+    subject: str
+    after_position: int = 0
+    count_max: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldRead:
+    """-> Sequence[str]: a page of the tenant's subjects that have items of kind HELD, by name."""
+
+    tenant: str
+    after_subject: str
+    count_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRead:
+    """-> StoredKey | None: by id, or, with an empty one, the subject's."""
+
+    tenant: str
+    subject: str = ""
+    key_id: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureRead:
+    """-> Erasure | None."""
+
+    tenant: str
+    subject: str
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasuresRead:
+    """-> Sequence[Erasure]: of all tenants, those that are not finished, the oldest first."""
+
+    count_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -470,6 +591,11 @@ Read = (
     | EventsRead
     | SessionsRead
     | ScopeRead
+    | ChangesRead
+    | HeldRead
+    | KeyRead
+    | ErasureRead
+    | ErasuresRead
     | PolicyRead
     | RouteRead
     | PoliciesRead
@@ -577,6 +703,44 @@ class Record(ABC):
     @abstractmethod
     async def forgotten(self, tenant: str, session: str) -> None:
         """Note that the hot store holds nothing of a swept session (R23)."""
+
+    async def redact(
+        self, tenant: str, *, session: str, version: int, body: bytes, entries: Sequence[int], erasure: Erasure
+    ) -> None:
+        """Replace an event's body, and empty the items of some of its entries; the erasure counts it (R28)."""
+        raise NotImplementedError
+
+    async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
+        """Mark a subject, or one session of it, as erased (R29). Raises SubjectMismatch if the session is another's."""
+        raise NotImplementedError
+
+    async def finish_erasure(self, erasure: Erasure) -> Erasure:
+        """Note that nothing is left; again, nothing changes. Returns the row as it is kept (R29)."""
+        raise NotImplementedError
+
+    async def reopen(self, tenant: str, *, subject: str) -> None:
+        """Let a subject that was erased, and of which nothing is left, begin anew (R30)."""
+        raise NotImplementedError
+
+    async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
+        """Append an event that an export holds (R30). `expected_version` is the one that it follows."""
+        raise NotImplementedError
+
+    async def scrub(self) -> None:
+        """Leave nothing of what was removed in the store's files (R32)."""
+        raise NotImplementedError
+
+    async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
+        """Keep a subject's first key; return the one that is kept (R31)."""
+        raise NotImplementedError
+
+    async def rewrap(self, tenant: str, *, old: StoredKey, new: StoredKey) -> bool:
+        """Put another wrapping of the same key in place of an old one; False if that is not there (R31)."""
+        raise NotImplementedError
+
+    async def keys_all(self, *, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
+        """List the keys of every tenant, by (tenant, key id): (tenant, key) (R31)."""
+        raise NotImplementedError
 
     @abstractmethod
     async def publish_policy(

@@ -12,28 +12,37 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from standpipe.v1 import fact_pb2 as standpipe_dot_v1_dot_fact__pb2
 from standpipe.v1 import turn_pb2 as standpipe_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidecar/log/v1/log.proto\x12\x0esidecar.log.v1\x1a\x17standpipe/v1/turn.proto\"\x8b\x01\n\nStoredTurn\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.standpipe.v1.Turn\x12\x12\n\ntokenizers\x18\x02 \x03(\t\x12/\n\x08\x61nalyses\x18\x03 \x03(\x0b\x32\x1d.sidecar.log.v1.EntryAnalysis\x12\x16\n\x0ereceived_at_us\x18\x04 \x01(\x03\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\x96\x01\n\rEntryAnalysis\x12$\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x14.sidecar.log.v1.Span\x12%\n\x07\x65xtract\x18\x02 \x01(\x0b\x32\x14.sidecar.log.v1.Span\x12\x10\n\x08salience\x18\x03 \x01(\x05\x12&\n\x06\x63ounts\x18\x04 \x03(\x0b\x32\x16.sidecar.log.v1.Counts\"8\n\x06\x43ounts\x12\r\n\x05whole\x18\x01 \x01(\x05\x12\x0f\n\x07\x65xtract\x18\x02 \x01(\x05\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x05\"\x87\x01\n\x07\x45xtract\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x65ntry\x18\x02 \x01(\x05\x12\x0e\n\x06header\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\x05\x12\x0c\n\x04rank\x18\x06 \x01(\x03\x12 \n\x04role\x18\x07 \x01(\x0e\x32\x12.standpipe.v1.Role\"`\n\x08OpenCall\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x65ntry\x18\x02 \x01(\x05\x12$\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x16.standpipe.v1.ToolCall\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\"\x80\x01\n\tFoldState\x12\r\n\x05units\x18\x01 \x01(\x03\x12\x0f\n\x07offsets\x18\x02 \x03(\x03\x12%\n\x04pool\x18\x03 \x03(\x0b\x32\x17.sidecar.log.v1.Extract\x12,\n\nopen_calls\x18\x04 \x03(\x0b\x32\x18.sidecar.log.v1.OpenCallb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidecar/log/v1/log.proto\x12\x0esidecar.log.v1\x1a\x17standpipe/v1/fact.proto\x1a\x17standpipe/v1/turn.proto\"\xe5\x01\n\nStoredTurn\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.standpipe.v1.Turn\x12\x12\n\ntokenizers\x18\x02 \x03(\t\x12/\n\x08\x61nalyses\x18\x03 \x03(\x0b\x32\x1d.sidecar.log.v1.EntryAnalysis\x12\x16\n\x0ereceived_at_us\x18\x04 \x01(\x03\x12-\n\x07\x63hanges\x18\x05 \x03(\x0b\x32\x1c.sidecar.log.v1.StoredChange\x12)\n\x07results\x18\x06 \x03(\x0b\x32\x18.standpipe.v1.FactResult\"\x94\x01\n\x0cStoredMemory\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.sidecar.log.v1.StoredChange\x12\x12\n\ntokenizers\x18\x02 \x03(\t\x12\x16\n\x0ereceived_at_us\x18\x03 \x01(\x03\x12)\n\x07results\x18\x04 \x03(\x0b\x32\x18.standpipe.v1.FactResult\"k\n\x0cStoredChange\x12*\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x1a.standpipe.v1.MemoryChange\x12/\n\x08\x61nalysis\x18\x02 \x01(\x0b\x32\x1d.sidecar.log.v1.EntryAnalysis\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\xe0\x01\n\rEntryAnalysis\x12$\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x14.sidecar.log.v1.Span\x12%\n\x07\x65xtract\x18\x02 \x01(\x0b\x32\x14.sidecar.log.v1.Span\x12\x10\n\x08salience\x18\x03 \x01(\x05\x12&\n\x06\x63ounts\x18\x04 \x03(\x0b\x32\x16.sidecar.log.v1.Counts\x12$\n\x03pii\x18\x05 \x03(\x0b\x32\x17.sidecar.log.v1.PiiSpan\x12\"\n\x05trust\x18\x06 \x01(\x0e\x32\x13.standpipe.v1.Trust\"3\n\x07PiiSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x0c\n\x04kind\x18\x03 \x01(\t\"\xa9\x01\n\nItemDetail\x12\"\n\x05trust\x18\x01 \x01(\x0e\x32\x13.standpipe.v1.Trust\x12$\n\x03pii\x18\x02 \x03(\x0b\x32\x17.sidecar.log.v1.PiiSpan\x12*\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x1a.standpipe.v1.MemoryChange\x12\x16\n\x0erecorded_at_us\x18\x04 \x01(\x03\x12\r\n\x05title\x18\x05 \x01(\t\"8\n\x06\x43ounts\x12\r\n\x05whole\x18\x01 \x01(\x05\x12\x0f\n\x07\x65xtract\x18\x02 \x01(\x05\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x05\"\x87\x01\n\x07\x45xtract\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x65ntry\x18\x02 \x01(\x05\x12\x0e\n\x06header\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\x05\x12\x0c\n\x04rank\x18\x06 \x01(\x03\x12 \n\x04role\x18\x07 \x01(\x0e\x32\x12.standpipe.v1.Role\"`\n\x08OpenCall\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x65ntry\x18\x02 \x01(\x05\x12$\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x16.standpipe.v1.ToolCall\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\"\x80\x01\n\tFoldState\x12\r\n\x05units\x18\x01 \x01(\x03\x12\x0f\n\x07offsets\x18\x02 \x03(\x03\x12%\n\x04pool\x18\x03 \x03(\x0b\x32\x17.sidecar.log.v1.Extract\x12,\n\nopen_calls\x18\x04 \x03(\x0b\x32\x18.sidecar.log.v1.OpenCallb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidecar.log.v1.log_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_STOREDTURN']._serialized_start=70
-  _globals['_STOREDTURN']._serialized_end=209
-  _globals['_SPAN']._serialized_start=211
-  _globals['_SPAN']._serialized_end=245
-  _globals['_ENTRYANALYSIS']._serialized_start=248
-  _globals['_ENTRYANALYSIS']._serialized_end=398
-  _globals['_COUNTS']._serialized_start=400
-  _globals['_COUNTS']._serialized_end=456
-  _globals['_EXTRACT']._serialized_start=459
-  _globals['_EXTRACT']._serialized_end=594
-  _globals['_OPENCALL']._serialized_start=596
-  _globals['_OPENCALL']._serialized_end=692
-  _globals['_FOLDSTATE']._serialized_start=695
-  _globals['_FOLDSTATE']._serialized_end=823
+  _globals['_STOREDTURN']._serialized_start=95
+  _globals['_STOREDTURN']._serialized_end=324
+  _globals['_STOREDMEMORY']._serialized_start=327
+  _globals['_STOREDMEMORY']._serialized_end=475
+  _globals['_STOREDCHANGE']._serialized_start=477
+  _globals['_STOREDCHANGE']._serialized_end=584
+  _globals['_SPAN']._serialized_start=586
+  _globals['_SPAN']._serialized_end=620
+  _globals['_ENTRYANALYSIS']._serialized_start=623
+  _globals['_ENTRYANALYSIS']._serialized_end=847
+  _globals['_PIISPAN']._serialized_start=849
+  _globals['_PIISPAN']._serialized_end=900
+  _globals['_ITEMDETAIL']._serialized_start=903
+  _globals['_ITEMDETAIL']._serialized_end=1072
+  _globals['_COUNTS']._serialized_start=1074
+  _globals['_COUNTS']._serialized_end=1130
+  _globals['_EXTRACT']._serialized_start=1133
+  _globals['_EXTRACT']._serialized_end=1268
+  _globals['_OPENCALL']._serialized_start=1270
+  _globals['_OPENCALL']._serialized_end=1366
+  _globals['_FOLDSTATE']._serialized_start=1369
+  _globals['_FOLDSTATE']._serialized_end=1497
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from standpipe.v1 import fact_pb2 as _fact_pb2
 from standpipe.v1 import turn_pb2 as _turn_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -7,16 +8,40 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StoredTurn(_message.Message):
-    __slots__ = ("turn", "tokenizers", "analyses", "received_at_us")
+    __slots__ = ("turn", "tokenizers", "analyses", "received_at_us", "changes", "results")
     TURN_FIELD_NUMBER: _ClassVar[int]
     TOKENIZERS_FIELD_NUMBER: _ClassVar[int]
     ANALYSES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
     turn: _turn_pb2.Turn
     tokenizers: _containers.RepeatedScalarFieldContainer[str]
     analyses: _containers.RepeatedCompositeFieldContainer[EntryAnalysis]
     received_at_us: int
-    def __init__(self, turn: _Optional[_Union[_turn_pb2.Turn, _Mapping]] = ..., tokenizers: _Optional[_Iterable[str]] = ..., analyses: _Optional[_Iterable[_Union[EntryAnalysis, _Mapping]]] = ..., received_at_us: _Optional[int] = ...) -> None: ...
+    changes: _containers.RepeatedCompositeFieldContainer[StoredChange]
+    results: _containers.RepeatedCompositeFieldContainer[_fact_pb2.FactResult]
+    def __init__(self, turn: _Optional[_Union[_turn_pb2.Turn, _Mapping]] = ..., tokenizers: _Optional[_Iterable[str]] = ..., analyses: _Optional[_Iterable[_Union[EntryAnalysis, _Mapping]]] = ..., received_at_us: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[StoredChange, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[_fact_pb2.FactResult, _Mapping]]] = ...) -> None: ...
+
+class StoredMemory(_message.Message):
+    __slots__ = ("changes", "tokenizers", "received_at_us", "results")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZERS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[StoredChange]
+    tokenizers: _containers.RepeatedScalarFieldContainer[str]
+    received_at_us: int
+    results: _containers.RepeatedCompositeFieldContainer[_fact_pb2.FactResult]
+    def __init__(self, changes: _Optional[_Iterable[_Union[StoredChange, _Mapping]]] = ..., tokenizers: _Optional[_Iterable[str]] = ..., received_at_us: _Optional[int] = ..., results: _Optional[_Iterable[_Union[_fact_pb2.FactResult, _Mapping]]] = ...) -> None: ...
+
+class StoredChange(_message.Message):
+    __slots__ = ("change", "analysis")
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    ANALYSIS_FIELD_NUMBER: _ClassVar[int]
+    change: _fact_pb2.MemoryChange
+    analysis: EntryAnalysis
+    def __init__(self, change: _Optional[_Union[_fact_pb2.MemoryChange, _Mapping]] = ..., analysis: _Optional[_Union[EntryAnalysis, _Mapping]] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "end")
@@ -27,16 +52,44 @@ class Span(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class EntryAnalysis(_message.Message):
-    __slots__ = ("chunks", "extract", "salience", "counts")
+    __slots__ = ("chunks", "extract", "salience", "counts", "pii", "trust")
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     EXTRACT_FIELD_NUMBER: _ClassVar[int]
     SALIENCE_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PII_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     chunks: _containers.RepeatedCompositeFieldContainer[Span]
     extract: Span
     salience: int
     counts: _containers.RepeatedCompositeFieldContainer[Counts]
-    def __init__(self, chunks: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., extract: _Optional[_Union[Span, _Mapping]] = ..., salience: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ...) -> None: ...
+    pii: _containers.RepeatedCompositeFieldContainer[PiiSpan]
+    trust: _fact_pb2.Trust
+    def __init__(self, chunks: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., extract: _Optional[_Union[Span, _Mapping]] = ..., salience: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., pii: _Optional[_Iterable[_Union[PiiSpan, _Mapping]]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ...) -> None: ...
+
+class PiiSpan(_message.Message):
+    __slots__ = ("start", "end", "kind")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    kind: str
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class ItemDetail(_message.Message):
+    __slots__ = ("trust", "pii", "change", "recorded_at_us", "title")
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    PII_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_AT_US_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    trust: _fact_pb2.Trust
+    pii: _containers.RepeatedCompositeFieldContainer[PiiSpan]
+    change: _fact_pb2.MemoryChange
+    recorded_at_us: int
+    title: str
+    def __init__(self, trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., pii: _Optional[_Iterable[_Union[PiiSpan, _Mapping]]] = ..., change: _Optional[_Union[_fact_pb2.MemoryChange, _Mapping]] = ..., recorded_at_us: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("whole", "extract", "chunks")

@@ -12,30 +12,31 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from standpipe.v1 import fact_pb2 as standpipe_dot_v1_dot_fact__pb2
 from standpipe.v1 import turn_pb2 as standpipe_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19standpipe/v1/bundle.proto\x12\x0cstandpipe.v1\x1a\x17standpipe/v1/turn.proto\"\x8c\x02\n\x07Segment\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.standpipe.v1.SegmentKind\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.standpipe.v1.Role\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06header\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\t\x12\x0e\n\x06tokens\x18\x06 \x01(\x05\x12\x14\n\x0cscore_micros\x18\x07 \x01(\x03\x12)\n\tcitations\x18\x08 \x03(\x0b\x32\x16.standpipe.v1.EventRef\x12\x14\n\x0ctool_call_id\x18\t \x01(\t\x12\x10\n\x08is_error\x18\n \x01(\x08\x12\x11\n\tshortened\x18\x0b \x01(\x08\"\xa5\x01\n\x07Section\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12\'\n\x08segments\x18\x02 \x03(\x0b\x32\x15.standpipe.v1.Segment\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x12\n\ncap_tokens\x18\x04 \x01(\x05\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x18\n\x10\x63\x61\x63he_breakpoint\x18\x06 \x01(\x08\"\xaf\x01\n\x08Omission\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.standpipe.v1.OmissionReason\x12)\n\tcandidate\x18\x03 \x01(\x0b\x32\x16.standpipe.v1.EventRef\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\x12\x14\n\x0cscore_micros\x18\x05 \x01(\x03\"w\n\rOmissionCount\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.standpipe.v1.OmissionReason\x12\x12\n\ncandidates\x18\x03 \x01(\x05\"\x8a\x02\n\x06\x42undle\x12\'\n\x08sections\x18\x01 \x03(\x0b\x32\x15.standpipe.v1.Section\x12\x0e\n\x06tokens\x18\x02 \x01(\x05\x12\x15\n\rbudget_tokens\x18\x03 \x01(\x05\x12\x11\n\ttokenizer\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\x0c\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x17\n\x0fsession_version\x18\x07 \x01(\x03\x12)\n\tomissions\x18\x08 \x03(\x0b\x32\x16.standpipe.v1.Omission\x12\x34\n\x0fomission_counts\x18\t \x03(\x0b\x32\x1b.standpipe.v1.OmissionCount*\x82\x01\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_POLICY\x10\x01\x12\x12\n\x0eSOURCE_PROFILE\x10\x02\x12\x12\n\x0eSOURCE_SUMMARY\x10\x03\x12\x12\n\x0eSOURCE_HISTORY\x10\x04\x12\x11\n\rSOURCE_RECALL\x10\x05*\x94\x01\n\x0bSegmentKind\x12\x1c\n\x18SEGMENT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SEGMENT_KIND_TEXT\x10\x01\x12\x1a\n\x16SEGMENT_KIND_TOOL_CALL\x10\x02\x12\x1c\n\x18SEGMENT_KIND_TOOL_RESULT\x10\x03\x12\x16\n\x12SEGMENT_KIND_FRAME\x10\x04*\x8f\x03\n\x0eOmissionReason\x12\x1f\n\x1bOMISSION_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOMISSION_REASON_OVER_BUDGET\x10\x01\x12 \n\x1cOMISSION_REASON_DOES_NOT_FIT\x10\x02\x12\x1d\n\x19OMISSION_REASON_DUPLICATE\x10\x03\x12\x1f\n\x1bOMISSION_REASON_BELOW_FLOOR\x10\x04\x12\x1b\n\x17OMISSION_REASON_EXPIRED\x10\x05\x12\x1e\n\x1aOMISSION_REASON_SUPERSEDED\x10\x06\x12\x1f\n\x1bOMISSION_REASON_QUARANTINED\x10\x07\x12\x1a\n\x16OMISSION_REASON_MASKED\x10\x08\x12\x1d\n\x19OMISSION_REASON_TIMED_OUT\x10\t\x12\x1b\n\x17OMISSION_REASON_EVICTED\x10\n\x12#\n\x1fOMISSION_REASON_AWAITING_RESULT\x10\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19standpipe/v1/bundle.proto\x12\x0cstandpipe.v1\x1a\x17standpipe/v1/fact.proto\x1a\x17standpipe/v1/turn.proto\"\xc0\x02\n\x07Segment\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.standpipe.v1.SegmentKind\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.standpipe.v1.Role\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06header\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\t\x12\x0e\n\x06tokens\x18\x06 \x01(\x05\x12\x14\n\x0cscore_micros\x18\x07 \x01(\x03\x12)\n\tcitations\x18\x08 \x03(\x0b\x32\x16.standpipe.v1.EventRef\x12\x14\n\x0ctool_call_id\x18\t \x01(\t\x12\x10\n\x08is_error\x18\n \x01(\x08\x12\x11\n\tshortened\x18\x0b \x01(\x08\x12\"\n\x05trust\x18\x0c \x01(\x0e\x32\x13.standpipe.v1.Trust\x12\x0e\n\x06masked\x18\r \x01(\x08\"\xa5\x01\n\x07Section\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12\'\n\x08segments\x18\x02 \x03(\x0b\x32\x15.standpipe.v1.Segment\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x12\n\ncap_tokens\x18\x04 \x01(\x05\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x18\n\x10\x63\x61\x63he_breakpoint\x18\x06 \x01(\x08\"\xaf\x01\n\x08Omission\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.standpipe.v1.OmissionReason\x12)\n\tcandidate\x18\x03 \x01(\x0b\x32\x16.standpipe.v1.EventRef\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\x12\x14\n\x0cscore_micros\x18\x05 \x01(\x03\"w\n\rOmissionCount\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.standpipe.v1.OmissionReason\x12\x12\n\ncandidates\x18\x03 \x01(\x05\"\x8a\x02\n\x06\x42undle\x12\'\n\x08sections\x18\x01 \x03(\x0b\x32\x15.standpipe.v1.Section\x12\x0e\n\x06tokens\x18\x02 \x01(\x05\x12\x15\n\rbudget_tokens\x18\x03 \x01(\x05\x12\x11\n\ttokenizer\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\x0c\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x17\n\x0fsession_version\x18\x07 \x01(\x03\x12)\n\tomissions\x18\x08 \x03(\x0b\x32\x16.standpipe.v1.Omission\x12\x34\n\x0fomission_counts\x18\t \x03(\x0b\x32\x1b.standpipe.v1.OmissionCount*\xaa\x01\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_POLICY\x10\x01\x12\x12\n\x0eSOURCE_PROFILE\x10\x02\x12\x12\n\x0eSOURCE_SUMMARY\x10\x03\x12\x12\n\x0eSOURCE_HISTORY\x10\x04\x12\x11\n\rSOURCE_RECALL\x10\x05\x12\x10\n\x0cSOURCE_FACTS\x10\x06\x12\x14\n\x10SOURCE_DOCUMENTS\x10\x07*\x94\x01\n\x0bSegmentKind\x12\x1c\n\x18SEGMENT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SEGMENT_KIND_TEXT\x10\x01\x12\x1a\n\x16SEGMENT_KIND_TOOL_CALL\x10\x02\x12\x1c\n\x18SEGMENT_KIND_TOOL_RESULT\x10\x03\x12\x16\n\x12SEGMENT_KIND_FRAME\x10\x04*\xcd\x03\n\x0eOmissionReason\x12\x1f\n\x1bOMISSION_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOMISSION_REASON_OVER_BUDGET\x10\x01\x12 \n\x1cOMISSION_REASON_DOES_NOT_FIT\x10\x02\x12\x1d\n\x19OMISSION_REASON_DUPLICATE\x10\x03\x12\x1f\n\x1bOMISSION_REASON_BELOW_FLOOR\x10\x04\x12\x1b\n\x17OMISSION_REASON_EXPIRED\x10\x05\x12\x1e\n\x1aOMISSION_REASON_SUPERSEDED\x10\x06\x12\x1f\n\x1bOMISSION_REASON_QUARANTINED\x10\x07\x12\x1a\n\x16OMISSION_REASON_MASKED\x10\x08\x12\x1d\n\x19OMISSION_REASON_TIMED_OUT\x10\t\x12\x1b\n\x17OMISSION_REASON_EVICTED\x10\n\x12#\n\x1fOMISSION_REASON_AWAITING_RESULT\x10\x0b\x12\x1d\n\x19OMISSION_REASON_RETRACTED\x10\x0c\x12\x1d\n\x19OMISSION_REASON_NOT_VALID\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'standpipe.v1.bundle_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_SOURCE']._serialized_start=1076
-  _globals['_SOURCE']._serialized_end=1206
-  _globals['_SEGMENTKIND']._serialized_start=1209
-  _globals['_SEGMENTKIND']._serialized_end=1357
-  _globals['_OMISSIONREASON']._serialized_start=1360
-  _globals['_OMISSIONREASON']._serialized_end=1759
-  _globals['_SEGMENT']._serialized_start=69
-  _globals['_SEGMENT']._serialized_end=337
-  _globals['_SECTION']._serialized_start=340
-  _globals['_SECTION']._serialized_end=505
-  _globals['_OMISSION']._serialized_start=508
-  _globals['_OMISSION']._serialized_end=683
-  _globals['_OMISSIONCOUNT']._serialized_start=685
-  _globals['_OMISSIONCOUNT']._serialized_end=804
-  _globals['_BUNDLE']._serialized_start=807
-  _globals['_BUNDLE']._serialized_end=1073
+  _globals['_SOURCE']._serialized_start=1153
+  _globals['_SOURCE']._serialized_end=1323
+  _globals['_SEGMENTKIND']._serialized_start=1326
+  _globals['_SEGMENTKIND']._serialized_end=1474
+  _globals['_OMISSIONREASON']._serialized_start=1477
+  _globals['_OMISSIONREASON']._serialized_end=1938
+  _globals['_SEGMENT']._serialized_start=94
+  _globals['_SEGMENT']._serialized_end=414
+  _globals['_SECTION']._serialized_start=417
+  _globals['_SECTION']._serialized_end=582
+  _globals['_OMISSION']._serialized_start=585
+  _globals['_OMISSION']._serialized_end=760
+  _globals['_OMISSIONCOUNT']._serialized_start=762
+  _globals['_OMISSIONCOUNT']._serialized_end=881
+  _globals['_BUNDLE']._serialized_start=884
+  _globals['_BUNDLE']._serialized_end=1150
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from standpipe.v1 import fact_pb2 as _fact_pb2
 from standpipe.v1 import turn_pb2 as _turn_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -15,6 +16,8 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_SUMMARY: _ClassVar[Source]
     SOURCE_HISTORY: _ClassVar[Source]
     SOURCE_RECALL: _ClassVar[Source]
+    SOURCE_FACTS: _ClassVar[Source]
+    SOURCE_DOCUMENTS: _ClassVar[Source]
 
 class SegmentKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,12 +41,16 @@ class OmissionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OMISSION_REASON_TIMED_OUT: _ClassVar[OmissionReason]
     OMISSION_REASON_EVICTED: _ClassVar[OmissionReason]
     OMISSION_REASON_AWAITING_RESULT: _ClassVar[OmissionReason]
+    OMISSION_REASON_RETRACTED: _ClassVar[OmissionReason]
+    OMISSION_REASON_NOT_VALID: _ClassVar[OmissionReason]
 SOURCE_UNSPECIFIED: Source
 SOURCE_POLICY: Source
 SOURCE_PROFILE: Source
 SOURCE_SUMMARY: Source
 SOURCE_HISTORY: Source
 SOURCE_RECALL: Source
+SOURCE_FACTS: Source
+SOURCE_DOCUMENTS: Source
 SEGMENT_KIND_UNSPECIFIED: SegmentKind
 SEGMENT_KIND_TEXT: SegmentKind
 SEGMENT_KIND_TOOL_CALL: SegmentKind
@@ -61,9 +68,11 @@ OMISSION_REASON_MASKED: OmissionReason
 OMISSION_REASON_TIMED_OUT: OmissionReason
 OMISSION_REASON_EVICTED: OmissionReason
 OMISSION_REASON_AWAITING_RESULT: OmissionReason
+OMISSION_REASON_RETRACTED: OmissionReason
+OMISSION_REASON_NOT_VALID: OmissionReason
 
 class Segment(_message.Message):
-    __slots__ = ("kind", "role", "name", "header", "body", "tokens", "score_micros", "citations", "tool_call_id", "is_error", "shortened")
+    __slots__ = ("kind", "role", "name", "header", "body", "tokens", "score_micros", "citations", "tool_call_id", "is_error", "shortened", "trust", "masked")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +84,8 @@ class Segment(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _ClassVar[int]
     IS_ERROR_FIELD_NUMBER: _ClassVar[int]
     SHORTENED_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     kind: SegmentKind
     role: _turn_pb2.Role
     name: str
@@ -86,7 +97,9 @@ class Segment(_message.Message):
     tool_call_id: str
     is_error: bool
     shortened: bool
-    def __init__(self, kind: _Optional[_Union[SegmentKind, str]] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., name: _Optional[str] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., score_micros: _Optional[int] = ..., citations: _Optional[_Iterable[_Union[_turn_pb2.EventRef, _Mapping]]] = ..., tool_call_id: _Optional[str] = ..., is_error: bool = ..., shortened: bool = ...) -> None: ...
+    trust: _fact_pb2.Trust
+    masked: bool
+    def __init__(self, kind: _Optional[_Union[SegmentKind, str]] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., name: _Optional[str] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., score_micros: _Optional[int] = ..., citations: _Optional[_Iterable[_Union[_turn_pb2.EventRef, _Mapping]]] = ..., tool_call_id: _Optional[str] = ..., is_error: bool = ..., shortened: bool = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., masked: bool = ...) -> None: ...
 
 class Section(_message.Message):
     __slots__ = ("source", "segments", "tokens", "cap_tokens", "epoch", "cache_breakpoint")

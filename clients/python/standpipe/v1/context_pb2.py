@@ -14,54 +14,55 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from standpipe.v1 import bundle_pb2 as standpipe_dot_v1_dot_bundle__pb2
+from standpipe.v1 import fact_pb2 as standpipe_dot_v1_dot_fact__pb2
 from standpipe.v1 import turn_pb2 as standpipe_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astandpipe/v1/context.proto\x12\x0cstandpipe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19standpipe/v1/bundle.proto\x1a\x17standpipe/v1/turn.proto\"\x8e\x01\n\x0b\x43onsistency\x12\x1a\n\x10minimize_latency\x18\x01 \x01(\x08H\x00\x12\x1b\n\x11\x61t_least_as_fresh\x18\x02 \x01(\tH\x00\x12\x1b\n\x11\x61t_exact_snapshot\x18\x03 \x01(\tH\x00\x12\x1a\n\x10\x66ully_consistent\x18\x04 \x01(\x08H\x00\x42\r\n\x0brequirement\"H\n\x0cSourceBudget\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12\x12\n\ncap_tokens\x18\x02 \x01(\x05\"a\n\x06\x42udget\x12\x19\n\x0ctotal_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12+\n\x07sources\x18\x02 \x03(\x0b\x32\x1a.standpipe.v1.SourceBudgetB\x0f\n\r_total_tokens\"\x8f\x02\n\x15HydrateContextRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\r\n\x05route\x18\x04 \x01(\t\x12\r\n\x05query\x18\x05 \x01(\t\x12$\n\x06\x62udget\x18\x06 \x01(\x0b\x32\x14.standpipe.v1.Budget\x12.\n\x0b\x63onsistency\x18\x07 \x01(\x0b\x32\x19.standpipe.v1.Consistency\x12%\n\x07include\x18\x08 \x03(\x0e\x32\x14.standpipe.v1.Source\x12\x11\n\ttokenizer\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\"B\n\x0b\x44\x65gradation\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"t\n\x07Timings\x12\x10\n\x08total_us\x18\x01 \x01(\x03\x12\x0e\n\x06hot_us\x18\x02 \x01(\x03\x12\x11\n\trecord_us\x18\x03 \x01(\x03\x12\x10\n\x08\x65mbed_us\x18\x04 \x01(\x03\x12\x0f\n\x07rank_us\x18\x05 \x01(\x03\x12\x11\n\trender_us\x18\x06 \x01(\x03\"S\n\x08TokenTax\x12\x15\n\rbundle_tokens\x18\x01 \x01(\x05\x12\x19\n\x11transcript_tokens\x18\x02 \x01(\x03\x12\x15\n\rstable_tokens\x18\x03 \x01(\x05\"Q\n\nRecallInfo\x12\r\n\x05items\x18\x01 \x01(\x05\x12\x1c\n\x14items_without_vector\x18\x02 \x01(\x05\x12\x16\n\x0eitems_relevant\x18\x03 \x01(\x05\"\x94\x02\n\x16HydrateContextResponse\x12$\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x14.standpipe.v1.Bundle\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12+\n\x08\x64\x65graded\x18\x04 \x03(\x0b\x32\x19.standpipe.v1.Degradation\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.standpipe.v1.Timings\x12)\n\ttoken_tax\x18\x06 \x01(\x0b\x32\x16.standpipe.v1.TokenTax\x12(\n\x06recall\x18\x07 \x01(\x0b\x32\x18.standpipe.v1.RecallInfo\"\xe0\x01\n\x11\x43ommitTurnRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12 \n\x04turn\x18\x06 \x01(\x0b\x32\x12.standpipe.v1.Turn\x12&\n\x04mode\x18\x07 \x01(\x0e\x32\x18.standpipe.v1.CommitModeB\x13\n\x11_expected_version\"\x80\x01\n\x0c\x43ommitResult\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x12\n\nevent_hash\x18\x02 \x01(\x0c\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x30\n\x0c\x63ommitted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12\x43ommitTurnResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.standpipe.v1.CommitResult\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"Q\n\x14ReplayContextRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\x12\x15\n\rall_omissions\x18\x03 \x01(\x08\"\xc1\x01\n\x15ReplayContextResponse\x12$\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x14.standpipe.v1.Bundle\x12-\n\tserved_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12+\n\x08\x64\x65graded\x18\x05 \x03(\x0b\x32\x19.standpipe.v1.Degradation\"\x16\n\x14GetServerInfoRequest\"$\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03\"Z\n\rEmbeddingInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x12\n\ndimensions\x18\x02 \x01(\x05\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\"\xda\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x15\n\rrecord_engine\x18\x02 \x01(\t\x12\x12\n\nhot_engine\x18\x03 \x01(\t\x12\x12\n\ntokenizers\x18\x04 \x03(\t\x12.\n\tembedding\x18\x05 \x01(\x0b\x32\x1b.standpipe.v1.EmbeddingInfo\x12#\n\x06limits\x18\x06 \x03(\x0b\x32\x13.standpipe.v1.Limit\x12\x1c\n\x14projection_lag_items\x18\x07 \x01(\x03*W\n\nCommitMode\x12\x1b\n\x17\x43OMMIT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMMIT_MODE_FAIL\x10\x01\x12\x16\n\x12\x43OMMIT_MODE_APPEND\x10\x02\x32\xf2\x02\n\x0e\x43ontextService\x12[\n\x0eHydrateContext\x12#.standpipe.v1.HydrateContextRequest\x1a$.standpipe.v1.HydrateContextResponse\x12O\n\nCommitTurn\x12\x1f.standpipe.v1.CommitTurnRequest\x1a .standpipe.v1.CommitTurnResponse\x12X\n\rReplayContext\x12\".standpipe.v1.ReplayContextRequest\x1a#.standpipe.v1.ReplayContextResponse\x12X\n\rGetServerInfo\x12\".standpipe.v1.GetServerInfoRequest\x1a#.standpipe.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astandpipe/v1/context.proto\x12\x0cstandpipe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19standpipe/v1/bundle.proto\x1a\x17standpipe/v1/fact.proto\x1a\x17standpipe/v1/turn.proto\"\x8e\x01\n\x0b\x43onsistency\x12\x1a\n\x10minimize_latency\x18\x01 \x01(\x08H\x00\x12\x1b\n\x11\x61t_least_as_fresh\x18\x02 \x01(\tH\x00\x12\x1b\n\x11\x61t_exact_snapshot\x18\x03 \x01(\tH\x00\x12\x1a\n\x10\x66ully_consistent\x18\x04 \x01(\x08H\x00\x42\r\n\x0brequirement\"H\n\x0cSourceBudget\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12\x12\n\ncap_tokens\x18\x02 \x01(\x05\"a\n\x06\x42udget\x12\x19\n\x0ctotal_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12+\n\x07sources\x18\x02 \x03(\x0b\x32\x1a.standpipe.v1.SourceBudgetB\x0f\n\r_total_tokens\"\x8f\x02\n\x15HydrateContextRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\r\n\x05route\x18\x04 \x01(\t\x12\r\n\x05query\x18\x05 \x01(\t\x12$\n\x06\x62udget\x18\x06 \x01(\x0b\x32\x14.standpipe.v1.Budget\x12.\n\x0b\x63onsistency\x18\x07 \x01(\x0b\x32\x19.standpipe.v1.Consistency\x12%\n\x07include\x18\x08 \x03(\x0e\x32\x14.standpipe.v1.Source\x12\x11\n\ttokenizer\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\"B\n\x0b\x44\x65gradation\x12$\n\x06source\x18\x01 \x01(\x0e\x32\x14.standpipe.v1.Source\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"t\n\x07Timings\x12\x10\n\x08total_us\x18\x01 \x01(\x03\x12\x0e\n\x06hot_us\x18\x02 \x01(\x03\x12\x11\n\trecord_us\x18\x03 \x01(\x03\x12\x10\n\x08\x65mbed_us\x18\x04 \x01(\x03\x12\x0f\n\x07rank_us\x18\x05 \x01(\x03\x12\x11\n\trender_us\x18\x06 \x01(\x03\"S\n\x08TokenTax\x12\x15\n\rbundle_tokens\x18\x01 \x01(\x05\x12\x19\n\x11transcript_tokens\x18\x02 \x01(\x03\x12\x15\n\rstable_tokens\x18\x03 \x01(\x05\"Q\n\nRecallInfo\x12\r\n\x05items\x18\x01 \x01(\x05\x12\x1c\n\x14items_without_vector\x18\x02 \x01(\x05\x12\x16\n\x0eitems_relevant\x18\x03 \x01(\x05\"\x94\x02\n\x16HydrateContextResponse\x12$\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x14.standpipe.v1.Bundle\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12+\n\x08\x64\x65graded\x18\x04 \x03(\x0b\x32\x19.standpipe.v1.Degradation\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.standpipe.v1.Timings\x12)\n\ttoken_tax\x18\x06 \x01(\x0b\x32\x16.standpipe.v1.TokenTax\x12(\n\x06recall\x18\x07 \x01(\x0b\x32\x18.standpipe.v1.RecallInfo\"\x83\x02\n\x11\x43ommitTurnRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12 \n\x04turn\x18\x06 \x01(\x0b\x32\x12.standpipe.v1.Turn\x12&\n\x04mode\x18\x07 \x01(\x0e\x32\x18.standpipe.v1.CommitMode\x12!\n\x05\x66\x61\x63ts\x18\x08 \x03(\x0b\x32\x12.standpipe.v1.FactB\x13\n\x11_expected_version\"\x80\x01\n\x0c\x43ommitResult\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x12\n\nevent_hash\x18\x02 \x01(\x0c\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x30\n\x0c\x63ommitted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x12\x43ommitTurnResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.standpipe.v1.CommitResult\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12\'\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x18.standpipe.v1.FactResult\"Q\n\x14ReplayContextRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\x12\x15\n\rall_omissions\x18\x03 \x01(\x08\"\xc1\x01\n\x15ReplayContextResponse\x12$\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x14.standpipe.v1.Bundle\x12-\n\tserved_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12+\n\x08\x64\x65graded\x18\x05 \x03(\x0b\x32\x19.standpipe.v1.Degradation\"\x16\n\x14GetServerInfoRequest\"$\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03\"Z\n\rEmbeddingInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x12\n\ndimensions\x18\x02 \x01(\x05\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\"\xda\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x15\n\rrecord_engine\x18\x02 \x01(\t\x12\x12\n\nhot_engine\x18\x03 \x01(\t\x12\x12\n\ntokenizers\x18\x04 \x03(\t\x12.\n\tembedding\x18\x05 \x01(\x0b\x32\x1b.standpipe.v1.EmbeddingInfo\x12#\n\x06limits\x18\x06 \x03(\x0b\x32\x13.standpipe.v1.Limit\x12\x1c\n\x14projection_lag_items\x18\x07 \x01(\x03*W\n\nCommitMode\x12\x1b\n\x17\x43OMMIT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMMIT_MODE_FAIL\x10\x01\x12\x16\n\x12\x43OMMIT_MODE_APPEND\x10\x02\x32\xf2\x02\n\x0e\x43ontextService\x12[\n\x0eHydrateContext\x12#.standpipe.v1.HydrateContextRequest\x1a$.standpipe.v1.HydrateContextResponse\x12O\n\nCommitTurn\x12\x1f.standpipe.v1.CommitTurnRequest\x1a .standpipe.v1.CommitTurnResponse\x12X\n\rReplayContext\x12\".standpipe.v1.ReplayContextRequest\x1a#.standpipe.v1.ReplayContextResponse\x12X\n\rGetServerInfo\x12\".standpipe.v1.GetServerInfoRequest\x1a#.standpipe.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'standpipe.v1.context_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_COMMITMODE']._serialized_start=2450
-  _globals['_COMMITMODE']._serialized_end=2537
-  _globals['_CONSISTENCY']._serialized_start=130
-  _globals['_CONSISTENCY']._serialized_end=272
-  _globals['_SOURCEBUDGET']._serialized_start=274
-  _globals['_SOURCEBUDGET']._serialized_end=346
-  _globals['_BUDGET']._serialized_start=348
-  _globals['_BUDGET']._serialized_end=445
-  _globals['_HYDRATECONTEXTREQUEST']._serialized_start=448
-  _globals['_HYDRATECONTEXTREQUEST']._serialized_end=719
-  _globals['_DEGRADATION']._serialized_start=721
-  _globals['_DEGRADATION']._serialized_end=787
-  _globals['_TIMINGS']._serialized_start=789
-  _globals['_TIMINGS']._serialized_end=905
-  _globals['_TOKENTAX']._serialized_start=907
-  _globals['_TOKENTAX']._serialized_end=990
-  _globals['_RECALLINFO']._serialized_start=992
-  _globals['_RECALLINFO']._serialized_end=1073
-  _globals['_HYDRATECONTEXTRESPONSE']._serialized_start=1076
-  _globals['_HYDRATECONTEXTRESPONSE']._serialized_end=1352
-  _globals['_COMMITTURNREQUEST']._serialized_start=1355
-  _globals['_COMMITTURNREQUEST']._serialized_end=1579
-  _globals['_COMMITRESULT']._serialized_start=1582
-  _globals['_COMMITRESULT']._serialized_end=1710
-  _globals['_COMMITTURNRESPONSE']._serialized_start=1712
-  _globals['_COMMITTURNRESPONSE']._serialized_end=1794
-  _globals['_REPLAYCONTEXTREQUEST']._serialized_start=1796
-  _globals['_REPLAYCONTEXTREQUEST']._serialized_end=1877
-  _globals['_REPLAYCONTEXTRESPONSE']._serialized_start=1880
-  _globals['_REPLAYCONTEXTRESPONSE']._serialized_end=2073
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2075
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2097
-  _globals['_LIMIT']._serialized_start=2099
-  _globals['_LIMIT']._serialized_end=2135
-  _globals['_EMBEDDINGINFO']._serialized_start=2137
-  _globals['_EMBEDDINGINFO']._serialized_end=2227
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2230
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2448
-  _globals['_CONTEXTSERVICE']._serialized_start=2540
-  _globals['_CONTEXTSERVICE']._serialized_end=2910
+  _globals['_COMMITMODE']._serialized_start=2551
+  _globals['_COMMITMODE']._serialized_end=2638
+  _globals['_CONSISTENCY']._serialized_start=155
+  _globals['_CONSISTENCY']._serialized_end=297
+  _globals['_SOURCEBUDGET']._serialized_start=299
+  _globals['_SOURCEBUDGET']._serialized_end=371
+  _globals['_BUDGET']._serialized_start=373
+  _globals['_BUDGET']._serialized_end=470
+  _globals['_HYDRATECONTEXTREQUEST']._serialized_start=473
+  _globals['_HYDRATECONTEXTREQUEST']._serialized_end=744
+  _globals['_DEGRADATION']._serialized_start=746
+  _globals['_DEGRADATION']._serialized_end=812
+  _globals['_TIMINGS']._serialized_start=814
+  _globals['_TIMINGS']._serialized_end=930
+  _globals['_TOKENTAX']._serialized_start=932
+  _globals['_TOKENTAX']._serialized_end=1015
+  _globals['_RECALLINFO']._serialized_start=1017
+  _globals['_RECALLINFO']._serialized_end=1098
+  _globals['_HYDRATECONTEXTRESPONSE']._serialized_start=1101
+  _globals['_HYDRATECONTEXTRESPONSE']._serialized_end=1377
+  _globals['_COMMITTURNREQUEST']._serialized_start=1380
+  _globals['_COMMITTURNREQUEST']._serialized_end=1639
+  _globals['_COMMITRESULT']._serialized_start=1642
+  _globals['_COMMITRESULT']._serialized_end=1770
+  _globals['_COMMITTURNRESPONSE']._serialized_start=1772
+  _globals['_COMMITTURNRESPONSE']._serialized_end=1895
+  _globals['_REPLAYCONTEXTREQUEST']._serialized_start=1897
+  _globals['_REPLAYCONTEXTREQUEST']._serialized_end=1978
+  _globals['_REPLAYCONTEXTRESPONSE']._serialized_start=1981
+  _globals['_REPLAYCONTEXTRESPONSE']._serialized_end=2174
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2176
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2198
+  _globals['_LIMIT']._serialized_start=2200
+  _globals['_LIMIT']._serialized_end=2236
+  _globals['_EMBEDDINGINFO']._serialized_start=2238
+  _globals['_EMBEDDINGINFO']._serialized_end=2328
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2331
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2549
+  _globals['_CONTEXTSERVICE']._serialized_start=2641
+  _globals['_CONTEXTSERVICE']._serialized_end=3011
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from standpipe.v1 import bundle_pb2 as _bundle_pb2
+from standpipe.v1 import fact_pb2 as _fact_pb2
 from standpipe.v1 import turn_pb2 as _turn_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -133,7 +134,7 @@ class HydrateContextResponse(_message.Message):
     def __init__(self, bundle: _Optional[_Union[_bundle_pb2.Bundle, _Mapping]] = ..., receipt: _Optional[bytes] = ..., consistency_token: _Optional[str] = ..., degraded: _Optional[_Iterable[_Union[Degradation, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., token_tax: _Optional[_Union[TokenTax, _Mapping]] = ..., recall: _Optional[_Union[RecallInfo, _Mapping]] = ...) -> None: ...
 
 class CommitTurnRequest(_message.Message):
-    __slots__ = ("tenant_id", "session_id", "subject_id", "request_id", "expected_version", "turn", "mode")
+    __slots__ = ("tenant_id", "session_id", "subject_id", "request_id", "expected_version", "turn", "mode", "facts")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +142,7 @@ class CommitTurnRequest(_message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     session_id: str
     subject_id: str
@@ -148,7 +150,8 @@ class CommitTurnRequest(_message.Message):
     expected_version: int
     turn: _turn_pb2.Turn
     mode: CommitMode
-    def __init__(self, tenant_id: _Optional[str] = ..., session_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., request_id: _Optional[str] = ..., expected_version: _Optional[int] = ..., turn: _Optional[_Union[_turn_pb2.Turn, _Mapping]] = ..., mode: _Optional[_Union[CommitMode, str]] = ...) -> None: ...
+    facts: _containers.RepeatedCompositeFieldContainer[_fact_pb2.Fact]
+    def __init__(self, tenant_id: _Optional[str] = ..., session_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., request_id: _Optional[str] = ..., expected_version: _Optional[int] = ..., turn: _Optional[_Union[_turn_pb2.Turn, _Mapping]] = ..., mode: _Optional[_Union[CommitMode, str]] = ..., facts: _Optional[_Iterable[_Union[_fact_pb2.Fact, _Mapping]]] = ...) -> None: ...
 
 class CommitResult(_message.Message):
     __slots__ = ("version", "event_hash", "consistency_token", "committed_at")
@@ -163,12 +166,14 @@ class CommitResult(_message.Message):
     def __init__(self, version: _Optional[int] = ..., event_hash: _Optional[bytes] = ..., consistency_token: _Optional[str] = ..., committed_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CommitTurnResponse(_message.Message):
-    __slots__ = ("result", "replayed")
+    __slots__ = ("result", "replayed", "facts")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     result: CommitResult
     replayed: bool
-    def __init__(self, result: _Optional[_Union[CommitResult, _Mapping]] = ..., replayed: bool = ...) -> None: ...
+    facts: _containers.RepeatedCompositeFieldContainer[_fact_pb2.FactResult]
+    def __init__(self, result: _Optional[_Union[CommitResult, _Mapping]] = ..., replayed: bool = ..., facts: _Optional[_Iterable[_Union[_fact_pb2.FactResult, _Mapping]]] = ...) -> None: ...
 
 class ReplayContextRequest(_message.Message):
     __slots__ = ("tenant_id", "receipt", "all_omissions")

@@ -55,7 +55,8 @@ class ContextServiceServicer(object):
         """Appends one turn, exactly once per request id, by compare-and-swap on the session's version. It is not
         undone by the caller's cancellation. Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOOL_RESULT_WITHOUT_CALL,
         RECEIPT_INVALID, REQUEST_ID_REUSED, VERSION_CONFLICT, VERSION_IN_FUTURE, SESSION_ENDED,
-        SUBJECT_MISMATCH, TENANT_DENIED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, STORE_READ_ONLY, STORE_FULL, OVERLOADED.
+        SUBJECT_MISMATCH, ERASED, TENANT_DENIED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, STORE_READ_ONLY, STORE_FULL,
+        OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,34 +13,37 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from standpipe.v1 import fact_pb2 as standpipe_dot_v1_dot_fact__pb2
 from standpipe.v1 import turn_pb2 as standpipe_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astandpipe/v1/session.proto\x12\x0cstandpipe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17standpipe/v1/turn.proto\"\x85\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\x12\r\n\x05\x65nded\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65xpired\x18\t \x01(\x08\":\n\x11GetSessionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"W\n\x12GetSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.standpipe.v1.Session\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\"c\n\x13ListSessionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x14ListSessionsResponse\x12\'\n\x08sessions\x18\x01 \x03(\x0b\x32\x15.standpipe.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x11ListEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rafter_version\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"O\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.standpipe.v1.Event\x12\x14\n\x0chead_version\x18\x02 \x01(\x03\"\x91\x01\n\x11\x45ndSessionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05\x63\x61use\x18\x05 \x01(\tB\x13\n\x11_expected_version\"7\n\x12\x45ndSessionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x32\xda\x02\n\x0eSessionService\x12O\n\nGetSession\x12\x1f.standpipe.v1.GetSessionRequest\x1a .standpipe.v1.GetSessionResponse\x12U\n\x0cListSessions\x12!.standpipe.v1.ListSessionsRequest\x1a\".standpipe.v1.ListSessionsResponse\x12O\n\nListEvents\x12\x1f.standpipe.v1.ListEventsRequest\x1a .standpipe.v1.ListEventsResponse\x12O\n\nEndSession\x12\x1f.standpipe.v1.EndSessionRequest\x1a .standpipe.v1.EndSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astandpipe/v1/session.proto\x12\x0cstandpipe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17standpipe/v1/fact.proto\x1a\x17standpipe/v1/turn.proto\"\x85\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\x12\r\n\x05\x65nded\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65xpired\x18\t \x01(\x08\":\n\x11GetSessionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"W\n\x12GetSessionResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.standpipe.v1.Session\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\"c\n\x13ListSessionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x14ListSessionsResponse\x12\'\n\x08sessions\x18\x01 \x03(\x0b\x32\x15.standpipe.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x11ListEventsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rafter_version\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\r\n\x05route\x18\x05 \x01(\t\"|\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.standpipe.v1.Event\x12\x14\n\x0chead_version\x18\x02 \x01(\x03\x12+\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1a.standpipe.v1.LoggedChange\"a\n\x0cLoggedChange\x12%\n\x05place\x18\x01 \x01(\x0b\x32\x16.standpipe.v1.EventRef\x12*\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x1a.standpipe.v1.MemoryChange\"\x91\x01\n\x11\x45ndSessionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05\x63\x61use\x18\x05 \x01(\tB\x13\n\x11_expected_version\"7\n\x12\x45ndSessionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x32\xda\x02\n\x0eSessionService\x12O\n\nGetSession\x12\x1f.standpipe.v1.GetSessionRequest\x1a .standpipe.v1.GetSessionResponse\x12U\n\x0cListSessions\x12!.standpipe.v1.ListSessionsRequest\x1a\".standpipe.v1.ListSessionsResponse\x12O\n\nListEvents\x12\x1f.standpipe.v1.ListEventsRequest\x1a .standpipe.v1.ListEventsResponse\x12O\n\nEndSession\x12\x1f.standpipe.v1.EndSessionRequest\x1a .standpipe.v1.EndSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'standpipe.v1.session_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_SESSION']._serialized_start=103
-  _globals['_SESSION']._serialized_end=364
-  _globals['_GETSESSIONREQUEST']._serialized_start=366
-  _globals['_GETSESSIONREQUEST']._serialized_end=424
-  _globals['_GETSESSIONRESPONSE']._serialized_start=426
-  _globals['_GETSESSIONRESPONSE']._serialized_end=513
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=515
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=614
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=616
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=704
-  _globals['_LISTEVENTSREQUEST']._serialized_start=706
-  _globals['_LISTEVENTSREQUEST']._serialized_end=806
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=808
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=887
-  _globals['_ENDSESSIONREQUEST']._serialized_start=890
-  _globals['_ENDSESSIONREQUEST']._serialized_end=1035
-  _globals['_ENDSESSIONRESPONSE']._serialized_start=1037
-  _globals['_ENDSESSIONRESPONSE']._serialized_end=1092
-  _globals['_SESSIONSERVICE']._serialized_start=1095
-  _globals['_SESSIONSERVICE']._serialized_end=1441
+  _globals['_SESSION']._serialized_start=128
+  _globals['_SESSION']._serialized_end=389
+  _globals['_GETSESSIONREQUEST']._serialized_start=391
+  _globals['_GETSESSIONREQUEST']._serialized_end=449
+  _globals['_GETSESSIONRESPONSE']._serialized_start=451
+  _globals['_GETSESSIONRESPONSE']._serialized_end=538
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=540
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=639
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=641
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=729
+  _globals['_LISTEVENTSREQUEST']._serialized_start=731
+  _globals['_LISTEVENTSREQUEST']._serialized_end=846
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=848
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=972
+  _globals['_LOGGEDCHANGE']._serialized_start=974
+  _globals['_LOGGEDCHANGE']._serialized_end=1071
+  _globals['_ENDSESSIONREQUEST']._serialized_start=1074
+  _globals['_ENDSESSIONREQUEST']._serialized_end=1219
+  _globals['_ENDSESSIONRESPONSE']._serialized_start=1221
+  _globals['_ENDSESSIONRESPONSE']._serialized_end=1276
+  _globals['_SESSIONSERVICE']._serialized_start=1279
+  _globals['_SESSIONSERVICE']._serialized_end=1625
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from standpipe.v1 import fact_pb2 as _fact_pb2
 from standpipe.v1 import turn_pb2 as _turn_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -66,24 +67,36 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ListEventsRequest(_message.Message):
-    __slots__ = ("tenant_id", "session_id", "after_version", "page_size")
+    __slots__ = ("tenant_id", "session_id", "after_version", "page_size", "route")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     session_id: str
     after_version: int
     page_size: int
-    def __init__(self, tenant_id: _Optional[str] = ..., session_id: _Optional[str] = ..., after_version: _Optional[int] = ..., page_size: _Optional[int] = ...) -> None: ...
+    route: str
+    def __init__(self, tenant_id: _Optional[str] = ..., session_id: _Optional[str] = ..., after_version: _Optional[int] = ..., page_size: _Optional[int] = ..., route: _Optional[str] = ...) -> None: ...
 
 class ListEventsResponse(_message.Message):
-    __slots__ = ("events", "head_version")
+    __slots__ = ("events", "head_version", "changes")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     HEAD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[_turn_pb2.Event]
     head_version: int
-    def __init__(self, events: _Optional[_Iterable[_Union[_turn_pb2.Event, _Mapping]]] = ..., head_version: _Optional[int] = ...) -> None: ...
+    changes: _containers.RepeatedCompositeFieldContainer[LoggedChange]
+    def __init__(self, events: _Optional[_Iterable[_Union[_turn_pb2.Event, _Mapping]]] = ..., head_version: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[LoggedChange, _Mapping]]] = ...) -> None: ...
+
+class LoggedChange(_message.Message):
+    __slots__ = ("place", "change")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    place: _turn_pb2.EventRef
+    change: _fact_pb2.MemoryChange
+    def __init__(self, place: _Optional[_Union[_turn_pb2.EventRef, _Mapping]] = ..., change: _Optional[_Union[_fact_pb2.MemoryChange, _Mapping]] = ...) -> None: ...
 
 class EndSessionRequest(_message.Message):
     __slots__ = ("tenant_id", "session_id", "request_id", "expected_version", "cause")

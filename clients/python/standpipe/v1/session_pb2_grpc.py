@@ -56,7 +56,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists a session's events by version. Errors: INVALID_FIELD, TENANT_DENIED, SESSION_NOT_FOUND,
+        """Lists a session's events by version. Errors: INVALID_FIELD, TENANT_DENIED, SESSION_NOT_FOUND, ROUTE_NOT_FOUND,
         STORE_CORRUPT, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

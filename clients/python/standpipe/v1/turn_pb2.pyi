@@ -14,11 +14,13 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_USER: _ClassVar[Role]
     ROLE_ASSISTANT: _ClassVar[Role]
     ROLE_TOOL: _ClassVar[Role]
+    ROLE_DOCUMENT: _ClassVar[Role]
 ROLE_UNSPECIFIED: Role
 ROLE_SYSTEM: Role
 ROLE_USER: Role
 ROLE_ASSISTANT: Role
 ROLE_TOOL: Role
+ROLE_DOCUMENT: Role
 
 class EventRef(_message.Message):
     __slots__ = ("session_id", "version", "entry")
