@@ -549,7 +549,7 @@ def _read_changes(read: ChangesRead) -> _Asked:
 
 
 def _read_held(read: HeldRead) -> _Asked:
-    values = (read.tenant, read.after_subject, read.count_max)
+    values = (read.tenant, read.after_subject, read.tenant, read.count_max)
     return _Asked(_Sight(read.tenant), [("held_subjects", values)], _each(lambda row: row[0]))
 
 

@@ -92,14 +92,11 @@ FROM found CROSS JOIN LATERAL (
 
 -- name: held_subjects
 -- From one subject to the next, however many such items each has.
-WITH RECURSIVE of_tenant (tenant, after_subject) AS (VALUES (%b::text, %b::text)),
-held (subject) AS (
-    SELECT min(c.subject) FROM of_tenant t, standpipe.changes c
-    WHERE c.tenant = t.tenant AND c.subject > t.after_subject AND c.held
+WITH RECURSIVE held (subject) AS (
+    SELECT min(subject) FROM standpipe.changes WHERE tenant = %b AND subject > %b AND held
     UNION ALL
-    SELECT (SELECT min(c.subject) FROM of_tenant t, standpipe.changes c
-        WHERE c.tenant = t.tenant AND c.subject > held.subject AND c.held)
-    FROM held WHERE held.subject IS NOT NULL
+    SELECT (SELECT min(c.subject) FROM standpipe.changes c WHERE c.tenant = %b AND c.subject > h.subject AND c.held)
+    FROM held h WHERE h.subject IS NOT NULL
 )
 SELECT subject FROM held WHERE subject IS NOT NULL LIMIT %b;
 

@@ -911,9 +911,37 @@ CREATE TABLE standpipe.changes (
 
 CREATE INDEX changes_held ON standpipe.changes (tenant, subject) WHERE held;
 
--- Whether a subject or a session was erased: when, 0 for never.
+-- Whether a subject or a session was erased: when, 0 for never. A subject's sessions take it over when they are swept.
 ALTER TABLE standpipe.scopes ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
 ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
+
+-- What was erased, in counts; `session` is empty for all of the subject.
+CREATE TABLE standpipe.erasures (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    asked_at_us bigint NOT NULL,
+    done_at_us bigint NOT NULL DEFAULT 0,
+    logs bigint NOT NULL DEFAULT 0,
+    events bigint NOT NULL DEFAULT 0,
+    items bigint NOT NULL DEFAULT 0,
+    events_redacted bigint NOT NULL DEFAULT 0,
+    keys bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, subject, session)
+);
+
+CREATE INDEX erasures_at_work ON standpipe.erasures (tenant, subject, session) WHERE done_at_us = 0;
+
+-- A subject's data key, wrapped.
+CREATE TABLE standpipe.keys (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    key_id bytea NOT NULL,
+    wrapped bytea NOT NULL,
+    wrapping text NOT NULL,
+    PRIMARY KEY (tenant, subject),
+    UNIQUE (tenant, key_id)
+);
 
 -- Whoever was let in serves on: to the new tables, too.
 DO $$
@@ -921,7 +949,7 @@ DECLARE
     name text;
     whom record;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['changes'] LOOP
+    FOREACH name IN ARRAY ARRAY['changes', 'erasures', 'keys'] LOOP
         EXECUTE format('ALTER TABLE standpipe.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name);
         EXECUTE format('CREATE POLICY of_the_tenant ON standpipe.%I
             USING (tenant = (SELECT current_setting(''standpipe.tenant'', true)))', name);
@@ -1230,4 +1258,64 @@ BEGIN
     UPDATE standpipe.scopes SET items_position = 0;
     UPDATE standpipe.scopes s SET items_position = standpipe.end_of_run(s.tenant, s.subject, 0)
     FROM standpipe.items i WHERE i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1;
+END $$;
+
+-- Remove a session's log as before, if its time has passed, or it was erased (R23, R24, R29). Locks as an append does.
+CREATE OR REPLACE FUNCTION standpipe.sweep(of_tenant text, of_session text)
+RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    head standpipe.sessions;
+    of_scope standpipe.scopes;
+    span record;
+    erased_at bigint;
+    gone bigint;
+    items_gone bigint := 0;
+    events_gone bigint;
+BEGIN
+    SELECT * INTO head FROM standpipe.sessions
+    WHERE tenant = of_tenant AND session = of_session AND swept_at_us = 0 FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO of_scope FROM standpipe.scopes WHERE tenant = of_tenant AND subject = head.subject FOR UPDATE;
+    erased_at := greatest(head.erased_at_us, of_scope.erased_at_us);
+    IF erased_at = 0 AND (head.keep_us = 0 OR head.updated_at_us + head.keep_us > standpipe.now_us()) THEN
+        RETURN false;
+    END IF;
+    FOR span IN
+        SELECT version, position_end - items_count AS after_position, position_end FROM standpipe.events
+        WHERE tenant = of_tenant AND session = of_session AND items_count > 0 ORDER BY version
+    LOOP
+        INSERT INTO standpipe.items AS i (tenant, subject, position, session, version, entry, chunk, role, speaker,
+            spoken_at_us, text, terms, tokens, gone)
+        SELECT of_tenant, head.subject, p.position, of_session, span.version, 0, 0, 0, '', 0, '', '', '{}', true
+        FROM generate_series(span.after_position + 1, span.position_end) AS p (position)
+        ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
+            terms = '', detail = '', gone = true
+        WHERE NOT i.gone;
+        GET DIAGNOSTICS gone = ROW_COUNT;
+        items_gone := items_gone + gone;
+        DELETE FROM standpipe.changes WHERE tenant = of_tenant AND subject = head.subject
+            AND position > span.after_position AND position <= span.position_end;
+        PERFORM standpipe.empty_vectors(of_tenant, head.subject, span.after_position, span.position_end);
+    END LOOP;
+    IF items_gone > 0 THEN
+        UPDATE standpipe.scopes SET epoch = epoch + 1,
+            items_position = standpipe.end_of_run(of_tenant, head.subject, of_scope.items_position)
+        WHERE tenant = of_tenant AND subject = head.subject;
+    END IF;
+    DELETE FROM standpipe.events WHERE tenant = of_tenant AND session = of_session;
+    GET DIAGNOSTICS events_gone = ROW_COUNT;
+    DELETE FROM standpipe.tool_calls WHERE tenant = of_tenant AND session = of_session;
+    DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session;
+    UPDATE standpipe.sessions SET swept_at_us = standpipe.now_us(), ended = true, erased_at_us = erased_at,
+        keep_us = CASE WHEN erased_at > 0 THEN 1 ELSE keep_us END
+    WHERE tenant = of_tenant AND session = of_session;
+    IF erased_at > 0 THEN
+        UPDATE standpipe.erasures SET logs = logs + 1, events = events + events_gone, items = items + items_gone
+        WHERE tenant = of_tenant AND subject = head.subject AND done_at_us = 0
+            AND session = CASE WHEN of_scope.erased_at_us > 0 THEN '' ELSE of_session END;
+    END IF;
+    RETURN true;
 END $$;
