@@ -83,6 +83,7 @@ from sidecar.stores.record import (
     Head,
     HeadRead,
     HeldRead,
+    KeyRead,
     Lag,
     LagRead,
     NewEvent,
@@ -102,6 +103,7 @@ from sidecar.stores.record import (
     SessionState,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredPolicy,
     StoredRoute,
 )
@@ -110,6 +112,7 @@ from sidecar.stores.rows import (
     grant_of,
     head_of,
     item_of,
+    key_of,
     parked_of,
     policy_of,
     route_of,
@@ -553,6 +556,13 @@ def _read_held(read: HeldRead) -> _Asked:
     return _Asked(_Sight(read.tenant), [("held_subjects", values)], _each(lambda row: row[0]))
 
 
+def _read_key(read: KeyRead) -> _Asked:
+    statement: Statement = ("key_of_subject", (read.tenant, read.subject))
+    if read.key_id:
+        statement = ("key", (read.tenant, read.key_id))
+    return _Asked(_Sight(read.tenant), [statement], _first(key_of))
+
+
 def _read_policy(read: PolicyRead) -> _Asked:
     statement: Statement = ("latest_policy", (read.tenant, read.name))
     if read.version is not None:
@@ -611,6 +621,7 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     ScopeRead: _read_scope,
     ChangesRead: _read_changes,
     HeldRead: _read_held,
+    KeyRead: _read_key,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -972,6 +983,24 @@ class PostgresRecord(Record):
 
     async def forgotten(self, tenant: str, session: str) -> None:
         await self._write("forgotten", tenant, session, sight=_Sight(tenant))
+
+    async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
+        values = (tenant, key.subject, key.key_id, key.wrapped, key.wrapping)
+        rows = await self._write("put_key", *values, sight=_Sight(tenant))
+        if not rows:
+            raise Erased("subject")
+        return key_of(rows[0])
+
+    async def rewrap(self, tenant: str, *, old: StoredKey, new: StoredKey) -> bool:
+        values = (new.wrapped, new.wrapping, tenant, old.subject, old.key_id, old.wrapped, old.wrapping)
+        return bool(await self._write("rewrap", *values, sight=_Sight(tenant)))
+
+    async def keys_all(self, *, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
+        def key(row: Row) -> tuple[str, StoredKey]:
+            return row[4], key_of(row)
+
+        (found,) = await self._ask([_Asked(_WORKER, [("keys_of_all", (*after, count_max))], _each(key))])
+        return cast("list[tuple[str, StoredKey]]", found)
 
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes

@@ -191,6 +191,27 @@ SELECT standpipe.sweep(%b::text, %b::text);
 -- name: forgotten
 UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND swept_at_us > 0;
 
+-- keys -----------------------------------------------------------------------------------------------------------
+
+-- name: key_of_subject
+SELECT subject, key_id, wrapped, wrapping FROM standpipe.keys WHERE tenant = %b AND subject = %b;
+
+-- name: key
+SELECT subject, key_id, wrapped, wrapping FROM standpipe.keys WHERE tenant = %b AND key_id = %b;
+
+-- name: put_key
+SELECT subject, key_id, wrapped, wrapping FROM standpipe.put_key(%b::text, %b::text, %b::bytea, %b::bytea, %b::text);
+
+-- name: rewrap
+UPDATE standpipe.keys SET wrapped = %b::bytea, wrapping = %b::text
+WHERE tenant = %b AND subject = %b AND key_id = %b AND wrapped = %b AND wrapping = %b RETURNING true;
+
+-- name: keys_of_all
+SELECT subject, key_id, wrapped, wrapping, tenant FROM standpipe.keys WHERE (tenant, key_id) > (%b, %b)
+ORDER BY tenant, key_id LIMIT %b;
+
+-- figures --------------------------------------------------------------------------------------------------------
+
 -- name: figures
 -- What vacuum and analyze last counted, since counting itself would read everything; the longest overdue by its index.
 SELECT sum(rows) FILTER (WHERE name = 'sessions'), sum(rows) FILTER (WHERE name = 'events'),

@@ -911,6 +911,9 @@ CREATE TABLE standpipe.changes (
 
 CREATE INDEX changes_held ON standpipe.changes (tenant, subject) WHERE held;
 
+-- SHA-256 of the body that the event's hash covers, if another has taken its place.
+ALTER TABLE standpipe.events ADD COLUMN body_hash bytea NOT NULL DEFAULT '';
+
 -- Whether a subject or a session was erased: when, 0 for never. A subject's sessions take it over when they are swept.
 ALTER TABLE standpipe.scopes ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
 ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
@@ -1318,4 +1321,22 @@ BEGIN
             AND session = CASE WHEN of_scope.erased_at_us > 0 THEN '' ELSE of_session END;
     END IF;
     RETURN true;
+END $$;
+
+-- Keep a subject's first key, and give the one that is kept (R31); nothing for a subject that is erased. The lock on its
+-- row, which may have to be made, orders this with an erasure.
+CREATE FUNCTION standpipe.put_key(
+    of_tenant text, of_subject text, new_key_id bytea, new_wrapped bytea, new_wrapping text
+) RETURNS SETOF standpipe.keys LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO standpipe.scopes (tenant, subject, position, items_position)
+    VALUES (of_tenant, of_subject, 0, 0) ON CONFLICT DO NOTHING;
+    PERFORM 1 FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us = 0 FOR SHARE;
+    IF FOUND THEN
+        INSERT INTO standpipe.keys (tenant, subject, key_id, wrapped, wrapping)
+        VALUES (of_tenant, of_subject, new_key_id, new_wrapped, new_wrapping) ON CONFLICT (tenant, subject) DO NOTHING;
+        RETURN QUERY SELECT * FROM standpipe.keys WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
 END $$;
