@@ -33,6 +33,7 @@ from sidecar.stores.record import (
     EventsRead,
     HeadRead,
     HeldRead,
+    KeyRead,
     LagRead,
     PoliciesRead,
     PolicyRead,
@@ -44,6 +45,7 @@ from sidecar.stores.record import (
     ScopeRead,
     SessionRead,
     SessionsRead,
+    StoredKey,
     StoredRoute,
 )
 from tests.contract.postgres import ROLE, RawPostgres, empty, migrated, unmigrated
@@ -261,6 +263,8 @@ EVERY_READ: Sequence[Read] = (
     ScopeRead(tenant="acme", subject="eve", model=MODEL),
     ChangesRead(tenant="acme", subject="ana"),
     HeldRead(tenant="acme", after_subject="", count_max=9),
+    KeyRead(tenant="acme", subject="ana"),
+    KeyRead(tenant="acme", key_id=b"id of ana"),
     PolicyRead(tenant="acme", name="p"),
     PolicyRead(tenant="acme", name="p", version=1),
     PoliciesRead(tenant="acme"),
@@ -280,6 +284,9 @@ async def fill(record: Record) -> None:
         assert await record.put_vectors(scope, model=MODEL, vectors=[tenant.encode()])
         fold = Checkpoint(session="s", tokenizer="o", version=1, weight_bytes=0, body=tenant.encode())
         await record.put_checkpoint(tenant, fold)
+        await record.put_key(
+            tenant, StoredKey(subject="ana", key_id=b"id of ana", wrapped=tenant.encode(), wrapping="first")
+        )
         await record.publish_policy(tenant, name="p", document=tenant, digest=canonical.sha256((tenant,)))
     for document in ("rival 2", "rival 3"):
         await record.publish_policy("rival", name="p", document=document, digest=canonical.sha256((document,)))
