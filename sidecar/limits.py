@@ -226,6 +226,31 @@ log can be kept."""
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""
 
+data_keys_max: Final = 4096
+"""Subjects' keys that a process holds unwrapped, and sessions whose subject it knows: some 300 bytes each."""
+
+data_key_s: Final = 10
+"""How long a process may use a subject's key before it asks for it again: so long after an erasure a subject cannot
+begin anew, since who still held its old key would seal under it what nobody could read. Hydrates ask on their way."""
+
+sealed_messages_max: Final = 1 << 32
+"""Values sealed under one key: nonces are random, and with so many of 96 bits two are equal once in 2**33 subjects."""
+
+sealed_inline_max: Final = 256
+"""Values that are sealed or opened on the event loop, some 5 us each; more go to a thread."""
+
+wrapping_keys_bytes: Final = 64 << 10
+"""Wrapping keys of a deployment: a thousand rotations."""
+
+wrapping_keys_s: Final = 60
+"""Between two looks at the wrapping keys: what an orchestrator takes to bring a changed secret to its pods."""
+
+wrapping_pause_s: Final = 1
+"""Between two looks for a wrapping key that is not there: many calls may want it at once."""
+
+wrapping_command_ms: Final = 10_000
+"""What a command that prints the wrapping keys may take: it asks a service over a network."""
+
 drain_ms: Final = 1500
 """From SIGTERM to the last answer: Kubernetes gives a sidecar 2 s after the pod's grace period."""
 

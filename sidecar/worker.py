@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
-from sidecar.engines import hot_of, record_of
+from sidecar.engines import open_hot, open_record
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.model import Model
@@ -73,8 +73,7 @@ class Worker:
             pages = HealthServer(config.http, health)
             stack.callback(pages.close)
             address = f"{config.http.rpartition(':')[0]}:{pages.port}"
-        record = record_of(config)
-        await record.open()
+        record = await open_record(config)
         stack.push_async_callback(record.close)
         embedder = await asyncio.to_thread(self._load)
         queue = EmbedQueue(embedder)
@@ -82,8 +81,7 @@ class Worker:
         self._projection = EmbeddingProjection(
             record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
         )
-        hot: Hot[Any] = hot_of(config)
-        await hot.open()
+        hot: Hot[Any] = await open_hot(config, record)
         stack.push_async_callback(hot.close)
         self._retention = Retention(record, hot, self.telemetry)
         version = metadata.version("standpipe")
