@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from sidecar import canonical
 from sidecar.config import Config
 from sidecar.stores.hot import Hot, HotView
 from sidecar.stores.record import Record
@@ -20,6 +21,11 @@ def record_of(config: Config) -> Record:
     from sidecar.stores.postgres import PostgresRecord
 
     return PostgresRecord(config.record, migrate=config.record_migrate)
+
+
+def deployment_of(signing_key: bytes) -> str:
+    """Return the name under which a hot store keeps what is of this record store, and no other's."""
+    return canonical.sha256(("hot", signing_key)).hex()[:12]
 
 
 def hot_of(config: Config) -> Hot[V]:

@@ -223,6 +223,14 @@ sweep_pause_s: Final = 60
 """Between two looks for expired sessions, and between two samples of how much there is: an hour is the shortest that a
 log can be kept."""
 
+nearest_s: Final = 2
+"""How long after the record store last spoke for it a hydrate that asks for the nearest view is shown what this process
+holds. Every erasure waits as long before it is done, and an agent's loop asks more often."""
+
+erasures_at_work_max: Final = 16
+"""Erasures that one process carries out at once; beyond, OVERLOADED: they are marked by then, and done by the next look
+for what is unfinished."""
+
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""
 

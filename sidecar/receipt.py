@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 from dataclasses import dataclass, field
 
 from sidecar import canonical, limits
 from sidecar.errors import ReceiptInvalid, TokenInvalid
+from standpipe.v1 import memory_pb2
 
 _RECEIPT_MAC_BYTES = 16
 _TOKEN_MAC_BYTES = 12
+_ERASURE_MAC_BYTES = 32
 _RECEIPT_FORMAT = 1
 _TOKEN_FORMAT = 1
 
@@ -132,6 +135,21 @@ class Signer:
         data = canonical.pack((_TOKEN_FORMAT, _identity(tenant, session), version, position))
         sealed = data + canonical.sign(self._key, data, size_bytes=_TOKEN_MAC_BYTES)
         return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+
+    def sign_erasure(self, receipt: memory_pb2.ErasureReceipt) -> bytes:
+        """Return the signature over everything else that an erasure's receipt says."""
+        said: list[canonical.Field] = ["erasure"]  # no receipt of a bundle begins so
+        for one in receipt.DESCRIPTOR.fields:
+            value = getattr(receipt, one.name)
+            if one.name in ("asked_at", "done_at"):
+                said.append(value.ToMicroseconds())
+            elif one.name != "signature":
+                said.append(value)
+        return canonical.sign(self._key, canonical.pack(said), size_bytes=_ERASURE_MAC_BYTES)
+
+    def signed_erasure(self, receipt: memory_pb2.ErasureReceipt) -> bool:
+        """Return whether a receipt of an erasure is this deployment's, and unchanged."""
+        return hmac.compare_digest(self.sign_erasure(receipt), receipt.signature)
 
     def read_token(self, text: str, *, tenant: str, session: str, field_name: str) -> Token:
         """Read a token of this session. Raises TokenInvalid, naming `field_name`."""

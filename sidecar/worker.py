@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
-from sidecar.engines import hot_of, record_of
+from sidecar.engines import deployment_of, hot_of, record_of
+from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.model import Model
@@ -83,9 +84,10 @@ class Worker:
             record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
         )
         hot: Hot[Any] = hot_of(config)
-        await hot.open()
+        await hot.open(deployment=deployment_of(await record.signing_key()))
         stack.push_async_callback(hot.close)
-        self._retention = Retention(record, hot, self.telemetry)
+        eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
+        self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")
         self.telemetry.info.labels(version, record.engine, hot.engine, embedder.provider).set(1)
         health.started = health.ready = True
