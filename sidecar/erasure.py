@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 from sidecar import limits, names, validate
+from sidecar.beliefs import Change, Ref
 from sidecar.errors import DeadlineExceeded, Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.log.v1 import log_pb2
 from sidecar.receipt import Signer
@@ -57,14 +58,11 @@ _SUBJECTS_AT_ONCE = 64
 
 _PAGE_ITEMS = 4096
 
-Entry = tuple[str, int, int]
-"""(log, version, entry)."""
-
 
 class Cache(Protocol):
     """What holds a subject's memory in this process."""
 
-    def drop(self, tenant: str, subject: str) -> None:
+    def forget(self, tenant: str, subject: str) -> None:
         """Forget a subject."""
 
 
@@ -153,7 +151,7 @@ class Eraser:
             async for head in self._heads(mark.tenant, mark.subject):
                 await self._sweep(mark.tenant, head.session)
         for cache in self._caches:
-            cache.drop(mark.tenant, mark.subject)
+            cache.forget(mark.tenant, mark.subject)
         await asyncio.sleep(limits.nearest_s)
         await self._scrub()
         done = await self._record.finish_erasure(mark)
@@ -187,7 +185,7 @@ class Eraser:
                 if derived or (resumed and changes and everyone):
                     await self._cut(mark, subject, derived, forget_all=resumed and everyone)
 
-    async def _cut(self, mark: Erasure, subject: str, derived: Iterable[Entry], *, forget_all: bool) -> None:
+    async def _cut(self, mark: Erasure, subject: str, derived: Iterable[Ref], *, forget_all: bool) -> None:
         events: dict[tuple[str, int], set[int]] = defaultdict(set)
         for log, version, entry in derived:
             events[log, version].add(entry)
@@ -199,7 +197,7 @@ class Eraser:
         for log in sorted(forget):
             await self._hot.forget(mark.tenant, log)
         for cache in self._caches:
-            cache.drop(mark.tenant, subject)
+            cache.forget(mark.tenant, subject)
 
     async def _changes(self, tenant: str, subjects: Sequence[str], ends: dict[str, int]) -> list[list[StoredItem]]:
         """Return all changes of some subjects. Raises StoreUnavailable while a rebuild has not all of them."""
@@ -309,23 +307,23 @@ def receipt_of(erasure: Erasure, signer: Signer | None) -> memory_pb2.ErasureRec
 # --- what was derived ----------------------------------------------------------------------------------------
 
 
-def resting_on(log: str, changes: Iterable[StoredItem]) -> list[Entry]:
+def resting_on(log: str, changes: Iterable[StoredItem]) -> list[Ref]:
     """Return the changes that cite a log, or cite changes that do: those of other logs, in order."""
-    citing: dict[tuple[str, int], list[tuple[int | None, Entry]]] = defaultdict(list)
-    found: dict[Entry, None] = {}
-    for item in changes:
-        entry = (item.session, item.version, item.entry)
-        for ref in sources_of(log_pb2.ItemDetail.FromString(item.detail).change):
-            citing[ref.session_id, ref.version].append((ref.entry if ref.HasField("entry") else None, entry))
-            if ref.session_id == log and item.session != log:
-                found[entry] = None
+    citing: dict[tuple[str, int], list[tuple[int | None, Ref]]] = defaultdict(list)
+    found: set[Ref] = set()
+    for one in map(Change.of, changes):
+        for source in sources_of(one.change):
+            entry = source.entry if source.HasField("entry") else None
+            citing[source.session_id, source.version].append((entry, one.ref))
+            if source.session_id == log != one.ref.session:
+                found.add(one.ref)
     waiting = list(found)
     while waiting:
-        session, version, entry_index = waiting.pop()
-        for cited, entry in citing.get((session, version), ()):
-            if cited in (None, entry_index) and entry not in found and entry[0] != log:
-                found[entry] = None
-                waiting.append(entry)
+        cited = waiting.pop()
+        for entry, ref in citing.get(cited[:2], ()):
+            if entry in (None, cited.entry) and ref not in found and ref.session != log:
+                found.add(ref)
+                waiting.append(ref)
     return sorted(found)
 
 

@@ -342,7 +342,7 @@ class Scopes:
         self._keep(memory)
         return memory
 
-    def drop(self, tenant: str, subject: str) -> None:
+    def forget(self, tenant: str, subject: str) -> None:
         """Forget one subject."""
         self._blocks.pop((tenant, subject), None)
 
