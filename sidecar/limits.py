@@ -78,6 +78,9 @@ page_default: Final = 100
 page_bytes: Final = 3 << 20
 """Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
 
+export_page_bytes: Final = 2 << 20
+"""One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer."""
+
 # --- a session's view --------------------------------------------------------------------------------------
 view_bytes: Final = 256 << 10
 """What a view keeps of a session's end, in weighed bytes: 16,384 tokens at 16 bytes a token, so that the
