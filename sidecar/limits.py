@@ -79,7 +79,8 @@ page_bytes: Final = 3 << 20
 """Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
 
 export_page_bytes: Final = 2 << 20
-"""One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer."""
+"""One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer
+than that."""
 
 # --- a session's view --------------------------------------------------------------------------------------
 view_bytes: Final = 256 << 10
