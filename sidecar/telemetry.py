@@ -92,6 +92,8 @@ class Telemetry:
         self.swept_sessions = counter("swept_sessions_total", "Sessions whose log was removed: its time had passed.")
         self.sweep_failures = counter("sweep_failures_total", "Sessions whose log could not be removed, or forgotten.")
         self.sweep_lag_seconds = gauge("sweep_lag_seconds", "For how long a log has outstayed its time, at most.")
+        self.erasures = counter("erasures_total", "Erasures that this process finished.")
+        self.erasure_failures = counter("erasure_failures_total", "Attempts to finish an erasure that failed.")
         self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
         self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
         self.info = gauge("build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider")
