@@ -59,6 +59,7 @@ from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Answer,
     Appended,
+    ChangesRead,
     Checkpoint,
     Claim,
     Deadline,
@@ -71,6 +72,7 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    HeldRead,
     Lag,
     LagRead,
     NewEvent,
@@ -292,6 +294,19 @@ def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     return ScopeState(position=position, vector_position=vector_position, items=items, vectors=vectors, epoch=epoch)
 
 
+def _read_changes(db: sqlite3.Connection, read: ChangesRead) -> ScopeState:
+    key = (read.tenant, read.subject)
+    _, position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
+    rows = db.execute(SQL["changes"], (*key, read.after_position, position, read.count_max))
+    items = [item_of(row) for row in rows]
+    return ScopeState(position=position, vector_position=0, items=items, vectors=(), epoch=epoch)
+
+
+def _read_held(db: sqlite3.Connection, read: HeldRead) -> Sequence[str]:
+    rows = db.execute(SQL["held_subjects"], (read.tenant, read.after_subject, read.count_max))
+    return [row[0] for row in rows]
+
+
 def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | None:
     if read.version is None:
         row = _one(db, "latest_policy", read.tenant, read.name)
@@ -348,6 +363,8 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     EventsRead: _read_events,
     SessionsRead: _read_sessions,
     ScopeRead: _read_scope,
+    ChangesRead: _read_changes,
+    HeldRead: _read_held,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -520,7 +537,7 @@ def _put_items(
         SQL["put_item"],
         [
             (*scope, position, *origin, item.entry, item.chunk, item.role, item.speaker, item.spoken_at_us)
-            + (item.text, item.terms, tokens_text(item))
+            + (item.text, item.terms, tokens_text(item), item.kind, item.detail)
             for position, item in enumerate(items, start + 1)
         ],
     )

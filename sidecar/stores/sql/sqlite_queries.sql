@@ -45,8 +45,8 @@ ON CONFLICT (tenant, subject) DO UPDATE SET position = excluded.position, items_
 
 -- name: put_item
 INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text,
-    terms, tokens)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+    terms, tokens, kind, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: order_work
 INSERT INTO work (tenant, subject, model, since_us) SELECT ?, ?, model, ? FROM models WHERE true
@@ -92,8 +92,23 @@ FROM sessions WHERE (tenant, session) > (?, ?) ORDER BY tenant, session LIMIT ?;
 SELECT coalesce(max(position), 0) FROM vectors WHERE tenant = ? AND subject = ? AND model = ?;
 
 -- name: items
-SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone FROM items
-WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?;
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
+FROM items WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?;
+
+-- name: changes
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
+FROM items INDEXED BY items_changes WHERE tenant = ? AND subject = ? AND position > ? AND position <= ?
+    AND kind IN (1, 3) AND NOT gone ORDER BY position LIMIT ?;
+
+-- name: held_subjects
+-- From one subject to the next, however many such items each has.
+WITH RECURSIVE held (subject) AS (
+    SELECT min(subject) FROM items INDEXED BY items_held WHERE tenant = ?1 AND subject > ?2 AND kind = 3 AND NOT gone
+    UNION ALL
+    SELECT (SELECT min(i.subject) FROM items i INDEXED BY items_held
+        WHERE i.tenant = ?1 AND i.subject > held.subject AND i.kind = 3 AND NOT i.gone)
+    FROM held WHERE held.subject IS NOT NULL
+) SELECT subject FROM held WHERE subject IS NOT NULL LIMIT ?3;
 
 -- name: vectors
 SELECT vector FROM vectors WHERE tenant = ? AND subject = ? AND model = ? AND position > ? ORDER BY position LIMIT ?;
@@ -240,7 +255,7 @@ WHERE tenant = ? AND session = ? AND items_count > 0 ORDER BY version;
 INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms,
     tokens, gone)
 VALUES (?, ?, ?, ?, ?, 0, 0, 0, '', 0, '', x'', '{}', 1)
-ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', gone = 1;
+ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', detail = x'', gone = 1;
 
 -- name: raise_epoch
 UPDATE scopes SET epoch = epoch + 1, items_position = ? WHERE tenant = ? AND subject = ?;

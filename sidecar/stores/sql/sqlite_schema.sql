@@ -178,3 +178,12 @@ ALTER TABLE items ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;
 
 -- How often items of the subject have gone.
 ALTER TABLE scopes ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+
+-- expansion: 5
+-- What an item is, and a serialised ItemDetail (sidecar/stores/record.py, ItemKind and NewItem).
+ALTER TABLE items ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE items ADD COLUMN detail BLOB NOT NULL DEFAULT x'';
+
+-- The changes of a subject's memory among its items, and the subjects some of whose changes wait, or waited, for review.
+CREATE INDEX items_changes ON items (tenant, subject, position) WHERE kind IN (1, 3) AND NOT gone;
+CREATE INDEX items_held ON items (tenant, subject) WHERE kind = 3 AND NOT gone;
