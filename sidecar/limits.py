@@ -69,6 +69,10 @@ wire_bytes: Final = 8 << 20
 """One gRPC message in either direction: a full turn of the largest messages does not fit, on purpose, since
 it would have to be read whole on every replay. Both sides set it; gRPC's own default is 4 MiB to receive."""
 
+import_bytes: Final = 256 << 20
+"""A file of another system that `standpipe memory import` reads: it is read whole before anything is sent, and Python
+takes ten times its size for it. A larger one can be cut at any conversation."""
+
 page_max: Final = 1000
 """Rows of one listed page."""
 
