@@ -1012,8 +1012,7 @@ class PostgresRecord(Record):
         self, tenant: str, *, session: str, version: int, body: bytes, entries: Sequence[int], erasure: Erasure
     ) -> None:
         values = (tenant, session, version, body, list(entries), erasure.subject, erasure.session)
-        if not (await self._write("redact", *values, sight=_Sight(tenant)))[0][0]:
-            raise StoreUnavailable("the items of the event are being rebuilt; retry when that is done")
+        await self._write("redact", *values, sight=_Sight(tenant))
 
     async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
         rows = await self._write("erase", tenant, subject, session, sight=_Sight(tenant))

@@ -30,9 +30,9 @@ COMMIT;
 
 -- name: head
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 OR EXISTS (
-        SELECT 1 FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject AND c.erased_at_us > 0
-    ) THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
 FROM standpipe.sessions s WHERE tenant = %b AND session = %b;
 
 -- name: session_end
@@ -54,23 +54,23 @@ WHERE place = 1 OR size_bytes <= %b ORDER BY version;
 
 -- name: sessions_of_tenant
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 OR EXISTS (
-        SELECT 1 FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject AND c.erased_at_us > 0
-    ) THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
 FROM standpipe.sessions s WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_subject
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 OR EXISTS (
-        SELECT 1 FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject AND c.erased_at_us > 0
-    ) THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
 FROM standpipe.sessions s WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_all
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 OR EXISTS (
-        SELECT 1 FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject AND c.erased_at_us > 0
-    ) THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
 FROM standpipe.sessions s WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
@@ -200,15 +200,17 @@ ORDER BY updated_at_us + keep_us, tenant, session LIMIT %b;
 -- name: erased_sessions
 SELECT s.tenant, s.session FROM standpipe.erasures e JOIN standpipe.sessions s ON s.tenant = e.tenant
     AND s.subject = e.subject AND (e.session = '' OR s.session = e.session)
-WHERE e.done_at_us = 0 AND (s.swept_at_us = 0 OR s.keep_us > 0)
-    AND (e.session = '' OR s.erased_at_us > 0)
+WHERE e.done_at_us = 0 AND CASE e.session WHEN '' THEN s.swept_at_us = 0 OR s.keep_us > 0 OR s.erased_at_us = 0
+    ELSE s.keep_us > 0 AND s.erased_at_us > 0 END
 ORDER BY s.tenant, s.session LIMIT %b;
 
 -- name: sweep
 SELECT standpipe.sweep(%b::text, %b::text);
 
 -- name: forgotten
-UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND swept_at_us > 0;
+UPDATE standpipe.sessions s SET keep_us = 0, erased_at_us = greatest(s.erased_at_us, (
+    SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject))
+WHERE tenant = %b AND session = %b AND swept_at_us > 0;
 
 -- erasure --------------------------------------------------------------------------------------------------------
 

@@ -897,8 +897,10 @@ END $$;
 -- Whether a session or a subject was erased: when, 0 for never. A subject's sessions take it over when they are swept.
 ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
 
--- SHA-256 of the body that the event's hash covers, if another has taken its place.
-ALTER TABLE standpipe.events ADD COLUMN body_hash bytea NOT NULL DEFAULT '';
+-- SHA-256 of the body that the event's hash covers, if another has taken its place; and the entries that were taken out.
+ALTER TABLE standpipe.events
+    ADD COLUMN body_hash bytea NOT NULL DEFAULT '',
+    ADD COLUMN redacted integer[] NOT NULL DEFAULT '{}';
 
 ALTER TABLE standpipe.scopes ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
 
@@ -935,7 +937,7 @@ CREATE TABLE standpipe.erasures (
     PRIMARY KEY (tenant, subject, session)
 );
 
-CREATE INDEX erasures_at_work ON standpipe.erasures (tenant, subject, session) WHERE done_at_us = 0;
+CREATE INDEX erasures_at_work ON standpipe.erasures (asked_at_us, tenant, subject, session) WHERE done_at_us = 0;
 
 -- A subject's data key, wrapped.
 CREATE TABLE standpipe.keys (
@@ -1228,6 +1230,28 @@ BEGIN
         entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, NULL, 9223372036854775807) AS a;
 END $$;
 
+-- Empty items, wherever they are there; and where they are not, keep their positions. Returns how many were not empty.
+-- Token counts stay: they are no content, and every item has some.
+CREATE FUNCTION standpipe.empty_items(
+    of_tenant text, of_subject text, positions bigint[], of_session text, of_version bigint
+) RETURNS bigint LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    count bigint;
+BEGIN
+    INSERT INTO standpipe.items AS i (tenant, subject, position, session, version, entry, chunk, role, speaker,
+        spoken_at_us, text, terms, tokens, gone)
+    SELECT of_tenant, of_subject, p.position, of_session, of_version, 0, 0, 0, '', 0, '', '', '{}', true
+    FROM unnest(positions) AS p (position)
+    ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
+        terms = '', detail = '', gone = true
+    WHERE NOT i.gone;
+    GET DIAGNOSTICS count = ROW_COUNT;
+    DELETE FROM standpipe.changes
+    WHERE tenant = of_tenant AND subject = of_subject AND position = ANY (positions);
+    RETURN count;
+END $$;
+
 -- As restore_items, with kinds and details, and beside items that are gone, which the caller may have left out.
 CREATE FUNCTION standpipe.restore_event_items(
     of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
@@ -1237,14 +1261,14 @@ CREATE FUNCTION standpipe.restore_event_items(
 #variable_conflict use_column
 DECLARE
     of_scope standpipe.scopes;
-    of_event bigint;
+    of_event record;
     gone bigint[] := '{}';
     count CONSTANT bigint := cardinality(restore_event_items.entries);
     start bigint;
     put bigint := 0;
     until bigint;
 BEGIN
-    SELECT items_count INTO of_event FROM standpipe.events
+    SELECT items_count, redacted INTO of_event FROM standpipe.events
     WHERE tenant = of_tenant AND session = of_session AND version = of_version;
     IF NOT FOUND THEN
         -- Swept meanwhile, or there never was one.
@@ -1252,13 +1276,13 @@ BEGIN
             SELECT 1 FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session AND swept_at_us > 0);
     END IF;
     SELECT * INTO of_scope FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
-    start := event_position_end - of_event;
-    IF count < of_event THEN
+    start := event_position_end - of_event.items_count;
+    IF count < of_event.items_count THEN
         SELECT coalesce(array_agg(position ORDER BY position), '{}') INTO gone FROM standpipe.items
         WHERE tenant = of_tenant AND subject = of_subject AND position > start AND position <= event_position_end
             AND gone;
     END IF;
-    IF count + cardinality(gone) <> of_event THEN
+    IF count + cardinality(gone) <> of_event.items_count THEN
         -- Another count would move every later position of the subject, and with it what citations point at.
         RETURN false;
     ELSIF event_position_end <= coalesce(of_scope.items_position, 0) OR of_scope.erased_at_us > 0 THEN
@@ -1274,7 +1298,13 @@ BEGIN
         put := put + until - start - 1;
         start := until;
     END LOOP;
-    IF event_position_end - of_event = of_scope.items_position THEN
+    IF count = of_event.items_count AND cardinality(of_event.redacted) > 0 THEN
+        -- Whoever read the event before it was redacted brings these along.
+        PERFORM standpipe.empty_items(of_tenant, of_subject, array_agg(event_position_end - count + e.number), of_session, of_version)
+        FROM unnest(restore_event_items.entries) WITH ORDINALITY AS e (entry, number)
+        WHERE e.entry = ANY (of_event.redacted);
+    END IF;
+    IF event_position_end - of_event.items_count = of_scope.items_position THEN
         UPDATE standpipe.scopes SET items_position = standpipe.end_of_run(of_tenant, of_subject, event_position_end)
         WHERE tenant = of_tenant AND subject = of_subject;
     END IF;
@@ -1313,7 +1343,6 @@ DECLARE
     span record;
     erased_at bigint;
     took boolean := false;
-    gone bigint;
     items_gone bigint := 0;
     events_gone bigint;
 BEGIN
@@ -1331,17 +1360,8 @@ BEGIN
         SELECT version, position_end - items_count AS after_position, position_end FROM standpipe.events
         WHERE tenant = of_tenant AND session = of_session AND items_count > 0 ORDER BY version
     LOOP
-        INSERT INTO standpipe.items AS i (tenant, subject, position, session, version, entry, chunk, role, speaker,
-            spoken_at_us, text, terms, tokens, gone)
-        SELECT of_tenant, head.subject, p.position, of_session, span.version, 0, 0, 0, '', 0, '', '', '{}', true
-        FROM generate_series(span.after_position + 1, span.position_end) AS p (position)
-        ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
-            terms = '', detail = '', gone = true
-        WHERE NOT i.gone;
-        GET DIAGNOSTICS gone = ROW_COUNT;
-        items_gone := items_gone + gone;
-        DELETE FROM standpipe.changes WHERE tenant = of_tenant AND subject = head.subject
-            AND position > span.after_position AND position <= span.position_end;
+        items_gone := items_gone + standpipe.empty_items(of_tenant, head.subject,
+            ARRAY(SELECT generate_series(span.after_position + 1, span.position_end)), of_session, span.version);
         PERFORM standpipe.empty_vectors(of_tenant, head.subject, span.after_position, span.position_end);
         took := true;
     END LOOP;
@@ -1411,7 +1431,7 @@ BEGIN
                     RETURN;
                 END IF;
                 marked := head.erased_at_us = 0;
-                UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true
+                UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true, keep_us = greatest(keep_us, 1)
                 WHERE tenant = of_tenant AND session = of_session AND erased_at_us = 0;
                 EXIT;
             END IF;
@@ -1457,50 +1477,37 @@ BEGIN
     RETURN true;
 END $$;
 
--- Put another body in an event's place, and empty the items of some of its entries (R28); false while these are not there,
--- amid a rebuild: which of the event's positions are theirs stands with the items alone. Locks as an append does.
+-- Put another body in an event's place, and empty the items of some of its entries (R28). Locks as an append does. Items
+-- that are not there, amid a rebuild, are emptied when they are put back.
 CREATE FUNCTION standpipe.redact(
     of_tenant text, of_session text, of_version bigint, new_body bytea, of_entries integer[], for_subject text,
     for_session text
-) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     of_subject text;
     span record;
-    gone bigint;
+    items_gone bigint;
 BEGIN
     SELECT subject INTO of_subject FROM standpipe.sessions
     WHERE tenant = of_tenant AND session = of_session AND swept_at_us = 0 FOR UPDATE;
-    IF NOT FOUND THEN
-        RETURN true;
-    END IF;
     PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
-    SELECT position_end - items_count AS after_position, position_end, items_count INTO span FROM standpipe.events
-    WHERE tenant = of_tenant AND session = of_session AND version = of_version;
-    IF NOT FOUND THEN
-        RETURN true;
-    ELSIF span.items_count > (
-        SELECT count(*) FROM standpipe.items WHERE tenant = of_tenant AND subject = of_subject
-            AND position > span.after_position AND position <= span.position_end
-    ) THEN
-        RETURN false;
+    UPDATE standpipe.events SET body = new_body, redacted = redacted || of_entries,
+        body_hash = CASE body_hash WHEN '' THEN sha256(body) ELSE body_hash END
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version
+    RETURNING position_end - items_count AS after_position, position_end INTO span;
+    IF NOT FOUND THEN  -- swept: nothing is left of it
+        RETURN;
     END IF;
-    UPDATE standpipe.events SET body = new_body, body_hash = CASE body_hash WHEN '' THEN sha256(body) ELSE body_hash END
-    WHERE tenant = of_tenant AND session = of_session AND version = of_version;
-    UPDATE standpipe.items SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = '', detail = '', gone = true
-    WHERE tenant = of_tenant AND subject = of_subject AND position > span.after_position
-        AND position <= span.position_end AND entry = ANY (of_entries) AND NOT gone;
-    GET DIAGNOSTICS gone = ROW_COUNT;
-    DELETE FROM standpipe.changes c USING standpipe.items i
-    WHERE c.tenant = of_tenant AND c.subject = of_subject AND c.position > span.after_position
-        AND c.position <= span.position_end AND i.tenant = of_tenant AND i.subject = of_subject
-        AND i.position = c.position AND i.gone;
+    items_gone := standpipe.empty_items(of_tenant, of_subject, ARRAY(
+        SELECT position FROM standpipe.items WHERE tenant = of_tenant AND subject = of_subject
+            AND position > span.after_position AND position <= span.position_end AND entry = ANY (of_entries)
+            AND NOT gone), of_session, of_version);
     PERFORM standpipe.empty_vectors(of_tenant, of_subject, span.after_position, span.position_end);
     UPDATE standpipe.scopes SET epoch = epoch + 1 WHERE tenant = of_tenant AND subject = of_subject;
     DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session AND version >= of_version;
-    UPDATE standpipe.erasures SET events_redacted = events_redacted + 1, items = items + gone
+    UPDATE standpipe.erasures SET events_redacted = events_redacted + 1, items = items + items_gone
     WHERE tenant = of_tenant AND subject = for_subject AND session = for_session;
-    RETURN true;
 END $$;
 
 -- What follows is as before, but that it knows of subjects that are erased, which take no vectors.
