@@ -119,6 +119,59 @@ recall_candidates_max: Final = 512
 omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
 
+# --- memory ------------------------------------------------------------------------------------------------
+facts_per_request_max: Final = 64
+"""Claims of one request: each is checked against all that is held, and its sources are read."""
+
+sources_max: Final = 64
+"""Sources of one claim, those that confirmations add included: more make it no truer."""
+
+fact_attribute_bytes: Final = 128
+"""What a claim is about: a key, not a sentence."""
+
+fact_value_bytes: Final = 2048
+"""What a claim says: a paragraph. What is longer is a document."""
+
+extractor_version_bytes: Final = 128
+"""The version of what made a claim: the name of a model and of a prompt."""
+
+facts_held_max: Final = 1024
+"""Claims that are held true of one subject: at some 20 tokens each five times what the largest facts section shows.
+The least useful are pruned."""
+
+facts_pinned_max: Final = 64
+"""Pinned claims of one subject: every bundle shows them all."""
+
+profile_attributes_max: Final = 64
+"""Attributes of one profile: every bundle shows them all."""
+
+profile_value_bytes: Final = 512
+"""An attribute of a profile: a line, not a biography."""
+
+documents_per_request_max: Final = 16
+"""Documents of one request: each is an append of its own."""
+
+document_bytes: Final = 1 << 20
+"""One document: 250 pages. Cutting and counting it takes over a second."""
+
+documents_bytes: Final = 4 << 20
+"""All documents of one request: half of what one gRPC message may hold, and seconds of work."""
+
+document_title_bytes: Final = 256
+"""A document's title: it stands above what is quoted of it, and is indexed with every chunk."""
+
+document_uri_bytes: Final = 2048
+"""Where a document comes from: what browsers accept as an address."""
+
+reviewer_bytes: Final = 128
+"""Who reviewed a claim: a name or an address."""
+
+memory_attempts_max: Final = 64
+"""Decisions on one change of memory that others overtook: each time another writer has got through."""
+
+belief_cache_bytes: Final = 64 << 20
+"""Beliefs in process, least recently used out first: some 20,000 changes."""
+
 # --- the process -------------------------------------------------------------------------------------------
 view_ttl_s: Final = 86_400
 """How long an idle view stays hot unless a policy says otherwise: a day of conversation."""
