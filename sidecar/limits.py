@@ -69,6 +69,10 @@ wire_bytes: Final = 8 << 20
 """One gRPC message in either direction: a full turn of the largest messages does not fit, on purpose, since
 it would have to be read whole on every replay. Both sides set it; gRPC's own default is 4 MiB to receive."""
 
+import_bytes: Final = 256 << 20
+"""A file of another system that `standpipe memory import` reads: it is read whole before anything is sent, and Python
+takes ten times its size for it. A larger one can be cut at any conversation."""
+
 page_max: Final = 1000
 """Rows of one listed page."""
 
@@ -77,6 +81,10 @@ page_default: Final = 100
 
 page_bytes: Final = 3 << 20
 """Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
+
+export_page_bytes: Final = 2 << 20
+"""One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer
+than that."""
 
 # --- a session's view --------------------------------------------------------------------------------------
 view_bytes: Final = 256 << 10
@@ -275,6 +283,14 @@ done it meanwhile."""
 sweep_pause_s: Final = 60
 """Between two looks for expired sessions, and between two samples of how much there is: an hour is the shortest that a
 log can be kept."""
+
+nearest_s: Final = 2
+"""How long after the record store last spoke for it a hydrate that asks for the nearest view is shown what this process
+holds. Every erasure waits as long before it is done, and an agent's loop asks more often."""
+
+erasures_at_work_max: Final = 16
+"""Erasures that one process carries out at once; beyond, OVERLOADED: they are marked by then, and done by the next look
+for what is unfinished."""
 
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""

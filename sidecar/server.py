@@ -27,6 +27,7 @@ from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
 from sidecar.engines import open_hot, open_record
+from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
@@ -172,6 +173,8 @@ class Server:
         stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
         self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
+        self.eraser = Eraser(record=self.record, hot=hot, telemetry=telemetry, signer=signer, caches=(scopes,))
+        stack.push_async_callback(self.eraser.drain)
         self._projection = None
         if queue is not None:
             stack.push_async_callback(queue.close)
@@ -181,7 +184,7 @@ class Server:
             work = self._projection.run() if config.project else self._projection.watch()
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
         if config.project:
-            retention = Retention(self.record, hot, telemetry)
+            retention = Retention(self.record, hot, telemetry, self.eraser)
             stack.push_async_callback(_cancelled, asyncio.create_task(retention.run()))
         stack.push_async_callback(sessions.drain)
         committer = Committer(

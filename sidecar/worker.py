@@ -18,6 +18,7 @@ from typing import Any, Self
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
 from sidecar.engines import open_hot, open_record
+from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.model import Model
@@ -83,7 +84,8 @@ class Worker:
         )
         hot: Hot[Any] = await open_hot(config, record)
         stack.push_async_callback(hot.close)
-        self._retention = Retention(record, hot, self.telemetry)
+        eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
+        self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")
         self.telemetry.info.labels(version, record.engine, hot.engine, embedder.provider).set(1)
         health.started = health.ready = True
