@@ -301,9 +301,9 @@ class Vault:
         if due():
             async with self._reading:
                 if due():
-                    self._read_at = time.monotonic()
                     with contextlib.suppress(ConfigInvalid):
                         self._keys = parse(await self._source.read())
+                    self._read_at = time.monotonic()
 
 
 def vault_of(config: Config) -> Vault | None:
