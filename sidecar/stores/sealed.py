@@ -11,7 +11,7 @@ the events and checkpoints of tails. The digest of a request (R4) is keyed, sinc
 whoever guesses it. In the clear stay ids, names of subjects and sessions, times, counts, roles, kinds, and policies.
 
 The associated data of a value is the identity of its row: one that was moved to another row, subject or tenant does not
-open (StoreCorrupt). What was written before encryption was switched on is read as it is. What was removed (R24, R28)
+open (StoreCorrupt). For an item its time, to the microsecond, stands for its version, which is not yet known then. What was written before encryption was switched on is read as it is. What was removed (R24, R28)
 is empty, or all zeros, and passes as such.
 
 A key costs no round trip of its own where the caller's reads name its subject or session: it is asked for in the same
@@ -171,6 +171,29 @@ class Keys:
         self._by_subject.drop((tenant, subject))
         if held is not None:
             self._by_id.drop((tenant, held.id))
+
+
+async def every_key(record: Record) -> AsyncIterator[tuple[str, StoredKey]]:
+    """Yield (tenant, key) of all subjects of all tenants."""
+    after = ("", b"")
+    while page := await record.keys_all(after=after, count_max=limits.page_max):
+        for tenant, stored in page:
+            yield tenant, stored
+        after = (page[-1][0], page[-1][1].key_id)
+
+
+async def rotate(record: Record, vault: Vault) -> tuple[int, int]:
+    """Wrap every key by the first wrapping key; return how many were not yet, and how many there are.
+
+    Sidecars may serve meanwhile, others may do the same, and who is broken off goes on where it was.
+    """
+    done = total = 0
+    async for tenant, stored in every_key(record):
+        total += 1
+        if stored.wrapping != vault.first:
+            wrapped, wrapping = await vault.rewrap(tenant, stored)
+            done += await record.rewrap(tenant, old=stored, new=replace(stored, wrapped=wrapped, wrapping=wrapping))
+    return done, total
 
 
 # --- the identities of rows ----------------------------------------------------------------------------------------
