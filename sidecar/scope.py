@@ -19,7 +19,7 @@ import datetime
 import heapq
 import time
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from sidecar.beliefs import Lifetime, Ref, Standing
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import ItemKind, Record, ScopeRead, ScopeState, StoredItem
-from standpipe.v1 import turn_pb2
+from standpipe.v1 import memory_pb2, turn_pb2
 
 _BASE_STEP = limits.scope_items_max // 8
 _PAGE_ITEMS = 8192
@@ -281,6 +281,7 @@ class _Facts(_Part):
         super().__init__(dimensions)
         self._places: dict[Ref, int] = {}
         self._held: tuple[Standing, int, np.ndarray] | None = None
+        self._counts_of: tuple[Standing, Mapping[memory_pb2.BeliefStatus, int]] | None = None
 
     def _note(self, fresh: Sequence[StoredItem]) -> None:
         for index, item in enumerate(fresh, len(self.items)):
@@ -296,6 +297,12 @@ class _Facts(_Part):
                     mask[index] = True
             self._held = (standing, end, mask)
         return self._held[2]
+
+    def counts(self, standing: Standing) -> Mapping[memory_pb2.BeliefStatus, int]:
+        """Return how many claims stand where."""
+        if self._counts_of is None or self._counts_of[0] is not standing:
+            self._counts_of = (standing, Counter(belief.status for belief in standing.beliefs))
+        return self._counts_of[1]
 
     def ref(self, index: int) -> Ref:
         """Return the id of a claim."""
@@ -583,6 +590,7 @@ class Facts(Candidates):
         self.standing = standing
         assert isinstance(ranked.part, _Facts)
         self._facts = ranked.part
+        self.counts = ranked.part.counts(standing)
         super().__init__([_decayed(ranked, standing, lifetimes, now_us)], tokenizer=tokenizer, count=count, session="")
 
     def sources(self, place: int) -> Sequence[turn_pb2.EventRef]:
