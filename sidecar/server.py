@@ -23,11 +23,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sidecar import canonical, limits
+from sidecar.beliefs import BeliefStore
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
 from sidecar.engines import hot_of, record_of
 from sidecar.errors import ConfigInvalid
+from sidecar.gateway import Gateway
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
 from sidecar.lease import Leases
@@ -39,6 +41,7 @@ from sidecar.retention import Retention
 from sidecar.scope import Scopes
 from sidecar.servicers.boundary import Boundary, ReadableOnly
 from sidecar.servicers.context import ContextServicer
+from sidecar.servicers.memory import MemoryServicer
 from sidecar.servicers.policy import PolicyServicer
 from sidecar.servicers.session import SessionServicer
 from sidecar.sessions import Sessions
@@ -50,6 +53,8 @@ from sidecar.view import View
 from standpipe.v1 import (
     context_pb2,
     context_pb2_grpc,
+    memory_pb2,
+    memory_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     session_pb2,
@@ -60,6 +65,7 @@ SERVICES = (
     context_pb2.DESCRIPTOR.services_by_name["ContextService"].full_name,
     session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
     policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name,
+    memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
 )
 
 _OPTIONS = (
@@ -187,8 +193,10 @@ class Server:
             retention = Retention(self.record, hot, telemetry)
             stack.push_async_callback(_cancelled, asyncio.create_task(retention.run()))
         stack.push_async_callback(sessions.drain)
+        beliefs = BeliefStore(self.record, key=signing_key)
         committer = Committer(
             sessions=sessions,
+            gateway=Gateway(self.record, beliefs),
             counters=counters,
             signer=signer,
             telemetry=telemetry,
@@ -219,6 +227,10 @@ class Server:
             SessionServicer(boundary, self.record, committer, signer), readable
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, leases), readable)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(
+            MemoryServicer(boundary, record=self.record, committer=committer, beliefs=beliefs, policies=policies),
+            readable,
+        )
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):
