@@ -250,7 +250,8 @@ class Committer:
                 )
             make = partial(gateway.stored_document, document, self.counters, now_us=time.time_ns() // 1000)
             large = len(document.text) > _ANALYSE_INLINE_BYTES
-            stored = made = made or await self._made(make, large=large, deadline=deadline)
+            if made is None:
+                made = await self._made(make, large=large, deadline=deadline)
             event = NewEvent(
                 tenant=tenant,
                 session=log,
@@ -259,16 +260,16 @@ class Committer:
                 digest=content,
                 expected_version=version,
                 kind=EventKind.MEMORY,
-                body=stored.SerializeToString(deterministic=True),
+                body=made.SerializeToString(deterministic=True),
                 weight_bytes=0,
-                items=analysis.memory_items(stored),
+                items=analysis.memory_items(made),
             )
             try:
                 done = await self._append(event, None, deadline)
             except VersionConflict:
                 continue
             self.telemetry.documents.inc()
-            chunks = stored.changes[0].analysis.chunks
+            chunks = made.changes[0].analysis.chunks
             return memory_pb2.DocumentResult(
                 document_id=document.document_id, version=done.version, created=True, chunks=len(chunks)
             )

@@ -280,7 +280,7 @@ def moment(request: Message, field: str) -> int | None:
         return None
     value: timestamp_pb2.Timestamp = getattr(request, field)
     _timestamp(value, field)
-    return value.ToMicroseconds()
+    return int(value.ToMicroseconds())
 
 
 def reference(ref: turn_pb2.EventRef, path: str, *, to_entry: bool = False) -> None:

@@ -17,7 +17,9 @@ from google.protobuf.message import Message
 from sidecar import canonical, validate
 from sidecar.beliefs import FOR_EVER, Belief, Beliefs, BeliefStore
 from sidecar.commit import Committer
+from sidecar.erasure import Eraser
 from sidecar.errors import InvalidField
+from sidecar.export import Exporter
 from sidecar.policies import DEFAULT, Policies
 from sidecar.servicers.boundary import Answer, Boundary
 from sidecar.stores.record import (
@@ -43,13 +45,23 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     """See protos/standpipe/v1/memory.proto."""
 
     def __init__(
-        self, boundary: Boundary, *, record: Record, committer: Committer, beliefs: BeliefStore, policies: Policies
+        self,
+        boundary: Boundary,
+        *,
+        record: Record,
+        committer: Committer,
+        beliefs: BeliefStore,
+        policies: Policies,
+        eraser: Eraser,
+        exporter: Exporter,
     ) -> None:
         self._boundary = boundary
         self._record = record
         self._committer = committer
         self._beliefs = beliefs
         self._policies = policies
+        self._eraser = eraser
+        self._exporter = exporter
 
     async def RecordFacts(
         self, request: memory_pb2.RecordFactsRequest, context: grpc.aio.ServicerContext
@@ -196,6 +208,28 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             return memory_pb2.ReviewQuarantineResponse(replayed=found.done.replayed)
 
         return await self._call("ReviewQuarantine", request, context, work)
+
+    async def EraseSubject(
+        self, request: memory_pb2.EraseSubjectRequest, context: grpc.aio.ServicerContext
+    ) -> memory_pb2.EraseSubjectResponse:
+        """Erase a subject, or a session or document of it."""
+
+        async def work(tenant: str, deadline: Deadline) -> memory_pb2.EraseSubjectResponse:
+            receipt = await self._eraser.erase(tenant, request, deadline=deadline)
+            return memory_pb2.EraseSubjectResponse(receipt=receipt)
+
+        return await self._call("EraseSubject", request, context, work)
+
+    async def ExportSubject(
+        self, request: memory_pb2.ExportSubjectRequest, context: grpc.aio.ServicerContext
+    ) -> memory_pb2.ExportSubjectResponse:
+        """Export all that is stored of a subject, page by page."""
+        return await self._call(
+            "ExportSubject",
+            request,
+            context,
+            lambda tenant, deadline: self._exporter.page(tenant, request, deadline=deadline),
+        )
 
     async def _call(
         self,

@@ -24,6 +24,7 @@ from sidecar.stores.record import (
     ParkedOrder,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredPolicy,
     StoredRoute,
 )
@@ -116,6 +117,11 @@ def item_of(row: Sequence[Any]) -> StoredItem:
         kind=kind,
         detail=row[13],
     )
+
+
+def key_of(row: Sequence[Any]) -> StoredKey:
+    """Return a subject's data key."""
+    return StoredKey(subject=row[0], key_id=row[1], wrapped=row[2], wrapping=row[3])
 
 
 def policy_of(row: Sequence[Any]) -> StoredPolicy:

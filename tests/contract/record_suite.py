@@ -52,6 +52,7 @@ from sidecar.stores.record import (
     HeadRead,
     HeldRead,
     ItemKind,
+    KeyRead,
     Lag,
     LagRead,
     NewEvent,
@@ -71,6 +72,7 @@ from sidecar.stores.record import (
     SessionState,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredRoute,
 )
 
@@ -152,6 +154,12 @@ def change(text: str, *, entry: int = 0, held: bool = False) -> NewItem:
     """Return the item of a change of memory, with a detail of its own."""
     kind = ItemKind.HELD if held else ItemKind.CHANGE
     return item(text, entry=entry, kind=kind, detail=b"\x00detail of " + text.encode())
+
+
+def data_key(subject: str = "ana") -> StoredKey:
+    """Return a key for a subject, as it is stored."""
+    key_id = canonical.sha256((fresh("key"),))[:16]
+    return StoredKey(subject=subject, key_id=key_id, wrapped=b"wrapped " + key_id, wrapping="first")
 
 
 def turn(
@@ -1608,3 +1616,52 @@ class RecordSuite:
         assert (after.position, after.epoch) == (3, 1)
         assert list(after.items) == list(before.items[2:])
         assert await held_subjects(record) == []
+
+    # --- R31 ---
+
+    async def test_r31_the_first_key_of_a_subject_is_kept(self, record: Record, reopen: Reopen) -> None:
+        """Of 32 keys for one subject, through two handles, one is kept, and all callers get it (R31)."""
+        handles = [record, await reopen()]
+        offered = [data_key() for _ in range(RACERS)]
+        kept = await asyncio.gather(*(handles[number % 2].put_key("acme", key) for number, key in enumerate(offered)))
+        assert len(set(kept)) == 1
+        assert kept[0] in offered
+        assert await record.put_key("acme", data_key()) == kept[0]
+        by_subject = KeyRead(tenant="acme", subject="ana")
+        by_id = KeyRead(tenant="acme", key_id=kept[0].key_id)
+        assert await record.fetch([by_subject, by_id]) == [kept[0], kept[0]]
+        assert await record.fetch([replace(by_id, subject="bob"), replace(by_subject, subject="bob")]) == [
+            kept[0],
+            None,
+        ]
+        assert await record.fetch([replace(by_subject, tenant="rival"), replace(by_id, tenant="rival")]) == [None, None]
+        assert await record.fetch([KeyRead(tenant="acme", key_id=bytes(16))]) == [None]
+
+    async def test_r31_one_of_many_wraps_anew(self, record: Record, reopen: Reopen) -> None:
+        """A wrapping takes the place of the one that it was made from, and of no other; the key's id stays (R31)."""
+        handles = [record, await reopen()]
+        old, bystander = await record.put_key("acme", data_key()), await record.put_key("rival", data_key())
+        news = [replace(old, wrapped=b"%d" % number, wrapping="newer") for number in range(RACERS)]
+        done = await asyncio.gather(
+            *(handles[number % 2].rewrap("acme", old=old, new=new) for number, new in enumerate(news))
+        )
+        assert sum(done) == 1
+        read = KeyRead(tenant="acme", subject="ana")
+        assert await record.fetch([read]) == [news[done.index(True)]]
+        assert not await record.rewrap("acme", old=old, new=replace(old, wrapped=b"late"))
+        assert not await record.rewrap("acme", old=bystander, new=replace(bystander, wrapped=b"another's"))
+        assert await record.fetch([replace(read, tenant="rival")]) == [bystander]
+
+    async def test_r31_keys_are_listed_for_rotation(self, record: Record) -> None:
+        """The keys of all tenants come by (tenant, key id), in pages that join (R31)."""
+        made = []
+        for tenant, subject in (("b", "x"), ("a", "y"), ("a", "x"), ("c", "x"), ("a", "z")):
+            made.append((tenant, await record.put_key(tenant, data_key(subject))))
+        made.sort(key=lambda one: (one[0], one[1].key_id))
+        seen: list[tuple[str, StoredKey]] = []
+        while page := await record.keys_all(
+            after=(seen[-1][0], seen[-1][1].key_id) if seen else ("", b""), count_max=2
+        ):
+            assert len(page) <= 2
+            seen += page
+        assert seen == made

@@ -615,6 +615,7 @@ async def test_reads_go_by_keys(opened: Callable[..., Any], path: Path) -> None:
         "signing_key",
         "policies",
         "sessions_of_all",
+        "keys_of_all",
     }
     for name, statement in SQL.items():
         if name in scans or name.startswith(("drop_", "forget_", "end_of_run")):

@@ -255,7 +255,7 @@ WHERE tenant = ? AND session = ? AND items_count > 0 ORDER BY version;
 INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms,
     tokens, gone)
 VALUES (?, ?, ?, ?, ?, 0, 0, 0, '', 0, '', x'', '{}', 1)
-ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', detail = x'', gone = 1;
+ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', gone = 1;
 
 -- name: raise_epoch
 UPDATE scopes SET epoch = epoch + 1, items_position = ? WHERE tenant = ? AND subject = ?;
@@ -282,6 +282,25 @@ SELECT s.sessions, s.events, i.items, s.log_bytes, s.expires_at_us FROM (
         min(CASE WHEN keep_us > 0 THEN updated_at_us + keep_us END) AS expires_at_us
     FROM sessions WHERE swept_at_us = 0
 ) s, (SELECT coalesce(sum(items_position), 0) AS items FROM scopes) i;
+
+-- keys -----------------------------------------------------------------------------------------------------------
+
+-- name: key_of_subject
+SELECT subject, key_id, wrapped, wrapping FROM keys WHERE tenant = ? AND subject = ?;
+
+-- name: key
+SELECT subject, key_id, wrapped, wrapping FROM keys WHERE tenant = ? AND key_id = ?;
+
+-- name: put_key
+INSERT INTO keys (tenant, subject, key_id, wrapped, wrapping) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (tenant, subject) DO NOTHING;
+
+-- name: rewrap
+UPDATE keys SET wrapped = ?, wrapping = ? WHERE tenant = ? AND subject = ? AND key_id = ? AND wrapped = ? AND wrapping = ?;
+
+-- name: keys_of_all
+SELECT subject, key_id, wrapped, wrapping, tenant FROM keys WHERE (tenant, key_id) > (?, ?)
+ORDER BY tenant, key_id LIMIT ?;
 
 -- writes of the control plane and of rebuild -----------------------------------------------------------------------
 
