@@ -62,6 +62,15 @@ class Config:
         "The hot store: memory, redis[s]://HOST, redis+unix:///PATH, redis[s]+sentinel://HOST,…/NAME,"
         " redis[s]+cluster://HOST,….",
     )
+    encryption_keys_file: str = _setting(
+        "", "The file of keys that content is encrypted under, as `standpipe keys new` prints them; the first encrypts."
+    )
+    encryption_keys_command: str = _setting(
+        "", "A command that prints such a file, in place of it; run without a shell."
+    )
+    plaintext: bool = _setting(
+        False, "Whether content is stored unencrypted; without keys nothing starts unless it is."
+    )
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
     precision: Literal["int8", "fp32"] = _setting("int8", "The embedding model's weights: int8 or fp32.")
@@ -96,6 +105,9 @@ class Config:
         )
         _check(bool(_RECORD.fullmatch(self.record)), "record", "sqlite:PATH or postgresql://…")
         _check(bool(_HOT.fullmatch(self.hot)), "hot", _HOT_FORMS)
+        keys = [name for name in ("encryption_keys_file", "encryption_keys_command") if getattr(self, name)]
+        _check(len(keys) < 2, "encryption_keys_command", "empty where encryption_keys_file is not")
+        _check(not (keys and self.plaintext), "plaintext", "false where encryption keys are named")
         _check(bool(self.models_dir), "models_dir", "a directory")
         _check(
             bool(self.embedder) and "/" not in self.embedder,

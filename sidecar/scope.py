@@ -342,6 +342,10 @@ class Scopes:
         self._keep(memory)
         return memory
 
+    def forget(self, tenant: str, subject: str) -> None:
+        """Forget one subject."""
+        self._blocks.pop((tenant, subject), None)
+
     def clear(self) -> None:
         """Forget everything."""
         self._blocks.clear()

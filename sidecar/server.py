@@ -22,11 +22,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from sidecar import canonical, limits
+from sidecar import limits
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
-from sidecar.engines import hot_of, record_of
+from sidecar.engines import open_hot, open_record
+from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
@@ -149,8 +150,7 @@ class Server:
             stack.callback(pages.close)
             self.http_port = pages.port
 
-        self.record: Record = record_of(config)
-        await self.record.open()
+        self.record: Record = await open_record(config)
         stack.push_async_callback(self.record.close)
         models = Path(config.models_dir)
         tokenizers = Tokenizers(models / "tokenizers", config.tokenizers)
@@ -164,10 +164,8 @@ class Server:
         model_id = self._embedder.id if self._embedder else ""
         dimensions = self._embedder.dimensions if self._embedder else 1
 
-        signing_key = await self.record.signing_key()
-        signer = Signer(signing_key)
-        hot: Hot[View] = hot_of(config)
-        await hot.open(deployment=canonical.sha256(("hot", signing_key)).hex()[:12])
+        signer = Signer(await self.record.signing_key())
+        hot: Hot[View] = await open_hot(config, self.record)
         stack.push_async_callback(hot.close)
         policies = Policies(self.record, tokenizers)
         leases = Leases(self.record, hot, policies, telemetry)
@@ -175,6 +173,8 @@ class Server:
         stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
         self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
+        self.eraser = Eraser(record=self.record, hot=hot, telemetry=telemetry, signer=signer, caches=(scopes,))
+        stack.push_async_callback(self.eraser.drain)
         self._projection = None
         if queue is not None:
             stack.push_async_callback(queue.close)
@@ -184,7 +184,7 @@ class Server:
             work = self._projection.run() if config.project else self._projection.watch()
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
         if config.project:
-            retention = Retention(self.record, hot, telemetry)
+            retention = Retention(self.record, hot, telemetry, self.eraser)
             stack.push_async_callback(_cancelled, asyncio.create_task(retention.run()))
         stack.push_async_callback(sessions.drain)
         committer = Committer(

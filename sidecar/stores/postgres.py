@@ -44,6 +44,7 @@ from sidecar.breaker import Breaker
 from sidecar.errors import (
     ConfigInvalid,
     DeadlineExceeded,
+    Erased,
     Internal,
     InvalidField,
     Overloaded,
@@ -69,6 +70,7 @@ from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Answer,
     Appended,
+    ChangesRead,
     Checkpoint,
     Claim,
     Deadline,
@@ -80,6 +82,8 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    HeldRead,
+    KeyRead,
     Lag,
     LagRead,
     NewEvent,
@@ -99,6 +103,7 @@ from sidecar.stores.record import (
     SessionState,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredPolicy,
     StoredRoute,
 )
@@ -107,6 +112,7 @@ from sidecar.stores.rows import (
     grant_of,
     head_of,
     item_of,
+    key_of,
     parked_of,
     policy_of,
     route_of,
@@ -218,6 +224,8 @@ def store_error(error: Exception, *, phase: str = "record_fetch") -> StandpipeEr
     state = getattr(error, "sqlstate", None)
     if state == "SP003":
         return session_full()
+    if state == "SP004":
+        return Erased("subject")
     if state is not None:
         kind, message = ERRORS.get(state) or ERRORS.get(state[:2], _DEFECT)
     elif isinstance(error, psycopg.OperationalError | OSError):  # the connection was lost
@@ -527,6 +535,34 @@ def _read_scope(read: ScopeRead) -> _Asked:
     return _Asked(_Sight(read.tenant), statements, answer)
 
 
+def _read_changes(read: ChangesRead) -> _Asked:
+    def answer(found: Sequence[list[Row]]) -> ScopeState:
+        counters, items = found
+        position, epoch, _ = counters[0] if counters else (0, 0, 0)
+        return ScopeState(
+            position=position, vector_position=0, items=[_item(row) for row in items], vectors=[], epoch=epoch
+        )
+
+    key = (read.tenant, read.subject)
+    statements = [
+        ("scope", (*key, "", *key)),
+        ("changes", (*key, read.after_position, *key, read.count_max, *key)),
+    ]
+    return _Asked(_Sight(read.tenant), statements, answer)
+
+
+def _read_held(read: HeldRead) -> _Asked:
+    values = (read.tenant, read.after_subject, read.tenant, read.count_max)
+    return _Asked(_Sight(read.tenant), [("held_subjects", values)], _each(lambda row: row[0]))
+
+
+def _read_key(read: KeyRead) -> _Asked:
+    statement: Statement = ("key_of_subject", (read.tenant, read.subject))
+    if read.key_id:
+        statement = ("key", (read.tenant, read.key_id))
+    return _Asked(_Sight(read.tenant), [statement], _first(key_of))
+
+
 def _read_policy(read: PolicyRead) -> _Asked:
     statement: Statement = ("latest_policy", (read.tenant, read.name))
     if read.version is not None:
@@ -583,6 +619,9 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     EventsRead: _read_events,
     SessionsRead: _read_sessions,
     ScopeRead: _read_scope,
+    ChangesRead: _read_changes,
+    HeldRead: _read_held,
+    KeyRead: _read_key,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -619,7 +658,8 @@ async def _commit(db: Connection, timeout_ms: str, sight: _Sight, name: str, val
 
 
 def _items(items: Sequence[NewItem]) -> tuple[list[Any], ...]:
-    """Return items as the arrays that the functions take."""
+    """Return items as the arrays that the functions take: most have no kind and no detail, and no array says so."""
+    special = any(item.kind or item.detail for item in items)
     return (
         [item.entry for item in items],
         [item.chunk for item in items],
@@ -629,6 +669,8 @@ def _items(items: Sequence[NewItem]) -> tuple[list[Any], ...]:
         [item.text.encode() for item in items],
         [item.terms for item in items],
         [tokens_text(item) for item in items],
+        [int(item.kind) for item in items] if special else [],
+        [item.detail for item in items] if special else [],
     )
 
 
@@ -686,6 +728,8 @@ def _refusal(event: NewEvent, outcome: str, *, version: int, at: int, winner: st
             )
         case "nameless":
             return InvalidField("the first append of a session must name its subject", field="subject_id")
+        case "subject erased" | "session erased":
+            return Erased(outcome.removesuffix(" erased"))
         case "expired":
             return SessionExpired()
         case "ended":
@@ -939,6 +983,24 @@ class PostgresRecord(Record):
 
     async def forgotten(self, tenant: str, session: str) -> None:
         await self._write("forgotten", tenant, session, sight=_Sight(tenant))
+
+    async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
+        values = (tenant, key.subject, key.key_id, key.wrapped, key.wrapping)
+        rows = await self._write("put_key", *values, sight=_Sight(tenant))
+        if not rows:
+            raise Erased("subject")
+        return key_of(rows[0])
+
+    async def rewrap(self, tenant: str, *, old: StoredKey, new: StoredKey) -> bool:
+        values = (new.wrapped, new.wrapping, tenant, old.subject, old.key_id, old.wrapped, old.wrapping)
+        return bool(await self._write("rewrap", *values, sight=_Sight(tenant)))
+
+    async def keys_all(self, *, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
+        def key(row: Row) -> tuple[str, StoredKey]:
+            return row[4], key_of(row)
+
+        (found,) = await self._ask([_Asked(_WORKER, [("keys_of_all", (*after, count_max))], _each(key))])
+        return cast("list[tuple[str, StoredKey]]", found)
 
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes

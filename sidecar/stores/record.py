@@ -73,7 +73,8 @@ R24 The items of a swept session keep their positions (R6), and no content: they
 R25 A session has at most `limits.session_events_max` events, and its end: a turn beyond raises LimitExceeded.
 R26 `FiguresRead` tells how much there is. It may estimate, and costs the same however much it is.
 R27 An item has a kind and a detail, which come back as they were put. `ChangesRead` gives those of kinds CHANGE and
-    HELD alone, at the cost of these; `HeldRead` the subjects that have items of kind HELD, by name.
+    HELD alone, at the cost of these; `HeldRead` the subjects that have items of kind HELD, by name. What is gone
+    (R24) is in neither.
 R28 `redact` puts another body in an event's place, and makes the items of some of its entries `gone` (R24). The
     event's hash stays, and so does the chain: `StoredEvent.body_hash` is that of the first body. Any number of times.
 R29 `erase` marks a subject, or one session, in one transaction; again, it changes nothing. From then on every append

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from sidecar import limits
 from sidecar.errors import LimitExceeded, StoreCorrupt
@@ -19,13 +19,18 @@ from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     EventKind,
     Head,
+    ItemKind,
     NewItem,
     ParkedOrder,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredPolicy,
     StoredRoute,
 )
+
+_KINDS: Final[Mapping[int, ItemKind]] = {kind.value: kind for kind in ItemKind}
+"""A dictionary finds a kind in a tenth of the time that the enum's own call takes, which a load notices."""
 
 
 def sections(file: str, label: str) -> dict[str, str]:
@@ -91,11 +96,11 @@ def event_of(row: Sequence[Any]) -> StoredEvent:
 
 
 def item_of(row: Sequence[Any]) -> StoredItem:
-    """Return a recall item. Raises StoreCorrupt if its token counts cannot be read."""
+    """Return a recall item. Raises StoreCorrupt if its kind or its token counts cannot be read."""
     try:
-        tokens = _tokens(row[10])
-    except (ValueError, TypeError) as error:
-        raise StoreCorrupt("a stored item's token counts cannot be read", position=row[0]) from error
+        tokens, kind = _tokens(row[10]), _KINDS[row[12]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreCorrupt("a stored item's kind or token counts cannot be read", position=row[0]) from error
     return StoredItem(
         position=row[0],
         session=row[1],
@@ -109,7 +114,14 @@ def item_of(row: Sequence[Any]) -> StoredItem:
         terms=row[9],
         tokens=tokens,
         gone=bool(row[11]),
+        kind=kind,
+        detail=row[13],
     )
+
+
+def key_of(row: Sequence[Any]) -> StoredKey:
+    """Return a subject's data key."""
+    return StoredKey(subject=row[0], key_id=row[1], wrapped=row[2], wrapping=row[3])
 
 
 def policy_of(row: Sequence[Any]) -> StoredPolicy:

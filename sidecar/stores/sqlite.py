@@ -59,6 +59,7 @@ from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Answer,
     Appended,
+    ChangesRead,
     Checkpoint,
     Claim,
     Deadline,
@@ -71,6 +72,8 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    HeldRead,
+    KeyRead,
     Lag,
     LagRead,
     NewEvent,
@@ -91,6 +94,7 @@ from sidecar.stores.record import (
     SessionState,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredPolicy,
     StoredRoute,
 )
@@ -99,6 +103,7 @@ from sidecar.stores.rows import (
     grant_of,
     head_of,
     item_of,
+    key_of,
     parked_of,
     policy_of,
     route_of,
@@ -292,6 +297,27 @@ def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     return ScopeState(position=position, vector_position=vector_position, items=items, vectors=vectors, epoch=epoch)
 
 
+def _read_changes(db: sqlite3.Connection, read: ChangesRead) -> ScopeState:
+    key = (read.tenant, read.subject)
+    _, position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
+    rows = db.execute(SQL["changes"], (*key, read.after_position, position, read.count_max))
+    items = [item_of(row) for row in rows]
+    return ScopeState(position=position, vector_position=0, items=items, vectors=(), epoch=epoch)
+
+
+def _read_held(db: sqlite3.Connection, read: HeldRead) -> Sequence[str]:
+    rows = db.execute(SQL["held_subjects"], (read.tenant, read.after_subject, read.count_max))
+    return [row[0] for row in rows]
+
+
+def _read_key(db: sqlite3.Connection, read: KeyRead) -> StoredKey | None:
+    if read.key_id:
+        row = _one(db, "key", read.tenant, read.key_id)
+    else:
+        row = _one(db, "key_of_subject", read.tenant, read.subject)
+    return row and key_of(row)
+
+
 def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | None:
     if read.version is None:
         row = _one(db, "latest_policy", read.tenant, read.name)
@@ -348,6 +374,9 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     EventsRead: _read_events,
     SessionsRead: _read_sessions,
     ScopeRead: _read_scope,
+    ChangesRead: _read_changes,
+    HeldRead: _read_held,
+    KeyRead: _read_key,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -385,6 +414,10 @@ def _is_due(db: sqlite3.Connection, model: str) -> bool:
 
 def _sessions_all(db: sqlite3.Connection, after: tuple[str, str], count_max: int) -> Sequence[tuple[str, Head]]:
     return [(row[11], head_of(row)) for row in db.execute(SQL["sessions_of_all"], (*after, count_max))]
+
+
+def _keys_all(db: sqlite3.Connection, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
+    return [(row[4], key_of(row)) for row in db.execute(SQL["keys_of_all"], (*after, count_max))]
 
 
 # --- writes: each runs inside a savepoint of the writer's transaction ---------------------------------------------
@@ -520,7 +553,7 @@ def _put_items(
         SQL["put_item"],
         [
             (*scope, position, *origin, item.entry, item.chunk, item.role, item.speaker, item.spoken_at_us)
-            + (item.text, item.terms, tokens_text(item))
+            + (item.text, item.terms, tokens_text(item), item.kind, item.detail)
             for position, item in enumerate(items, start + 1)
         ],
     )
@@ -673,6 +706,16 @@ def _restore_items(
     if start == items_position:
         _join_items(db, scope, start)
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
+
+
+def _put_key(db: sqlite3.Connection, tenant: str, key: StoredKey) -> StoredKey:
+    db.execute(SQL["put_key"], (tenant, key.subject, key.key_id, key.wrapped, key.wrapping))
+    return key_of(_one(db, "key_of_subject", tenant, key.subject))
+
+
+def _rewrap(db: sqlite3.Connection, tenant: str, old: StoredKey, new: StoredKey) -> bool:
+    values = (new.wrapped, new.wrapping, tenant, old.subject, old.key_id, old.wrapped, old.wrapping)
+    return bool(db.execute(SQL["rewrap"], values).rowcount)
 
 
 def _change_grants(db: sqlite3.Connection, change: Callable[[Sequence[Grant], int], Sequence[Grant]]) -> None:
@@ -975,6 +1018,15 @@ class SqliteRecord(Record):
 
     async def forgotten(self, tenant: str, session: str) -> None:
         await self._write(partial(_forgotten, tenant=tenant, session=session))
+
+    async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
+        return await self._write(partial(_put_key, tenant=tenant, key=key))
+
+    async def rewrap(self, tenant: str, *, old: StoredKey, new: StoredKey) -> bool:
+        return await self._write(partial(_rewrap, tenant=tenant, old=old, new=new))
+
+    async def keys_all(self, *, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
+        return await self._read(partial(_keys_all, after=after, count_max=count_max))
 
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes

@@ -38,6 +38,7 @@ from sidecar.errors import (
 from sidecar.finding import Outcome
 from sidecar.stores.record import (
     Appended,
+    ChangesRead,
     Checkpoint,
     Claim,
     EventKind,
@@ -49,6 +50,9 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    HeldRead,
+    ItemKind,
+    KeyRead,
     Lag,
     LagRead,
     NewEvent,
@@ -68,6 +72,7 @@ from sidecar.stores.record import (
     SessionState,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredRoute,
 )
 
@@ -129,7 +134,7 @@ def fresh(what: str) -> str:
     return f"{what}-{next(_fresh)}"
 
 
-def item(text: str, *, entry: int = 0, chunk: int = 0) -> NewItem:
+def item(text: str, *, entry: int = 0, chunk: int = 0, kind: ItemKind = ItemKind.CHUNK, detail: bytes = b"") -> NewItem:
     """Return a recall item."""
     return NewItem(
         entry=entry,
@@ -140,7 +145,21 @@ def item(text: str, *, entry: int = 0, chunk: int = 0) -> NewItem:
         text=text,
         terms=text.encode()[::-1],
         tokens={"o200k_base": len(text)},
+        kind=kind,
+        detail=detail,
     )
+
+
+def change(text: str, *, entry: int = 0, held: bool = False) -> NewItem:
+    """Return the item of a change of memory, with a detail of its own."""
+    kind = ItemKind.HELD if held else ItemKind.CHANGE
+    return item(text, entry=entry, kind=kind, detail=b"\x00detail of " + text.encode())
+
+
+def data_key(subject: str = "ana") -> StoredKey:
+    """Return a key for a subject, as it is stored."""
+    key_id = canonical.sha256((fresh("key"),))[:16]
+    return StoredKey(subject=subject, key_id=key_id, wrapped=b"wrapped " + key_id, wrapping="first")
 
 
 def turn(
@@ -198,6 +217,16 @@ async def scope_of(record: Record, subject: str = "ana", *, tenant: str = "acme"
     return await one(record, ScopeRead(tenant=tenant, subject=subject, **values), ScopeState)
 
 
+async def changes_of(record: Record, subject: str = "ana", *, tenant: str = "acme", **more: Any) -> ScopeState:
+    """Return the changes of a subject's memory."""
+    return await one(record, ChangesRead(tenant=tenant, subject=subject, **more), ScopeState)
+
+
+async def held_subjects(record: Record, *, tenant: str = "acme", after: str = "", count_max: int = 99) -> list[str]:
+    """Return the subjects some of whose changes wait, or waited, for review."""
+    return list(await one(record, HeldRead(tenant=tenant, after_subject=after, count_max=count_max), list))
+
+
 async def waiting(record: Record, *, model: str = MODEL) -> int:
     """Return how many items wait for their vector."""
     return (await one(record, LagRead(model=model), Lag)).items
@@ -240,7 +269,7 @@ async def sweep(record: Record, raw: RawRecord, session: str = "s") -> None:
 def emptied(items: Sequence[StoredItem], session: str) -> list[StoredItem]:
     """Return what items must read as when a session's are gone."""
     return [
-        replace(item, role=0, speaker="", spoken_at_us=0, text="", terms=b"", gone=True)
+        replace(item, role=0, speaker="", spoken_at_us=0, text="", terms=b"", detail=b"", gone=True)
         if item.session == session
         else item
         for item in items
@@ -587,6 +616,7 @@ class RecordSuite:
             EventsRead(tenant="acme", session="none", after_version=0, count_max=9, bytes_max=9),
             SessionsRead(tenant="acme", subject="none", after_session="", count_max=9),
             ScopeRead(tenant="acme", subject="none", model=MODEL),
+            HeldRead(tenant="acme", after_subject="", count_max=9),
             PolicyRead(tenant="acme", name="none"),
             PolicyRead(tenant="acme", name="none", version=3),
             PoliciesRead(tenant="acme"),
@@ -600,7 +630,7 @@ class RecordSuite:
         assert isinstance(head, Head)
         assert head == same
         nothing = ScopeState(position=0, vector_position=0, items=[], vectors=[])
-        assert middle == [None, None, None, [], nothing, None, None, [], None, [], []]
+        assert middle == [None, None, None, [], nothing, [], None, None, [], None, [], []]
         assert isinstance(lag, Lag)
         assert lag.items == 1
         assert await record.fetch([]) == []
@@ -1506,3 +1536,132 @@ class RecordSuite:
         raw.analyse()
         figures = await one(record, FiguresRead(), Figures)
         assert (figures.events, figures.overdue_s) == (8, 0)
+
+    # --- R27 ---
+
+    async def _remember(self, record: Record) -> list[NewEvent]:
+        """Append turns and memory of every kind of item to two subjects; return the events."""
+        events = [
+            turn(items=[item("said"), change("home: Oslo", entry=1), change("likes: rain", entry=2, held=True)]),
+            turn("~m~ana", kind=EventKind.MEMORY, items=[change("home: Bergen"), change("", entry=1)]),
+            turn("~d~ana~d", kind=EventKind.MEMORY, items=[item("a page", kind=ItemKind.DOCUMENT, detail=b"title")]),
+            turn("other", items=[item("more"), change("pet: Rex", entry=1)]),
+            turn("~m~bob", subject="bob", kind=EventKind.MEMORY, items=[change("pet: none", held=True)]),
+        ]
+        for event in events:
+            await record.append(event)
+        return events
+
+    async def test_r27_kinds_and_details_come_back(self, record: Record) -> None:
+        """An item's kind and detail are what was put, of turns and of memory's own events (R27)."""
+        for event in await self._remember(record):
+            (found,) = await log(record, event.session)
+            assert (found.kind, found.body) == (event.kind, event.body)
+            memory = await scope_of(record, event.subject)
+            assert [one for one in memory.items if one.session == event.session] == stored(event.items, found)
+
+    async def test_r27_changes_are_read_alone(self, record: Record) -> None:
+        """Of all items the changes alone come, in pages that join, with the scope's position (R27)."""
+        await self._remember(record)
+        memory = await scope_of(record)
+        expected = [one for one in memory.items if one.kind in {ItemKind.CHANGE, ItemKind.HELD}]
+        assert [one.position for one in expected] == [2, 3, 4, 5, 8]
+        whole = await changes_of(record)
+        assert (list(whole.items), list(whole.vectors), whole.epoch) == (expected, [], 0)
+        assert whole.position == memory.position == 8
+        assert list((await changes_of(record, after_position=2, count_max=2)).items) == expected[1:3]
+        assert list((await changes_of(record, after_position=4, count_max=2)).items) == expected[3:]
+        rest = await changes_of(record, after_position=8)
+        assert (rest.position, list(rest.items)) == (8, [])
+        nobody = await changes_of(record, "nobody")
+        assert (nobody.position, list(nobody.items)) == (0, [])
+        assert list((await changes_of(record, tenant="rival")).items) == []
+
+    async def test_r27_subjects_with_held_changes_are_listed(self, record: Record) -> None:
+        """Subjects that have a held change come by name, each once, in pages that join; others do not (R27)."""
+        for subject in ("d", "b", "c", "a"):
+            kept = [change("x", held=subject != "c"), change("y", entry=1, held=subject != "c")]
+            await record.append(turn(f"~m~{subject}", subject=subject, kind=EventKind.MEMORY, items=kept))
+        await record.append(turn("~m~e", tenant="rival", subject="e", kind=EventKind.MEMORY, items=[change("x")]))
+        assert await held_subjects(record) == ["a", "b", "d"]
+        assert await held_subjects(record, count_max=2) == ["a", "b"]
+        assert await held_subjects(record, after="b", count_max=2) == ["d"]
+        assert await held_subjects(record, count_max=0) == []
+        assert await held_subjects(record, tenant="rival") == []
+
+    async def test_r27_a_rebuild_gives_kinds_and_details_back(self, record: Record) -> None:
+        """After items are restored from the log, changes and held subjects read as before (R27, R15, P9)."""
+        events = await self._remember(record)
+        before = [await scope_of(record), await changes_of(record), await scope_of(record, "bob")]
+        await record.drop_derived()
+        gone = await changes_of(record)
+        assert (gone.position, list(gone.items), await held_subjects(record)) == (0, [], [])
+        for event in events:
+            (found,) = await log(record, event.session)
+            await record.restore_items("acme", subject=event.subject, event=found, items=event.items)
+        assert [await scope_of(record), await changes_of(record), await scope_of(record, "bob")] == before
+        assert await held_subjects(record) == ["ana", "bob"]
+
+    async def test_r27_what_is_gone_is_no_change(self, record: Record, raw: RawRecord) -> None:
+        """A swept session's changes are changes no more, and neither their text nor their detail stays (R27, R24)."""
+        held = [item("said"), change("pet: xylophone", entry=1, held=True)]
+        await record.append(turn(items=held, keep_s=1, texts=()))
+        await record.append(turn("other", items=[change("home: Oslo")], texts=()))
+        before = await scope_of(record)
+        assert "xylophone" in raw.dump()
+        await sweep(record, raw)
+        assert "xylophone" not in raw.dump()
+        assert list((await scope_of(record)).items) == emptied(before.items, "s")
+        after = await changes_of(record)
+        assert (after.position, after.epoch) == (3, 1)
+        assert list(after.items) == list(before.items[2:])
+        assert await held_subjects(record) == []
+
+    # --- R31 ---
+
+    async def test_r31_the_first_key_of_a_subject_is_kept(self, record: Record, reopen: Reopen) -> None:
+        """Of 32 keys for one subject, through two handles, one is kept, and all callers get it (R31)."""
+        handles = [record, await reopen()]
+        offered = [data_key() for _ in range(RACERS)]
+        kept = await asyncio.gather(*(handles[number % 2].put_key("acme", key) for number, key in enumerate(offered)))
+        assert len(set(kept)) == 1
+        assert kept[0] in offered
+        assert await record.put_key("acme", data_key()) == kept[0]
+        by_subject = KeyRead(tenant="acme", subject="ana")
+        by_id = KeyRead(tenant="acme", key_id=kept[0].key_id)
+        assert await record.fetch([by_subject, by_id]) == [kept[0], kept[0]]
+        assert await record.fetch([replace(by_id, subject="bob"), replace(by_subject, subject="bob")]) == [
+            kept[0],
+            None,
+        ]
+        assert await record.fetch([replace(by_subject, tenant="rival"), replace(by_id, tenant="rival")]) == [None, None]
+        assert await record.fetch([KeyRead(tenant="acme", key_id=bytes(16))]) == [None]
+
+    async def test_r31_one_of_many_wraps_anew(self, record: Record, reopen: Reopen) -> None:
+        """A wrapping takes the place of the one that it was made from, and of no other; the key's id stays (R31)."""
+        handles = [record, await reopen()]
+        old, bystander = await record.put_key("acme", data_key()), await record.put_key("rival", data_key())
+        news = [replace(old, wrapped=b"%d" % number, wrapping="newer") for number in range(RACERS)]
+        done = await asyncio.gather(
+            *(handles[number % 2].rewrap("acme", old=old, new=new) for number, new in enumerate(news))
+        )
+        assert sum(done) == 1
+        read = KeyRead(tenant="acme", subject="ana")
+        assert await record.fetch([read]) == [news[done.index(True)]]
+        assert not await record.rewrap("acme", old=old, new=replace(old, wrapped=b"late"))
+        assert not await record.rewrap("acme", old=bystander, new=replace(bystander, wrapped=b"another's"))
+        assert await record.fetch([replace(read, tenant="rival")]) == [bystander]
+
+    async def test_r31_keys_are_listed_for_rotation(self, record: Record) -> None:
+        """The keys of all tenants come by (tenant, key id), in pages that join (R31)."""
+        made = []
+        for tenant, subject in (("b", "x"), ("a", "y"), ("a", "x"), ("c", "x"), ("a", "z")):
+            made.append((tenant, await record.put_key(tenant, data_key(subject))))
+        made.sort(key=lambda one: (one[0], one[1].key_id))
+        seen: list[tuple[str, StoredKey]] = []
+        while page := await record.keys_all(
+            after=(seen[-1][0], seen[-1][1].key_id) if seen else ("", b""), count_max=2
+        ):
+            assert len(page) <= 2
+            seen += page
+        assert seen == made

@@ -15,9 +15,9 @@ SELECT set_config('standpipe.tenant', %b, true), set_config('standpipe.worker', 
 
 -- name: append
 SELECT outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
-FROM standpipe.append_kept(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer, %b::bytea,
-    %b::bigint, %b::text[], %b::text[], %b::text[], %b::bigint[], %b::integer[], %b::integer[], %b::integer[],
-    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[], %b::bigint, %b::bigint);
+FROM standpipe.append_event(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer,
+    %b::bytea, %b::bigint, %b::text[], %b::text[], %b::text[], %b::bigint[], %b::integer[], %b::integer[], %b::integer[],
+    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[], %b::integer[], %b::bytea[], %b::bigint, %b::bigint);
 
 -- fetch ----------------------------------------------------------------------------------------------------------
 
@@ -71,11 +71,34 @@ SELECT items_position, epoch, CASE WHEN items_position > 0 THEN (
 ) END FROM standpipe.scopes WHERE tenant = %b AND subject = %b;
 
 -- name: items
-SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
 FROM standpipe.items
 WHERE tenant = %b AND subject = %b AND position > %b AND position <= (
     SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b
 ) ORDER BY position LIMIT %b;
+
+-- name: changes
+-- Found before the items are joined, each of which is then looked up by its key.
+WITH found AS MATERIALIZED (
+    SELECT position FROM standpipe.changes WHERE tenant = %b AND subject = %b AND position > %b AND position <= (
+        SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b
+    ) ORDER BY position LIMIT %b
+)
+SELECT i.position, i.session, i.version, i.entry, i.chunk, i.role, i.speaker, i.spoken_at_us, i.text, i.terms, i.tokens,
+    i.gone, i.kind, i.detail
+FROM found CROSS JOIN LATERAL (
+    SELECT * FROM standpipe.items i WHERE i.tenant = %b AND i.subject = %b AND i.position = found.position OFFSET 0
+) AS i ORDER BY i.position;
+
+-- name: held_subjects
+-- From one subject to the next, however many such items each has.
+WITH RECURSIVE held (subject) AS (
+    SELECT min(subject) FROM standpipe.changes WHERE tenant = %b AND subject > %b AND held
+    UNION ALL
+    SELECT (SELECT min(c.subject) FROM standpipe.changes c WHERE c.tenant = %b AND c.subject > h.subject AND c.held)
+    FROM held h WHERE h.subject IS NOT NULL
+)
+SELECT subject FROM held WHERE subject IS NOT NULL LIMIT %b;
 
 -- name: vectors
 SELECT vector FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b AND position > %b
@@ -168,6 +191,27 @@ SELECT standpipe.sweep(%b::text, %b::text);
 -- name: forgotten
 UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND swept_at_us > 0;
 
+-- keys -----------------------------------------------------------------------------------------------------------
+
+-- name: key_of_subject
+SELECT subject, key_id, wrapped, wrapping FROM standpipe.keys WHERE tenant = %b AND subject = %b;
+
+-- name: key
+SELECT subject, key_id, wrapped, wrapping FROM standpipe.keys WHERE tenant = %b AND key_id = %b;
+
+-- name: put_key
+SELECT subject, key_id, wrapped, wrapping FROM standpipe.put_key(%b::text, %b::text, %b::bytea, %b::bytea, %b::text);
+
+-- name: rewrap
+UPDATE standpipe.keys SET wrapped = %b::bytea, wrapping = %b::text
+WHERE tenant = %b AND subject = %b AND key_id = %b AND wrapped = %b AND wrapping = %b RETURNING true;
+
+-- name: keys_of_all
+SELECT subject, key_id, wrapped, wrapping, tenant FROM standpipe.keys WHERE (tenant, key_id) > (%b, %b)
+ORDER BY tenant, key_id LIMIT %b;
+
+-- figures --------------------------------------------------------------------------------------------------------
+
 -- name: figures
 -- What vacuum and analyze last counted, since counting itself would read everything; the longest overdue by its index.
 SELECT sum(rows) FILTER (WHERE name = 'sessions'), sum(rows) FILTER (WHERE name = 'events'),
@@ -196,8 +240,9 @@ SELECT at_version, at_document, at_us, published FROM standpipe.publish_policy(%
 SELECT standpipe.set_route(%b::text, %b::text, %b::text, %b::bigint);
 
 -- name: restore_items
-SELECT standpipe.restore_items(%b::text, %b::text, %b::text, %b::bigint, %b::bigint, %b::bigint, %b::integer[],
-    %b::integer[], %b::integer[], %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[]);
+SELECT standpipe.restore_event_items(%b::text, %b::text, %b::text, %b::bigint, %b::bigint, %b::bigint, %b::integer[],
+    %b::integer[], %b::integer[], %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[], %b::integer[],
+    %b::bytea[]);
 
 -- name: drop_derived
 SELECT standpipe.drop_derived();

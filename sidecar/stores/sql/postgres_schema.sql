@@ -891,3 +891,452 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
+
+-- expansion: 4
+-- What an item is, and a serialised ItemDetail (sidecar/stores/record.py, ItemKind and NewItem).
+ALTER TABLE standpipe.items
+    ADD COLUMN kind integer NOT NULL DEFAULT 0,
+    ADD COLUMN detail bytea NOT NULL DEFAULT '';
+
+-- Where the changes of a subject's memory stand among its items, and which of them are held back. It is what a partial
+-- index of `items` would be: but to make one, commits would have to wait until all items that there are were read, and
+-- every append would pay for it, though few change anything.
+CREATE TABLE standpipe.changes (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    position bigint NOT NULL,
+    held boolean NOT NULL,
+    PRIMARY KEY (tenant, subject, position)
+);
+
+CREATE INDEX changes_held ON standpipe.changes (tenant, subject) WHERE held;
+
+-- SHA-256 of the body that the event's hash covers, if another has taken its place.
+ALTER TABLE standpipe.events ADD COLUMN body_hash bytea NOT NULL DEFAULT '';
+
+-- Whether a subject or a session was erased: when, 0 for never. A subject's sessions take it over when they are swept.
+ALTER TABLE standpipe.scopes ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
+ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
+
+-- What was erased, in counts; `session` is empty for all of the subject.
+CREATE TABLE standpipe.erasures (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    asked_at_us bigint NOT NULL,
+    done_at_us bigint NOT NULL DEFAULT 0,
+    logs bigint NOT NULL DEFAULT 0,
+    events bigint NOT NULL DEFAULT 0,
+    items bigint NOT NULL DEFAULT 0,
+    events_redacted bigint NOT NULL DEFAULT 0,
+    keys bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, subject, session)
+);
+
+CREATE INDEX erasures_at_work ON standpipe.erasures (tenant, subject, session) WHERE done_at_us = 0;
+
+-- A subject's data key, wrapped.
+CREATE TABLE standpipe.keys (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    key_id bytea NOT NULL,
+    wrapped bytea NOT NULL,
+    wrapping text NOT NULL,
+    PRIMARY KEY (tenant, subject),
+    UNIQUE (tenant, key_id)
+);
+
+-- Whoever was let in serves on: to the new tables, too.
+DO $$
+DECLARE
+    name text;
+    whom record;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['changes', 'erasures', 'keys'] LOOP
+        EXECUTE format('ALTER TABLE standpipe.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY of_the_tenant ON standpipe.%I
+            USING (tenant = (SELECT current_setting(''standpipe.tenant'', true)))', name);
+        EXECUTE format('CREATE POLICY of_workers ON standpipe.%I
+            USING ((SELECT current_setting(''standpipe.worker'', true)) = ''on'')', name);
+        FOR whom IN
+            SELECT a.grantee::regrole AS role, a.privilege_type FROM pg_class c, aclexplode(c.relacl) AS a
+            WHERE c.oid = 'standpipe.sessions'::regclass AND a.grantee NOT IN (0, c.relowner)
+        LOOP
+            EXECUTE format('GRANT %s ON standpipe.%I TO %s', whom.privilege_type, name, whom.role);
+        END LOOP;
+    END LOOP;
+END $$;
+
+-- As put_items before, with kinds and details: of items that have none, both arrays are empty.
+CREATE FUNCTION standpipe.write_items(
+    new_tenant text, new_subject text, after_position bigint, new_session text, new_version bigint,
+    new_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
+    spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[], kinds integer[], details bytea[]
+) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO standpipe.items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us,
+        text, terms, tokens, kind, detail)
+    SELECT new_tenant, new_subject, after_position + i.number, new_session, new_version, i.entry, i.chunk, i.role,
+        i.speaker, i.spoken_at_us, i.text, i.terms, i.tokens, coalesce(i.kind, 0), coalesce(i.detail, '')
+    FROM unnest(write_items.entries, write_items.chunks, write_items.roles, write_items.speakers,
+        write_items.spoken_at_us, write_items.texts, write_items.terms, write_items.tokens, write_items.kinds,
+        write_items.details)
+        WITH ORDINALITY AS i (entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, kind, detail, number)
+    ON CONFLICT DO NOTHING;
+    IF cardinality(kinds) > 0 THEN
+        INSERT INTO standpipe.changes (tenant, subject, position, held)
+        SELECT new_tenant, new_subject, i.position, i.kind = 3 FROM standpipe.items i
+        WHERE i.tenant = new_tenant AND i.subject = new_subject AND i.position > after_position
+            AND i.position <= after_position + cardinality(kinds) AND i.kind IN (1, 3) AND NOT i.gone
+        ON CONFLICT DO NOTHING;
+    END IF;
+    INSERT INTO standpipe.work (tenant, subject, model, since_us)
+    SELECT new_tenant, new_subject, m.model, new_committed_at_us FROM standpipe.models m
+    ON CONFLICT (tenant, subject, model) DO UPDATE SET since_us = excluded.since_us
+    WHERE excluded.since_us < work.since_us;
+END $$;
+
+-- Append one event (R1 to R10, R23, R25, R29). Locks the session, then its subject's counters, and nothing else that
+-- another append waits for, so appends cannot deadlock. All checks but the last come before the first write: a refusal
+-- is an outcome, not an error, and has written nothing. `number` says which call, result or citation was refused, from 1.
+CREATE FUNCTION standpipe.append_event(
+    new_tenant text, new_session text, new_subject text, new_request_id text, new_digest bytea,
+    expected_version bigint, must_exist boolean, new_kind integer, new_body bytea, new_weight_bytes bigint,
+    opened_calls text[], answered_calls text[], cited_sessions text[], cited_versions bigint[],
+    entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
+    texts bytea[], terms bytea[], tokens text[], kinds integer[], details bytea[],
+    new_keep_us bigint, events_max bigint,
+    OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
+    OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    head standpipe.sessions;
+    there boolean;
+    receipt record;
+    erased_at_us bigint;
+    count CONSTANT bigint := cardinality(append_event.entries);
+BEGIN
+    <<checks>>
+    LOOP
+        SELECT * INTO head FROM standpipe.sessions WHERE tenant = new_tenant AND session = new_session FOR UPDATE;
+        there := FOUND;
+        IF there THEN
+            SELECT version, digest, event_hash, position_end, weight_end_bytes, committed_at_us INTO receipt
+            FROM standpipe.events WHERE tenant = new_tenant AND session = new_session AND request_id = new_request_id;
+            IF FOUND THEN
+                at_version := receipt.version;
+                new_hash := receipt.event_hash;
+                of_subject := head.subject;
+                last_position := receipt.position_end;
+                last_weight_bytes := receipt.weight_end_bytes;
+                at_us := receipt.committed_at_us;
+                outcome := CASE WHEN receipt.digest = new_digest THEN 'replayed' ELSE 'reused' END;
+                EXIT;
+            END IF;
+        ELSIF must_exist THEN
+            outcome := 'unknown';
+            EXIT;
+        END IF;
+        at_version := coalesce(head.version, 0);
+        IF expected_version > at_version THEN
+            outcome := 'future';
+            EXIT;
+        ELSIF expected_version < at_version THEN
+            SELECT request_id INTO winner FROM standpipe.events
+            WHERE tenant = new_tenant AND session = new_session AND version = expected_version + 1;
+            outcome := 'conflict';
+            EXIT;
+        ELSIF NOT there AND new_subject = '' THEN
+            outcome := 'nameless';
+            EXIT;
+        ELSIF head.ended THEN
+            outcome := 'ended';
+            EXIT;
+        ELSIF new_subject NOT IN ('', head.subject) THEN
+            outcome := 'mismatch';
+            EXIT;
+        END IF;
+        IF cardinality(opened_calls) > 0 THEN
+            SELECT min(o.number) INTO number FROM unnest(opened_calls) WITH ORDINALITY AS o (call_id, number)
+            WHERE o.number > array_position(opened_calls, o.call_id) OR EXISTS (
+                SELECT 1 FROM standpipe.tool_calls t
+                WHERE t.tenant = new_tenant AND t.session = new_session AND t.call_id = o.call_id);
+            IF number IS NOT NULL THEN
+                outcome := 'call';
+                EXIT;
+            END IF;
+        END IF;
+        IF cardinality(answered_calls) > 0 THEN
+            SELECT min(a.number) INTO number FROM unnest(answered_calls) WITH ORDINALITY AS a (call_id, number)
+            WHERE a.number > array_position(answered_calls, a.call_id) OR (a.call_id <> ALL (opened_calls)
+                AND NOT EXISTS (
+                    SELECT 1 FROM standpipe.tool_calls t WHERE t.tenant = new_tenant AND t.session = new_session
+                    AND t.call_id = a.call_id AND t.result_version IS NULL));
+            IF number IS NOT NULL THEN
+                outcome := 'result';
+                EXIT;
+            END IF;
+        END IF;
+        IF cardinality(cited_sessions) > 0 THEN
+            SELECT min(c.number) INTO number
+            FROM unnest(cited_sessions, cited_versions) WITH ORDINALITY AS c (session, version, number)
+            WHERE NOT EXISTS (
+                SELECT 1 FROM standpipe.events e
+                WHERE e.tenant = new_tenant AND e.session = c.session AND e.version = c.version);
+            IF number IS NOT NULL THEN
+                outcome := 'citation';
+                EXIT;
+            END IF;
+        END IF;
+        EXIT WHEN there;
+        INSERT INTO standpipe.sessions (tenant, session, subject, version, event_hash, ended, weight_bytes, position_end,
+            created_at_us, updated_at_us)
+        VALUES (new_tenant, new_session, new_subject, 0, decode(repeat('00', 32), 'hex'), false, 0, 0, 0, 0)
+        ON CONFLICT DO NOTHING RETURNING * INTO head;
+        EXIT WHEN FOUND;  -- else another has just made it: look again
+    END LOOP;
+
+    IF outcome IS NOT NULL THEN
+        -- What is erased or expired is `ended`, so that it came here, and is refused for that before all else.
+        PERFORM 1 FROM standpipe.scopes
+        WHERE tenant = new_tenant AND subject = coalesce(head.subject, new_subject) AND erased_at_us > 0;
+        IF FOUND THEN
+            outcome := 'subject erased';
+        ELSIF head.erased_at_us > 0 THEN
+            outcome := 'session erased';
+        ELSIF head.swept_at_us > 0 THEN
+            outcome := 'expired';
+        END IF;
+        RETURN;
+    END IF;
+
+    -- While a rebuild has not yet caught up, readers see nothing behind the gap (R6).
+    INSERT INTO standpipe.scopes AS s (tenant, subject, position, items_position)
+    VALUES (new_tenant, head.subject, count, count)
+    ON CONFLICT (tenant, subject) DO UPDATE SET position = s.position + count,
+        items_position = s.items_position + CASE WHEN s.items_position = s.position THEN count ELSE 0 END
+    RETURNING s.position, s.erased_at_us INTO last_position, erased_at_us;
+    -- These take back what was written so far.
+    IF erased_at_us > 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP004', MESSAGE = 'the subject is erased';
+    ELSIF head.version >= events_max AND new_kind <> 2 THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP003', MESSAGE = 'the session is full';
+    END IF;
+    at_version := head.version + 1;
+    of_subject := head.subject;
+    last_weight_bytes := head.weight_bytes + new_weight_bytes;
+    -- A clock that is set back must not let a session's time run backwards.
+    at_us := greatest(standpipe.now_us(), head.updated_at_us);
+    new_hash := standpipe.event_hash(
+        head.event_hash, new_tenant, new_session, at_version, new_kind, new_request_id, at_us, new_body);
+    IF count > 0 THEN
+        PERFORM standpipe.write_items(new_tenant, head.subject, last_position - count, new_session, at_version, at_us,
+            append_event.entries, append_event.chunks, append_event.roles, append_event.speakers,
+            append_event.spoken_at_us, append_event.texts, append_event.terms, append_event.tokens, append_event.kinds,
+            append_event.details);
+    END IF;
+    INSERT INTO standpipe.events (tenant, session, version, kind, request_id, digest, committed_at_us, items_count,
+        position_end, weight_end_bytes, previous_hash, event_hash, body)
+    VALUES (new_tenant, new_session, at_version, new_kind, new_request_id, new_digest, at_us, count, last_position,
+        last_weight_bytes, head.event_hash, new_hash, new_body);
+    UPDATE standpipe.sessions SET version = at_version, event_hash = new_hash, ended = (new_kind = 2),
+        weight_bytes = last_weight_bytes, position_end = last_position,
+        created_at_us = CASE WHEN head.version = 0 THEN at_us ELSE head.created_at_us END, updated_at_us = at_us,
+        keep_us = coalesce(new_keep_us, head.keep_us)
+    WHERE tenant = new_tenant AND session = new_session;
+    IF cardinality(opened_calls) > 0 THEN
+        INSERT INTO standpipe.tool_calls (tenant, session, call_id, call_version, result_version)
+        SELECT new_tenant, new_session, call_id, at_version,
+            CASE WHEN call_id = ANY (answered_calls) THEN at_version END
+        FROM unnest(opened_calls) AS o (call_id);
+    END IF;
+    IF cardinality(answered_calls) > 0 THEN
+        UPDATE standpipe.tool_calls SET result_version = at_version
+        WHERE tenant = new_tenant AND session = new_session AND call_id = ANY (answered_calls)
+            AND result_version IS NULL;
+    END IF;
+    outcome := 'appended';
+END $$;
+
+-- What the releases before call. They know nothing of erasure: to them what was erased has expired, or ended.
+CREATE OR REPLACE FUNCTION standpipe.append_kept(
+    new_tenant text, new_session text, new_subject text, new_request_id text, new_digest bytea,
+    expected_version bigint, must_exist boolean, new_kind integer, new_body bytea, new_weight_bytes bigint,
+    opened_calls text[], answered_calls text[], cited_sessions text[], cited_versions bigint[],
+    entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
+    texts bytea[], terms bytea[], tokens text[],
+    new_keep_us bigint, events_max bigint,
+    OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
+    OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT CASE WHEN a.outcome IN ('subject erased', 'session erased') THEN 'expired' ELSE a.outcome END,
+        a.at_version, a.new_hash, a.of_subject, a.last_position, a.last_weight_bytes, a.at_us, a.number, a.winner
+    INTO outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
+    FROM standpipe.append_event(new_tenant, new_session, new_subject, new_request_id, new_digest, expected_version,
+        must_exist, new_kind, new_body, new_weight_bytes, opened_calls, answered_calls, cited_sessions, cited_versions,
+        entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, '{}', '{}', new_keep_us, events_max) AS a;
+EXCEPTION WHEN SQLSTATE 'SP004' THEN
+    outcome := 'expired';
+END $$;
+
+CREATE OR REPLACE FUNCTION standpipe.append(
+    new_tenant text, new_session text, new_subject text, new_request_id text, new_digest bytea,
+    expected_version bigint, must_exist boolean, new_kind integer, new_body bytea, new_weight_bytes bigint,
+    opened_calls text[], answered_calls text[], cited_sessions text[], cited_versions bigint[],
+    entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
+    texts bytea[], terms bytea[], tokens text[],
+    OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
+    OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT CASE WHEN a.outcome = 'expired' THEN 'ended' ELSE a.outcome END,
+        a.at_version, a.new_hash, a.of_subject, a.last_position, a.last_weight_bytes, a.at_us, a.number, a.winner
+    INTO outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
+    FROM standpipe.append_kept(new_tenant, new_session, new_subject, new_request_id, new_digest, expected_version,
+        must_exist, new_kind, new_body, new_weight_bytes, opened_calls, answered_calls, cited_sessions, cited_versions,
+        entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, NULL, 9223372036854775807) AS a;
+END $$;
+
+-- As restore_items, with kinds and details.
+CREATE FUNCTION standpipe.restore_event_items(
+    of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
+    event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
+    spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[], kinds integer[], details bytea[]
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    count CONSTANT bigint := cardinality(restore_event_items.entries);
+BEGIN
+    PERFORM 1 FROM standpipe.events
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version AND items_count = count;
+    IF NOT FOUND THEN
+        PERFORM 1 FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session AND swept_at_us > 0;
+        IF FOUND THEN  -- meanwhile
+            RETURN true;
+        END IF;
+        -- Another count would move every later position of the subject, and with it what citations point at.
+        RETURN false;
+    END IF;
+    SELECT items_position INTO item_last FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    IF event_position_end <= coalesce(item_last, 0) THEN
+        RETURN true;
+    END IF;
+    PERFORM standpipe.write_items(of_tenant, of_subject, event_position_end - count, of_session, of_version,
+        event_committed_at_us, restore_event_items.entries, restore_event_items.chunks, restore_event_items.roles,
+        restore_event_items.speakers, restore_event_items.spoken_at_us, restore_event_items.texts,
+        restore_event_items.terms, restore_event_items.tokens, restore_event_items.kinds, restore_event_items.details);
+    IF event_position_end - count = item_last THEN
+        UPDATE standpipe.scopes SET items_position = standpipe.end_of_run(of_tenant, of_subject, event_position_end)
+        WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+    RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION standpipe.restore_items(
+    of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
+    event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
+    spoken_at_us bigint[], texts bytea[], terms bytea[], tokens text[]
+) RETURNS boolean LANGUAGE sql AS $$
+    SELECT standpipe.restore_event_items(of_tenant, of_subject, of_session, of_version, event_position_end,
+        event_committed_at_us, entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, '{}', '{}')
+$$;
+
+DROP FUNCTION standpipe.put_items;
+
+CREATE OR REPLACE FUNCTION standpipe.drop_derived() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.scopes IN EXCLUSIVE MODE;
+    DELETE FROM standpipe.items WHERE NOT gone;
+    DELETE FROM standpipe.changes;
+    DELETE FROM standpipe.vectors;
+    DELETE FROM standpipe.checkpoints;
+    DELETE FROM standpipe.work;
+    UPDATE standpipe.scopes SET items_position = 0;
+    UPDATE standpipe.scopes s SET items_position = standpipe.end_of_run(s.tenant, s.subject, 0)
+    FROM standpipe.items i WHERE i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1;
+END $$;
+
+-- Remove a session's log as before, if its time has passed, or it was erased (R23, R24, R29). Locks as an append does.
+CREATE OR REPLACE FUNCTION standpipe.sweep(of_tenant text, of_session text)
+RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    head standpipe.sessions;
+    of_scope standpipe.scopes;
+    span record;
+    erased_at bigint;
+    gone bigint;
+    items_gone bigint := 0;
+    events_gone bigint;
+BEGIN
+    SELECT * INTO head FROM standpipe.sessions
+    WHERE tenant = of_tenant AND session = of_session AND swept_at_us = 0 FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO of_scope FROM standpipe.scopes WHERE tenant = of_tenant AND subject = head.subject FOR UPDATE;
+    erased_at := greatest(head.erased_at_us, of_scope.erased_at_us);
+    IF erased_at = 0 AND (head.keep_us = 0 OR head.updated_at_us + head.keep_us > standpipe.now_us()) THEN
+        RETURN false;
+    END IF;
+    FOR span IN
+        SELECT version, position_end - items_count AS after_position, position_end FROM standpipe.events
+        WHERE tenant = of_tenant AND session = of_session AND items_count > 0 ORDER BY version
+    LOOP
+        INSERT INTO standpipe.items AS i (tenant, subject, position, session, version, entry, chunk, role, speaker,
+            spoken_at_us, text, terms, tokens, gone)
+        SELECT of_tenant, head.subject, p.position, of_session, span.version, 0, 0, 0, '', 0, '', '', '{}', true
+        FROM generate_series(span.after_position + 1, span.position_end) AS p (position)
+        ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
+            terms = '', detail = '', gone = true
+        WHERE NOT i.gone;
+        GET DIAGNOSTICS gone = ROW_COUNT;
+        items_gone := items_gone + gone;
+        DELETE FROM standpipe.changes WHERE tenant = of_tenant AND subject = head.subject
+            AND position > span.after_position AND position <= span.position_end;
+        PERFORM standpipe.empty_vectors(of_tenant, head.subject, span.after_position, span.position_end);
+    END LOOP;
+    IF items_gone > 0 THEN
+        UPDATE standpipe.scopes SET epoch = epoch + 1,
+            items_position = standpipe.end_of_run(of_tenant, head.subject, of_scope.items_position)
+        WHERE tenant = of_tenant AND subject = head.subject;
+    END IF;
+    DELETE FROM standpipe.events WHERE tenant = of_tenant AND session = of_session;
+    GET DIAGNOSTICS events_gone = ROW_COUNT;
+    DELETE FROM standpipe.tool_calls WHERE tenant = of_tenant AND session = of_session;
+    DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session;
+    UPDATE standpipe.sessions SET swept_at_us = standpipe.now_us(), ended = true, erased_at_us = erased_at,
+        keep_us = CASE WHEN erased_at > 0 THEN 1 ELSE keep_us END
+    WHERE tenant = of_tenant AND session = of_session;
+    IF erased_at > 0 THEN
+        UPDATE standpipe.erasures SET logs = logs + 1, events = events + events_gone, items = items + items_gone
+        WHERE tenant = of_tenant AND subject = head.subject AND done_at_us = 0
+            AND session = CASE WHEN of_scope.erased_at_us > 0 THEN '' ELSE of_session END;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Keep a subject's first key, and give the one that is kept (R31); nothing for a subject that is erased. The lock on its
+-- row, which may have to be made, orders this with an erasure.
+CREATE FUNCTION standpipe.put_key(
+    of_tenant text, of_subject text, new_key_id bytea, new_wrapped bytea, new_wrapping text
+) RETURNS SETOF standpipe.keys LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO standpipe.scopes (tenant, subject, position, items_position)
+    VALUES (of_tenant, of_subject, 0, 0) ON CONFLICT DO NOTHING;
+    PERFORM 1 FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us = 0 FOR SHARE;
+    IF FOUND THEN
+        INSERT INTO standpipe.keys (tenant, subject, key_id, wrapped, wrapping)
+        VALUES (of_tenant, of_subject, new_key_id, new_wrapped, new_wrapping) ON CONFLICT (tenant, subject) DO NOTHING;
+        RETURN QUERY SELECT * FROM standpipe.keys WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+END $$;

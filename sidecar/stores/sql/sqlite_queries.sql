@@ -45,8 +45,8 @@ ON CONFLICT (tenant, subject) DO UPDATE SET position = excluded.position, items_
 
 -- name: put_item
 INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text,
-    terms, tokens)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+    terms, tokens, kind, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: order_work
 INSERT INTO work (tenant, subject, model, since_us) SELECT ?, ?, model, ? FROM models WHERE true
@@ -92,8 +92,23 @@ FROM sessions WHERE (tenant, session) > (?, ?) ORDER BY tenant, session LIMIT ?;
 SELECT coalesce(max(position), 0) FROM vectors WHERE tenant = ? AND subject = ? AND model = ?;
 
 -- name: items
-SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone FROM items
-WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?;
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
+FROM items WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?;
+
+-- name: changes
+SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
+FROM items INDEXED BY items_changes WHERE tenant = ? AND subject = ? AND position > ? AND position <= ?
+    AND kind IN (1, 3) AND NOT gone ORDER BY position LIMIT ?;
+
+-- name: held_subjects
+-- From one subject to the next, however many such items each has.
+WITH RECURSIVE held (subject) AS (
+    SELECT min(subject) FROM items INDEXED BY items_held WHERE tenant = ?1 AND subject > ?2 AND kind = 3 AND NOT gone
+    UNION ALL
+    SELECT (SELECT min(i.subject) FROM items i INDEXED BY items_held
+        WHERE i.tenant = ?1 AND i.subject > held.subject AND i.kind = 3 AND NOT i.gone)
+    FROM held WHERE held.subject IS NOT NULL
+) SELECT subject FROM held WHERE subject IS NOT NULL LIMIT ?3;
 
 -- name: vectors
 SELECT vector FROM vectors WHERE tenant = ? AND subject = ? AND model = ? AND position > ? ORDER BY position LIMIT ?;
@@ -267,6 +282,25 @@ SELECT s.sessions, s.events, i.items, s.log_bytes, s.expires_at_us FROM (
         min(CASE WHEN keep_us > 0 THEN updated_at_us + keep_us END) AS expires_at_us
     FROM sessions WHERE swept_at_us = 0
 ) s, (SELECT coalesce(sum(items_position), 0) AS items FROM scopes) i;
+
+-- keys -----------------------------------------------------------------------------------------------------------
+
+-- name: key_of_subject
+SELECT subject, key_id, wrapped, wrapping FROM keys WHERE tenant = ? AND subject = ?;
+
+-- name: key
+SELECT subject, key_id, wrapped, wrapping FROM keys WHERE tenant = ? AND key_id = ?;
+
+-- name: put_key
+INSERT INTO keys (tenant, subject, key_id, wrapped, wrapping) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (tenant, subject) DO NOTHING;
+
+-- name: rewrap
+UPDATE keys SET wrapped = ?, wrapping = ? WHERE tenant = ? AND subject = ? AND key_id = ? AND wrapped = ? AND wrapping = ?;
+
+-- name: keys_of_all
+SELECT subject, key_id, wrapped, wrapping, tenant FROM keys WHERE (tenant, key_id) > (?, ?)
+ORDER BY tenant, key_id LIMIT ?;
 
 -- writes of the control plane and of rebuild -----------------------------------------------------------------------
 

@@ -178,3 +178,29 @@ ALTER TABLE items ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;
 
 -- How often items of the subject have gone.
 ALTER TABLE scopes ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+
+-- expansion: 5
+-- What an item is, and a serialised ItemDetail (sidecar/stores/record.py, ItemKind and NewItem).
+ALTER TABLE items ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE items ADD COLUMN detail BLOB NOT NULL DEFAULT x'';
+
+-- The changes of a subject's memory among its items, and the subjects some of whose changes wait, or waited, for review.
+CREATE INDEX items_changes ON items (tenant, subject, position) WHERE kind IN (1, 3) AND NOT gone;
+CREATE INDEX items_held ON items (tenant, subject) WHERE kind = 3 AND NOT gone;
+
+-- The release before empties an item without knowing of its detail.
+CREATE TRIGGER items_gone AFTER UPDATE OF gone ON items WHEN NEW.gone AND NEW.detail <> x'' BEGIN
+    UPDATE items SET detail = x'' WHERE rowid = NEW.rowid;
+END;
+
+-- The subjects' data keys, each wrapped by the key that `wrapping` names.
+CREATE TABLE keys (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    key_id BLOB NOT NULL,
+    wrapped BLOB NOT NULL,
+    wrapping TEXT NOT NULL,
+    PRIMARY KEY (tenant, subject)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX keys_by_id ON keys (tenant, key_id);
