@@ -34,7 +34,7 @@ async def pods(
     request: pytest.FixtureRequest, tmp_path: Path, postgres_server: Postgres
 ) -> AsyncIterator[tuple[Local, Local]]:
     """Two servers on one record store, of each engine, with a session "s" of anna that all roles have spoken in."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"plaintext": True}
     name = ""
     if request.param == "postgresql":
         name = await asyncio.to_thread(postgres_server.create_database)
@@ -380,7 +380,7 @@ async def test_writers_of_one_subject_lose_and_double_nothing(pods: tuple[Local,
             await asyncio.sleep(0)
 
     async def reject() -> None:
-        await correct(pods[1], "no rain", bad, "REJECT")
+        await correct(pods[1], "no-rain", bad, "REJECT")
 
     await asyncio.gather(*(write(index) for index in range(32)), reject())
     for pod in pods:
