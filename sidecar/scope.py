@@ -144,8 +144,8 @@ class ScopeMemory:
             for tokenizer, tokens in item.tokens.items():
                 self._tokens.setdefault(tokenizer, []).append(tokens)
             self._text_bytes += len(item.text)
-        if state.items:
-            self.position = max(self.position, state.items[-1].position)
+        # Without items there are none up to the position: of a subject that was erased, however far it was read (R29).
+        self.position = max(self.position, state.items[-1].position if state.items else state.position)
         for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
             if self.vector_position < position <= self.position:
                 vector, scale = recall.unpack_vector(packed)
