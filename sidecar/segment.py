@@ -18,6 +18,9 @@ from standpipe.v1 import bundle_pb2, turn_pb2
 Count = Callable[[str], int]
 """Counts the tokens of a text, with one tokenizer."""
 
+LISTED = "- "
+"""The header of what is listed and nobody's utterance: a fact, a chunk of a document."""
+
 _FENCE_LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:recalled|earlier)\b)", re.IGNORECASE)
 
 
