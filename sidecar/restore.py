@@ -12,6 +12,7 @@ been read in so far; at the end the hot store forgets the sessions, so that all 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sidecar import analysis, canonical, export, gateway, limits, names, validate
+from sidecar.erasure import sources_of
 from sidecar.errors import InvalidField, LimitExceeded, StandpipeError, VersionConflict
 from sidecar.log.v1 import log_pb2
 from sidecar.receipt import Signer
@@ -139,7 +141,8 @@ class Restorer:
                 signature = fields["signature"]
                 continue
             else:
-                with_line(number, lambda n=number, f=fields, r=raw, c=checked: self._check_line(_line(n, f, r), c))
+                with _naming(number):
+                    self._check_line(_line(number, fields, raw), checked)
             chain = export.chained(chain, raw)
         if checked is None:
             raise InvalidField("is empty: an export begins with its header", field="line 1")
@@ -194,7 +197,7 @@ class Restorer:
         """Check that no claim of a file that anybody may have written rests on what is another subject's."""
         for line in self._lines(file, checked.subject):
             for index, change in enumerate(line.changes):
-                for ref in gateway.claim_sources(change):
+                for ref in sources_of(change):
                     document = names.is_document(ref.session_id) and names.own(ref.session_id).subject == names.EVERYONE
                     if ref.session_id and ref.session_id not in checked.ends and not document:
                         raise InvalidField(
@@ -293,12 +296,14 @@ class Restorer:
         )
 
 
-def with_line(number: int, check: Callable[[], None]) -> None:
-    """Run a check; what it finds wrong is named by its line."""
+@contextlib.contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Name what is found to be wrong by its line."""
     try:
-        check()
+        yield
     except InvalidField as error:
-        error.field = f"line {number}: {error.field}" if error.field else f"line {number}"
+        if not (error.field or "").startswith("line "):
+            error.field = f"line {number}: {error.field}"
         raise
 
 
