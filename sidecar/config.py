@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,15 @@ class Config:
         "The hot store: memory, redis[s]://HOST, redis+unix:///PATH, redis[s]+sentinel://HOST,…/NAME,"
         " redis[s]+cluster://HOST,….",
     )
+    encryption_keys_file: str = _setting(
+        "", "The file of keys that content is encrypted under, as `standpipe keys new` prints them; the first encrypts."
+    )
+    encryption_keys_command: str = _setting(
+        "", "A command that prints such a file, in place of it; run without a shell."
+    )
+    plaintext: bool = _setting(
+        False, "Whether content is stored unencrypted; without keys nothing starts unless it is."
+    )
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
     precision: Literal["int8", "fp32"] = _setting("int8", "The embedding model's weights: int8 or fp32.")
@@ -96,6 +106,11 @@ class Config:
         )
         _check(bool(_RECORD.fullmatch(self.record)), "record", "sqlite:PATH or postgresql://…")
         _check(bool(_HOT.fullmatch(self.hot)), "hot", _HOT_FORMS)
+        _check(self.encryption_keys_file.isprintable(), "encryption_keys_file", "a path, or empty")
+        _check(_is_command(self.encryption_keys_command), "encryption_keys_command", "a command's words, or empty")
+        keys = [name for name in ("encryption_keys_file", "encryption_keys_command") if getattr(self, name)]
+        _check(len(keys) < 2, "encryption_keys_command", "empty where encryption_keys_file is not")
+        _check(not (keys and self.plaintext), "plaintext", "false where encryption keys are named")
         _check(bool(self.models_dir), "models_dir", "a directory")
         _check(
             bool(self.embedder) and "/" not in self.embedder,
@@ -193,6 +208,13 @@ def _is_address(value: str) -> bool:
         return len(value.encode()) - 5 in range(1, 108)  # sun_path
     host, _, port = value.rpartition(":")
     return bool(host) and bool(re.fullmatch(r"[0-9]{1,5}", port)) and int(port) < 65_536
+
+
+def _is_command(value: str) -> bool:
+    try:
+        return value.isprintable() and bool(shlex.split(value)) == bool(value)
+    except ValueError:  # a quote that is not closed
+        return False
 
 
 def _check(good: bool, name: str, must_be: str) -> None:

@@ -10,13 +10,14 @@ from sidecar import config as settings
 from sidecar import limits
 from sidecar.config import Config
 from sidecar.embed import Embedder
-from sidecar.engines import hot_of, record_of
-from sidecar.errors import StandpipeError
+from sidecar.engines import engine_of, hot_of
+from sidecar.errors import ConfigInvalid, StandpipeError
 from sidecar.finding import Finding, failed, ok, warning
 from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
 from sidecar.tokens import Tokenizers
+from sidecar.vault import vault_of
 from sidecar.view import View
 
 Progress = Callable[[str], None]
@@ -30,7 +31,9 @@ async def examine(config: Config, *, progress: Progress = lambda _area: None) ->
     """Examine everything. Raises nothing: what cannot be asked is a finding too."""
     found: Areas = {}
     progress("record store")
-    found["record store"] = await _store("record", config.record, lambda: record_of(config))
+    found["record store"] = await _store("record", config.record, lambda: engine_of(config))
+    progress("encryption")
+    found["encryption"] = await _encryption(config)
     progress("hot store")
     found["hot store"] = await _store("hot", config.hot, lambda: hot_of(config))
     progress("model")
@@ -53,6 +56,23 @@ async def _store(name: str, address: str, make: Callable[[], Record | Hot[View]]
     except StandpipeError as error:
         found.append(failed("address", error.message, f"Correct the setting `{name}`."))
     return found
+
+
+async def _encryption(config: Config) -> list[Finding]:
+    """Read the wrapping keys. Whether the store's keys are wrapped by them `standpipe keys check` says."""
+    try:
+        vault = vault_of(config)
+        if vault is None:
+            found = "content is stored unencrypted, as `plaintext` says: who reads a disk or a backup reads all"
+            return [
+                warning("keys", found, "`standpipe keys new` makes a key; name its file in `encryption_keys_file`.")
+            ]
+        await vault.open()
+    except ConfigInvalid as error:
+        advice = f"Correct the setting `{error.field}`; `standpipe keys new` makes a key."
+        return [failed("keys", error.message, advice)]
+    first, *others = vault.ids
+    return [ok("keys", f"{first} encrypts" + (f"; {', '.join(others)} open what was before" if others else ""))]
 
 
 def _model(config: Config) -> list[Finding]:

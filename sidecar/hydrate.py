@@ -214,7 +214,9 @@ class Hydrator:
         outcome = "equal" if answer.bundle.fingerprint == receipt.fingerprint else "different"
         self._telemetry.replays.labels(outcome).inc()
         if outcome == "different" and epoch != receipt.epoch:
-            raise ReplayUnavailable("memory that the bundle saw is gone: its time had passed", missing="items")
+            raise ReplayUnavailable(
+                "memory that the bundle saw is gone: erased, or its time had passed", missing="items"
+            )
         if outcome == "different":
             self._telemetry.log.error("a replayed bundle differs", policy=answer.bundle.policy)
             raise ReplayUnavailable("the stored state no longer gives the bundle that was served", missing="state")
@@ -233,6 +235,8 @@ class Hydrator:
         state = (await self._record.fetch([read]))[0] if receipt.version else None
         if receipt.version and state is None:
             raise ReplayUnavailable("the session is gone", missing="session")
+        if receipt.version and cast(SessionState, state).head.erased:
+            raise ReplayUnavailable("what the bundle showed was erased", missing="subject")
         if receipt.version and cast(SessionState, state).head.expired:
             raise ReplayUnavailable("the session's log is gone: its time had passed", missing="session")
         if receipt.version:
@@ -324,7 +328,7 @@ class Hydrator:
         at_hand = self._at_hand(plan, look, tokenizer)
         if at_hand is not None:
             return at_hand
-        if rules is None or not rules.stale or plan.fully or plan.exactly:
+        if rules is None or not (rules.stale or plan.nearest) or plan.fully or plan.exactly:
             return await self._ask_record(plan, look, memory, deadline, clock, degraded)
         try:
             async with asyncio.timeout(_spare_s(deadline)):
@@ -347,8 +351,9 @@ class Hydrator:
         session = look.view
         if session is None or plan.fully or plan.exactly is not None:
             return None
+        heard_since = time.monotonic() - limits.nearest_s  # however near, what was erased is not shown for long (P11)
         if plan.nearest:
-            rules = self._leases.policies.nearest(plan.tenant, plan.route)
+            rules = self._leases.policies.nearest(plan.tenant, plan.route) if session.heard.at > heard_since else None
         elif look.fresh or (plan.at_least and look.tail_version and plan.at_least.version <= session.version):
             rules = self._leases.policy(plan.tenant, plan.route)
         else:
@@ -358,10 +363,7 @@ class Hydrator:
         memory = None
         if _wants_recall(plan, session.subject, rules):
             memory = self._scopes.held(plan.tenant, session.subject)
-            if memory is None or not plan.nearest:
-                return None
-            # However near, what has gone with its session's log is not shown for long.
-            if rules.session_log_s and memory.read_at < time.monotonic() - limits.sweep_pause_s:
+            if memory is None or not plan.nearest or memory.read_at < heard_since:
                 return None
         return _Inputs(rules, self._owned(session, plan), memory, memory.position if memory else 0)
 

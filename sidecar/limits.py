@@ -69,6 +69,10 @@ wire_bytes: Final = 8 << 20
 """One gRPC message in either direction: a full turn of the largest messages does not fit, on purpose, since
 it would have to be read whole on every replay. Both sides set it; gRPC's own default is 4 MiB to receive."""
 
+import_bytes: Final = 256 << 20
+"""A file of another system that `standpipe memory import` reads: it is read whole before anything is sent, and Python
+takes ten times its size for it. A larger one can be cut at any conversation."""
+
 page_max: Final = 1000
 """Rows of one listed page."""
 
@@ -77,6 +81,16 @@ page_default: Final = 100
 
 page_bytes: Final = 3 << 20
 """Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
+
+export_page_bytes: Final = 2 << 20
+"""One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer
+than that."""
+
+import_line_bytes: Final = 8 << 20
+"""One line of a file that is imported: a turn or document of the largest size, each character of it escaped."""
+
+import_changes_max: Final = 256
+"""Changes of memory in one event that is imported: twice what a request makes of its claims, with room."""
 
 # --- a session's view --------------------------------------------------------------------------------------
 view_bytes: Final = 256 << 10
@@ -116,8 +130,64 @@ item_tokens_max: Final = 96
 recall_candidates_max: Final = 512
 """Items of one ranking: four times what 4,000 tokens hold, and it bounds the sorting."""
 
+segment_citations_max: Final = 65
+"""References of one segment: a claim, and as many sources as it can have; or what was folded into one item."""
+
 omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
+
+# --- memory ------------------------------------------------------------------------------------------------
+facts_per_request_max: Final = 64
+"""Claims of one request: each is checked against all that is held, and its sources are read."""
+
+sources_max: Final = 64
+"""Sources of one claim, those that confirmations add included: more make it no truer."""
+
+fact_attribute_bytes: Final = 128
+"""What a claim is about: a key, not a sentence."""
+
+fact_value_bytes: Final = 2048
+"""What a claim says: a paragraph. What is longer is a document."""
+
+extractor_version_bytes: Final = 128
+"""The version of what made a claim: the name of a model and of a prompt."""
+
+facts_held_max: Final = 1024
+"""Claims that are held true of one subject: at some 20 tokens each five times what the largest facts section shows.
+The least useful are pruned."""
+
+facts_pinned_max: Final = 64
+"""Pinned claims of one subject: every bundle shows them all."""
+
+profile_attributes_max: Final = 64
+"""Attributes of one profile: every bundle shows them all."""
+
+profile_value_bytes: Final = 512
+"""An attribute of a profile: a line, not a biography."""
+
+documents_per_request_max: Final = 16
+"""Documents of one request: each is an append of its own."""
+
+document_bytes: Final = 1 << 20
+"""One document: 250 pages. Cutting and counting it takes over a second."""
+
+documents_bytes: Final = 4 << 20
+"""All documents of one request: half of what one gRPC message may hold, and seconds of work."""
+
+document_title_bytes: Final = 256
+"""A document's title: it stands above what is quoted of it, and is indexed with every chunk."""
+
+document_uri_bytes: Final = 2048
+"""Where a document comes from: what browsers accept as an address."""
+
+reviewer_bytes: Final = 128
+"""Who reviewed a claim: a name or an address."""
+
+memory_attempts_max: Final = 64
+"""Decisions on one change of memory that others overtook: each time another writer has got through."""
+
+belief_cache_bytes: Final = 64 << 20
+"""Beliefs in process, least recently used out first: some 20,000 changes."""
 
 # --- the process -------------------------------------------------------------------------------------------
 view_ttl_s: Final = 86_400
@@ -223,8 +293,41 @@ sweep_pause_s: Final = 60
 """Between two looks for expired sessions, and between two samples of how much there is: an hour is the shortest that a
 log can be kept."""
 
+nearest_s: Final = 2
+"""How long after the record store last spoke for it a hydrate that asks for the nearest view is shown what this process
+holds. Every erasure waits as long before it is done, and an agent's loop asks more often."""
+
+erasures_at_work_max: Final = 16
+"""Erasures that one process carries out at once; beyond, OVERLOADED: they are marked by then, and done by the next look
+for what is unfinished."""
+
 query_cache_max: Final = 4096
 """Query vectors kept: 1.5 KB each."""
+
+data_keys_max: Final = 4096
+"""Subjects' keys that a process holds unwrapped, and sessions whose subject it knows: some 300 bytes each."""
+
+data_key_s: Final = 10
+"""How long a process may use a subject's key before it asks for it again: so long after an erasure a subject cannot
+begin anew, since who still held its old key would seal under it what nobody could read. Hydrates ask on their way."""
+
+sealed_messages_max: Final = 1 << 32
+"""Values sealed under one key: nonces are random, and with so many of 96 bits two are equal once in 2**33 subjects."""
+
+sealed_inline_max: Final = 256
+"""Values that are sealed or opened on the event loop, some 5 us each; more go to a thread."""
+
+wrapping_keys_bytes: Final = 64 << 10
+"""Wrapping keys of a deployment: a thousand rotations."""
+
+wrapping_keys_s: Final = 60
+"""Between two looks at the wrapping keys: what an orchestrator takes to bring a changed secret to its pods."""
+
+wrapping_pause_s: Final = 1
+"""Between two looks for a wrapping key that is not there: many calls may want it at once."""
+
+wrapping_command_ms: Final = 10_000
+"""What a command that prints the wrapping keys may take: it asks a service over a network."""
 
 drain_ms: Final = 1500
 """From SIGTERM to the last answer: Kubernetes gives a sidecar 2 s after the pod's grace period."""

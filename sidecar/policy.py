@@ -9,11 +9,19 @@ A whole policy, with every default written out::
       - name: persona
         text: You are the support assistant of Acme.
     sources:                     # the input contract: a source that is not named here reaches no prompt
+      profile: {cap: 5%, reserve: 0, priority: 3}
       summary: {cap: 10%, reserve: 0, priority: 2}
       history: {cap: 65%, reserve: 0, priority: 1}
       recall: {cap: 100%, reserve: 25%, priority: 3}
+      facts: {cap: 10%, reserve: 0, priority: 3}
+      documents: {cap: 15%, reserve: 0, priority: 3}
     recall:
       floor: true                # nothing below the relevance floor
+    facts:
+      kinds: {}                  # lifetimes by kind, such as plan: {ttl_s: 2592000, half_life_s: 604800}
+    pii:
+      mask: false                # whether bundles show personal data and secrets by their kind alone, as <EMAIL>
+      originals: true            # whether ListEvents gives them as they were written
     deadlines:
       embed_ms: 200              # the longest wait for the query's vector; then recall goes by words alone
     ttl:
@@ -23,8 +31,13 @@ A whole policy, with every default written out::
       stale: false               # whether an old view may be shown, marked, while the record store cannot be reached
 
 `cap` and `reserve` are tokens, or a share of what the prompts leave of the budget. `reserve` is kept free for a
-source whatever the others want. Beyond the reserves, sources claim their caps in order of `priority`, 1 before 9.
-What a source does not use in the end is free for recall, which comes last and takes what is left.
+source whatever the others want; recall's is kept for all that is remembered, so profile, facts and documents are shown
+out of it. Beyond the reserves, sources claim their caps in order of `priority`, 1 before 9. What a source does not use
+in the end is free for facts, then documents, then recall, which comes last and takes what is left.
+
+Of a fact of a kind that `facts.kinds` names, `ttl_s` is how long after it was recorded or last confirmed it is held,
+and `half_life_s` after how long its score in recall has halved; 0, and a kind that is not named, mean for ever. Pinned
+facts have neither.
 """
 
 from __future__ import annotations
@@ -42,23 +55,42 @@ from sidecar.errors import BudgetTooSmall, LimitExceeded, PolicyInvalid, Tokeniz
 from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2
 
-POLICY, SUMMARY, HISTORY, RECALL = (
+POLICY, PROFILE, SUMMARY, HISTORY, RECALL, FACTS, DOCUMENTS = (
     bundle_pb2.SOURCE_POLICY,
+    bundle_pb2.SOURCE_PROFILE,
     bundle_pb2.SOURCE_SUMMARY,
     bundle_pb2.SOURCE_HISTORY,
     bundle_pb2.SOURCE_RECALL,
+    bundle_pb2.SOURCE_FACTS,
+    bundle_pb2.SOURCE_DOCUMENTS,
 )
-SOURCES: Mapping[str, bundle_pb2.Source] = {"summary": SUMMARY, "history": HISTORY, "recall": RECALL}
+SOURCES: Mapping[str, bundle_pb2.Source] = {
+    "profile": PROFILE,
+    "summary": SUMMARY,
+    "history": HISTORY,
+    "recall": RECALL,
+    "facts": FACTS,
+    "documents": DOCUMENTS,
+}
 """The sources that a policy can allow, in the order in which they stand in a bundle."""
+
+RANKED = frozenset((RECALL, FACTS, DOCUMENTS))
+"""The sources that a query finds something in. What they take is known when a bundle is made, and moves no other."""
+
+REMEMBERED = RANKED | {PROFILE}
+"""The sources that recall's reserve is kept for."""
 
 BUILT_IN = """\
 name: default
 tokenizer: {tokenizer}
 budget_tokens: 8000
 sources:
+  profile: {{cap: 5%}}
   summary: {{cap: 10%}}
   history: {{cap: 65%}}
   recall: {{cap: 100%, reserve: 25%}}
+  facts: {{cap: 10%}}
+  documents: {{cap: 15%}}
 """
 """What serves a route "default" that was never set: useful without any policy, and without a prompt of ours."""
 
@@ -70,8 +102,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _LOG_S = (3600, 100 * 365 * 86_400)
 """How long a log can be kept, if not for ever: no shorter than a pause in a conversation."""
 
+_LIFETIME_S_MAX = 100 * 365 * 86_400
+"""The longest lifetime and half-life of a fact that is not for ever: a person's."""
+
 _DEPTH_MAX = 8
-"""Levels of a document; the schema has four."""
+"""Levels of a document; the schema has five."""
 
 _NODES_MAX = 4096
 """Keys and values of a document: some hundred prompts. PyYAML takes 20 us for each."""
@@ -195,9 +230,10 @@ def allocate(
     """Divide a budget. The request's numbers can only lower the policy's.
 
     In order of priority each source claims its cap, as far as the reserves of the others allow: as it is written,
-    history before the summary, so that it is the summary that gets coarser before history is cut shorter. Recall's
-    cap here is its most; `bundle.assemble` gives it what the others really left. Raises BudgetTooSmall if the prompts
-    and the reserves do not fit.
+    history before the summary, so that it is the summary that gets coarser before history is cut shorter. What is
+    remembered may claim recall's reserve, too. The caps of recall, facts and documents here are their most;
+    `bundle.assemble` gives them what the others really left. Raises BudgetTooSmall if the prompts and the reserves do
+    not fit.
     """
     total = min(policy.budget_tokens, total_tokens if total_tokens is not None else policy.budget_tokens)
     room = total - prompt_tokens
@@ -221,10 +257,14 @@ def allocate(
         )
     claims = dict.fromkeys(SOURCES.values(), 0)
     free = room - sum(reserve.values())
+    shared = reserve.get(RECALL, 0)
     for source in sorted(allowed, key=lambda one: (policy.sources[one].priority, one)):
-        claims[source] = min(cap[source], reserve[source] + free, _TOKENS_MAX.get(source, total))
-        free -= max(0, claims[source] - reserve[source])
-    return Allocation(total=total, caps={**claims, RECALL: cap.get(RECALL, 0)})
+        lent = shared if source in REMEMBERED and source != RECALL else 0
+        claims[source] = min(cap[source], reserve[source] + lent + free, _TOKENS_MAX.get(source, total))
+        beyond = max(0, claims[source] - reserve[source])
+        shared -= min(beyond, lent)
+        free -= max(0, beyond - lent)
+    return Allocation(total=total, caps={**claims, **{source: cap.get(source, 0) for source in RANKED}})
 
 
 def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
@@ -255,6 +295,8 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
             "prompts",
             "sources",
             "recall",
+            "facts",
+            "pii",
             "deadlines",
             "ttl",
             "freshness",
@@ -269,18 +311,22 @@ def parse(document: str, *, version: int, tokenizers: Tokenizers) -> Policy:
     deadlines = _mapping(top.get("deadlines", {}), "deadlines", {"embed_ms"})
     ttl = _mapping(top.get("ttl", {}), "ttl", {"session_hot_s", "session_log_s"})
     freshness = _mapping(top.get("freshness", {}), "freshness", {"stale"})
+    pii = _mapping(top.get("pii", {}), "pii", {"mask", "originals"})
     return Policy(
         name=name,
         version=version,
         tokenizer=_tokenizer(top, tokenizers),
         budget_tokens=_integer(top.get("budget_tokens", 8000), "budget_tokens", 1, limits.budget_tokens_max),
         prompts=_prompts(top.get("prompts", [])),
-        sources=_sources(top.get("sources", {"summary": {}, "history": {}, "recall": {}})),
+        sources=_sources(top.get("sources", dict.fromkeys(SOURCES))),
         recall_floor=_flag(recall.get("floor", True), "recall.floor"),
         embed_ms=_integer(deadlines.get("embed_ms", 200), "deadlines.embed_ms", 0, 60_000),
         session_hot_s=_integer(ttl.get("session_hot_s", 86_400), "ttl.session_hot_s", 1, 31_536_000),
         session_log_s=_kept_s(ttl.get("session_log_s", 0), "ttl.session_log_s"),
         stale=_flag(freshness.get("stale", False), "freshness.stale"),
+        lifetimes=_lifetimes(top.get("facts", {})),
+        mask=_flag(pii.get("mask", False), "pii.mask"),
+        originals=_flag(pii.get("originals", True), "pii.originals"),
     )
 
 
@@ -342,9 +388,9 @@ def _prompts(raw: Any) -> tuple[Prompt, ...]:
 
 def _sources(raw: Any) -> dict[bundle_pb2.Source, SourceRule]:
     fields = _mapping(raw, "sources", set(SOURCES))
-    defaults = {"summary": "10%", "history": "65%", "recall": "100%"}
-    reserves = {"summary": 0, "history": 0, "recall": "25%"}
-    priorities = {"history": 1, "summary": 2, "recall": 3}
+    caps = {"profile": "5%", "summary": "10%", "history": "65%", "recall": "100%", "facts": "10%", "documents": "15%"}
+    reserves = {"recall": "25%"}
+    priorities = {"history": 1, "summary": 2}
     rules = {}
     for name, source in SOURCES.items():
         if name in fields:
@@ -352,13 +398,30 @@ def _sources(raw: Any) -> dict[bundle_pb2.Source, SourceRule]:
                 {} if fields[name] is None else fields[name], f"sources.{name}", {"cap", "reserve", "priority"}
             )
             rules[source] = SourceRule(
-                _amount(rule.get("cap", defaults[name]), f"sources.{name}.cap"),
-                _amount(rule.get("reserve", reserves[name]), f"sources.{name}.reserve"),
-                _integer(rule.get("priority", priorities[name]), f"sources.{name}.priority", 1, 9),
+                _amount(rule.get("cap", caps[name]), f"sources.{name}.cap"),
+                _amount(rule.get("reserve", reserves.get(name, 0)), f"sources.{name}.reserve"),
+                _integer(rule.get("priority", priorities.get(name, 3)), f"sources.{name}.priority", 1, 9),
             )
     if sum(rule.reserve.percent or 0 for rule in rules.values()) > 100:
         raise PolicyInvalid("the reserves add up to more than 100%", field="sources")
     return rules
+
+
+def _lifetimes(raw: Any) -> dict[str, Lifetime]:
+    kinds = _mapping(raw, "facts", {"kinds"}).get("kinds", {})
+    if not isinstance(kinds, dict):
+        raise PolicyInvalid("must be a mapping of kinds", field="facts.kinds")
+    lifetimes = {}
+    for kind, fields in kinds.items():
+        if not isinstance(kind, str) or not _NAME.fullmatch(kind):
+            raise PolicyInvalid("a kind is 1 to 128 characters of A-Z a-z 0-9 . _ -", field="facts.kinds")
+        path = f"facts.kinds.{kind}"
+        rule = _mapping(fields, path, {"ttl_s", "half_life_s"})
+        lifetimes[kind] = Lifetime(
+            ttl_s=_integer(rule.get("ttl_s", 0), f"{path}.ttl_s", 0, _LIFETIME_S_MAX),
+            half_life_s=_integer(rule.get("half_life_s", 0), f"{path}.half_life_s", 0, _LIFETIME_S_MAX),
+        )
+    return lifetimes
 
 
 def _amount(raw: Any, path: str) -> Amount:

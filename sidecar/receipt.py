@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sidecar import canonical, limits
 from sidecar.errors import ReceiptInvalid, TokenInvalid
+from standpipe.v1 import memory_pb2
 
 _RECEIPT_MAC_BYTES = 16
 _TOKEN_MAC_BYTES = 12
+_ERASURE_MAC_BYTES = 32
+_EXPORT_MAC_BYTES = 32
+_PAGE_FORMAT = "page"
+"""A consistency token begins with a number."""
 _RECEIPT_FORMAT = 1
 _TOKEN_FORMAT = 1
 
@@ -133,21 +140,59 @@ class Signer:
         sealed = data + canonical.sign(self._key, data, size_bytes=_TOKEN_MAC_BYTES)
         return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
+    def sign_erasure(self, receipt: memory_pb2.ErasureReceipt) -> bytes:
+        """Return the signature over everything else that an erasure's receipt says."""
+        said: list[canonical.Field] = ["erasure"]  # no receipt of a bundle begins so
+        for one in receipt.DESCRIPTOR.fields:
+            value = getattr(receipt, one.name)
+            if one.name in ("asked_at", "done_at"):
+                said.append(value.ToMicroseconds())
+            elif one.name != "signature":
+                said.append(value)
+        return canonical.sign(self._key, canonical.pack(said), size_bytes=_ERASURE_MAC_BYTES)
+
+    def signed_erasure(self, receipt: memory_pb2.ErasureReceipt) -> bool:
+        """Return whether a receipt of an erasure is this deployment's, and unchanged."""
+        return hmac.compare_digest(self.sign_erasure(receipt), receipt.signature)
+
+    def sign_export(self, *, tenant: str, subject: str, chain: bytes) -> bytes:
+        """Return the signature over an export of a subject: by it this deployment knows its own again."""
+        return canonical.sign(
+            self._key, canonical.pack(("export", tenant, subject, chain)), size_bytes=_EXPORT_MAC_BYTES
+        )
+
+    def seal_page(self, fields: Iterable[canonical.Field], *, of: Sequence[str]) -> str:
+        """Return the token of a page: where it begins, and of what it is."""
+        data = canonical.pack((_PAGE_FORMAT, canonical.pack(of), *fields))
+        sealed = data + canonical.sign(self._key, data, size_bytes=_TOKEN_MAC_BYTES)
+        return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+
+    def open_page(self, text: str, *, of: Sequence[str], field_name: str) -> list[canonical.Field]:
+        """Read the token of a page. Raises TokenInvalid, naming `field_name`."""
+        fields = canonical.unpack(self._opened(text, "a page token", field_name))
+        if fields[:2] != [_PAGE_FORMAT, canonical.pack(of)]:
+            raise TokenInvalid("belongs to another list", field=field_name)
+        return fields[2:]
+
     def read_token(self, text: str, *, tenant: str, session: str, field_name: str) -> Token:
         """Read a token of this session. Raises TokenInvalid, naming `field_name`."""
+        fields = canonical.unpack(self._opened(text, "a consistency token", field_name))
+        if fields[0] != _TOKEN_FORMAT or fields[1] != _identity(tenant, session):
+            raise TokenInvalid("belongs to another session", field=field_name)
+        return Token(_int(fields[2]), _int(fields[3]))
+
+    def _opened(self, text: str, what: str, field_name: str) -> bytes:
+        """Return what stands in a token that is ours."""
         try:
             if len(text) > limits.token_chars_max:
                 raise ValueError
             sealed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
-            raise TokenInvalid("is not a consistency token", field=field_name) from None
+            raise TokenInvalid(f"is not {what}", field=field_name) from None
         data, mac = sealed[:-_TOKEN_MAC_BYTES], sealed[-_TOKEN_MAC_BYTES:]
         if not data or not canonical.signed_by(self._key, data, mac):
-            raise TokenInvalid("is not a consistency token of this deployment", field=field_name)
-        fields = canonical.unpack(data)
-        if fields[0] != _TOKEN_FORMAT or fields[1] != _identity(tenant, session):
-            raise TokenInvalid("belongs to another session", field=field_name)
-        return Token(_int(fields[2]), _int(fields[3]))
+            raise TokenInvalid(f"is not {what} of this deployment", field=field_name)
+        return data
 
 
 def _identity(tenant: str, session: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Retention: removes the logs of sessions that have outstayed their time, and tells how much there is.
+"""Retention: removes the logs of sessions that have outstayed their time, finishes erasures, tells how much there is.
 
 How long a session's log is kept stands with the session since its last commit (R23), so a sweeper needs no policy. Any
 number of sweepers may run, in processes that serve and in `standpipe work`, and die: each removal is one transaction of
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from sidecar import limits
+from sidecar.erasure import Eraser
 from sidecar.errors import StandpipeError
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import ExpiredRead, Figures, FiguresRead, Record
@@ -29,12 +30,16 @@ class Retention:
     record: Record
     hot: Hot[Any]
     telemetry: Telemetry
+    eraser: Eraser | None = None
+    """Finishes what erasers that died have begun."""
 
     async def run(self) -> None:
         """Sweep, and publish figures, until cancelled."""
         while True:
             try:
                 await self.sweep()
+                if self.eraser is not None:
+                    await self.eraser.resume()
                 await self.measure()
             except StandpipeError as error:
                 self.telemetry.log.warning("retention step failed", reason=error.reason)

@@ -19,8 +19,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from sidecar import limits, view
+from sidecar import limits, names, view
 from sidecar.errors import (
+    Erased,
     HotUnavailable,
     SessionExpired,
     StandpipeError,
@@ -153,9 +154,9 @@ class Sessions:
                 )
             return view.empty(session=read.session, subject=subject, tokenizer=read.tokenizer)
         head = state.head
-        if head.expired:
+        if head.erased or head.expired:
             self._later(self.hot.forget(read.tenant, read.session))  # if only that this process holds a view
-            raise SessionExpired
+            raise Erased("session") if head.erased else SessionExpired
         if read.at_version is not None and read.at_version > head.version:
             raise VersionInFuture(
                 f"the session is at version {head.version}; asked for {read.at_version}",
@@ -175,8 +176,10 @@ class Sessions:
         expected = state.head.version if at is None else at
         if found.version != expected:
             raise StoreCorrupt(f"the log ends at version {found.version}; its head is {expected}")
-        if at is None and found is not known:
-            self._keep(key.tenant, weight_before, found)
+        if at is None:
+            found.heard.at = time.monotonic()
+            if found is not known:
+                self._keep(key.tenant, weight_before, found)
         return found
 
     async def share(self, look: Look, state: SessionState | None) -> None:
@@ -203,7 +206,12 @@ class Sessions:
     # --- commits ---
 
     async def append(self, event: NewEvent, *, announced: Announced | None, deadline: Deadline | None) -> Appended:
-        """Append an event to the log so that every hydrate that starts after this returns sees it (P4)."""
+        """Append an event to the log so that every hydrate that starts after this returns sees it (P4).
+
+        One of our own logs has no view: a hydrate that shows memory asks the record store for its changes.
+        """
+        if names.is_own(event.session):
+            return await self.record.append(event, deadline=deadline)
         if announced is None:
             await self.leases.alone(deadline=deadline)
             done = await self.record.append(event, deadline=deadline)

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+from dataclasses import dataclass
 from typing import IO, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -42,6 +43,16 @@ class Log:
             print(json.dumps(line, default=str), file=self._stream, flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class OrderFigures:
+    """What is told of the work orders of one kind (`sidecar.orders`)."""
+
+    lag_items: Gauge
+    lag_seconds: Gauge
+    parked: Gauge
+    failures: Counter
+
+
 class Telemetry:
     """Everything that is counted. The names are the public interface; each says its unit."""
 
@@ -72,6 +83,8 @@ class Telemetry:
         self.commits = counter("commits_total", "Turns that were appended.")
         self.commit_conflicts = counter("commit_conflicts_total", "Commits that lost their version.")
         self.commit_replays = counter("commit_replays_total", "Commits that had been committed before.")
+        self.facts = counter("facts_total", "Claims that were recorded, by what became of them.", "outcome")
+        self.documents = counter("documents_total", "Versions of documents that were ingested.")
         self.replays = counter("replays_total", "Bundles that were rendered again.", "outcome")
         self.hot_hits = counter("hot_hits_total", "Views found in the hot store.")
         self.hot_misses = counter("hot_misses_total", "Views not found in the hot store.")
@@ -79,11 +92,22 @@ class Telemetry:
         self.hot_adoptions = counter("hot_adoptions_total", "Hot servers that this process saw trusted anew.")
         self.hot_revocations = counter("hot_revocations_total", "Hot servers that lost their trust to a commit here.")
         self.commit_lease_waits = counter("commit_lease_waits_total", "Commits that waited for leases to end.")
-        self.projection_lag_items = gauge("projection_lag_items", "Items that wait for their vector.")
-        self.projection_lag_seconds = gauge("projection_lag_seconds", "Age of the oldest item without its vector.")
-        self.projection_parked = gauge("projection_parked", "Work orders that were parked after too many failures.")
+        self.projection = OrderFigures(
+            gauge("projection_lag_items", "Items that wait for their vector."),
+            gauge("projection_lag_seconds", "Age of the oldest item without its vector."),
+            gauge("projection_parked", "Work orders that were parked after too many failures."),
+            counter("projection_failures_total", "Projection steps and work orders that failed."),
+        )
         self.projected_items = counter("projected_items_total", "Items that were given their vector.")
-        self.projection_failures = counter("projection_failures_total", "Projection steps and work orders that failed.")
+        self.extraction = OrderFigures(
+            gauge("extraction_lag_items", "Items that the extraction has not seen."),
+            gauge("extraction_lag_seconds", "Age of the oldest item that the extraction has not seen."),
+            gauge("extraction_parked", "Extraction orders that were parked after too many failures."),
+            counter("extraction_failures_total", "Extraction steps and orders that failed."),
+        )
+        self.extracted_turns = counter("extracted_turns_total", "Turns that were shown to the endpoint.")
+        self.extraction_claims = counter("extraction_claims_total", "Claims that were recorded.", "outcome")
+        self.extraction_refused = counter("extraction_refused_total", "Proposals that were refused.", "cause")
         self.unembeddable_items = counter("unembeddable_items_total", "Items that the model could not embed.")
         self.record_sessions = gauge("record_sessions", "Sessions that have a log, about.")
         self.record_events = gauge("record_events", "Events in the record store, about.")
@@ -92,6 +116,8 @@ class Telemetry:
         self.swept_sessions = counter("swept_sessions_total", "Sessions whose log was removed: its time had passed.")
         self.sweep_failures = counter("sweep_failures_total", "Sessions whose log could not be removed, or forgotten.")
         self.sweep_lag_seconds = gauge("sweep_lag_seconds", "For how long a log has outstayed its time, at most.")
+        self.erasures = counter("erasures_total", "Erasures that this process finished.")
+        self.erasure_failures = counter("erasure_failures_total", "Attempts to finish an erasure that failed.")
         self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
         self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
         self.info = gauge("build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider")

@@ -18,6 +18,7 @@ tail.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,13 @@ _SUMMARIES_MAX = 4
 """Summaries that a view keeps: one per cap that is in use."""
 
 
+@dataclass(slots=True)
+class Heard:
+    """When a store last spoke for a view: in `time.monotonic()` seconds."""
+
+    at: float = field(default_factory=time.monotonic)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A session at a version, as counted by one tokenizer. Immutable: a commit makes a new one."""
@@ -92,6 +100,8 @@ class View:
     """About how much memory it takes."""
     committed_at_us: int = field(default=0, compare=False)
     """When the last event that was folded was committed; 0 if a checkpoint stands for all of them."""
+    heard: Heard = field(default_factory=Heard, compare=False)
+    """When it was made, or found to be the newest."""
     summaries: dict[tuple[int, int], Summary] = field(default_factory=dict, compare=False)
     """Summaries that were made, by (units before the window, cap). A view hands them on to the next: they depend on
     the log before the window alone."""
@@ -299,8 +309,10 @@ def _entries(
                     tokens=count(header + body) if counts is None else counts.extract,
                     rank=summary.rank(analysis.salience, offsets[-1]),
                     role=entry.message.role,
+                    trust=analysis.trust,
                 )
-            yield index, (segment.message_piece(entry.message, ref, tokens),), extract
+            piece = segment.message_piece(entry.message, ref, tokens, stated=analysis.trust)
+            yield index, (piece,), extract
 
 
 def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
@@ -314,6 +326,7 @@ def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
             tokens=extract.tokens,
             score_micros=extract.rank * 1000,
             citations=[turn_pb2.EventRef(session_id=view.session, version=extract.version, entry=extract.entry)],
+            trust=segment.trust(extract.role, extract.trust),
         )
     )
 

@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
-from sidecar.engines import hot_of, record_of
+from sidecar.engines import open_hot, open_record
+from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
 from sidecar.model import Model
@@ -73,8 +74,7 @@ class Worker:
             pages = HealthServer(config.http, health)
             stack.callback(pages.close)
             address = f"{config.http.rpartition(':')[0]}:{pages.port}"
-        record = record_of(config)
-        await record.open()
+        record = await open_record(config)
         stack.push_async_callback(record.close)
         embedder = await asyncio.to_thread(self._load)
         queue = EmbedQueue(embedder)
@@ -82,10 +82,10 @@ class Worker:
         self._projection = EmbeddingProjection(
             record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
         )
-        hot: Hot[Any] = hot_of(config)
-        await hot.open()
+        hot: Hot[Any] = await open_hot(config, record)
         stack.push_async_callback(hot.close)
-        self._retention = Retention(record, hot, self.telemetry)
+        eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
+        self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")
         self.telemetry.info.labels(version, record.engine, hot.engine, embedder.provider).set(1)
         health.started = health.ready = True

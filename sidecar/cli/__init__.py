@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sidecar import errors as server_errors
-from sidecar.cli import demo, doctor, evaluate, migrate, model, policy, rebuild, serve, session, work
+from sidecar.cli import demo, doctor, evaluate, keys, migrate, model, policy, rebuild, serve, session, work
 from sidecar.cli.failure import exit_code, line
 from sidecar.cli.show import stderr
 from standpipe import errors as client_errors
@@ -55,6 +55,7 @@ for command in (
     session.info,
     work.parked,
     migrate.migrate,
+    keys.keys,
     rebuild.rebuild,
     evaluate.evaluate,
 ):

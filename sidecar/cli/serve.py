@@ -7,12 +7,15 @@ import dataclasses
 import logging
 import os
 import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import yaml
 
 from sidecar import config
+from sidecar.cli import show
 from sidecar.cli.failure import line
 from sidecar.cli.show import stderr
 from sidecar.errors import StandpipeError
@@ -23,19 +26,30 @@ C = TypeVar("C", bound=click.Command)
 
 def setting_flags(command: C) -> C:
     """Give a command a flag for every setting."""
-    for setting in dataclasses.fields(config.Config):
-        factory = setting.default_factory
-        default = setting.default if factory is dataclasses.MISSING else factory()
-        shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        kind = {bool: "true|false", int: "INT", tuple: "LIST"}.get(type(default), "TEXT")
-        command.params.append(
-            click.Option(
-                [f"--{setting.name.replace('_', '-')}"],
-                metavar=kind,
-                help=f"{setting.metadata['doc']}  [default: {shown or 'empty'}]",
+    return flags_of(*(setting.name for setting in dataclasses.fields(config.Config)))(command)
+
+
+def flags_of(*names: str) -> Callable[[C], C]:
+    """Give a command flags for some settings."""
+    settings = {setting.name: setting for setting in dataclasses.fields(config.Config)}
+
+    def give(command: C) -> C:
+        for name in names:
+            setting = settings[name]
+            factory = setting.default_factory
+            default = setting.default if factory is dataclasses.MISSING else factory()
+            shown = ",".join(default) if isinstance(default, tuple) else str(default)
+            kind = {bool: "true|false", int: "INT", tuple: "LIST"}.get(type(default), "TEXT")
+            command.params.append(
+                click.Option(
+                    [f"--{name.replace('_', '-')}"],
+                    metavar=kind,
+                    help=f"{setting.metadata['doc']}  [default: {shown or 'empty'}]",
+                )
             )
-        )
-    return command
+        return command
+
+    return give
 
 
 @setting_flags
@@ -58,6 +72,17 @@ def serve(ctx: click.Context, /, *, path: str | None, print_config: bool, **give
     except StandpipeError as error:
         stderr().print(line(error), style="red", soft_wrap=True, markup=False)
         ctx.exit(2)
+
+
+record_flags = flags_of("encryption_keys_file", "encryption_keys_command", "plaintext")
+"""For commands that open a record store, beside their --record."""
+
+
+def record_settings(record: str, given: Mapping[str, Any]) -> config.Config:
+    """Return the settings of a command that opens a record store that is there; keys may come from the environment."""
+    if record.startswith("sqlite:") and not Path(record.removeprefix("sqlite:")).is_file():
+        show.fail(f"{record!r} is not there")
+    return config.load(environment=os.environ, flags={**given, "record": record, "record_migrate": False})
 
 
 async def _run(settings: config.Config) -> None:

@@ -8,7 +8,6 @@ import datetime
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from sidecar import config
 from sidecar.cli import show
-from sidecar.cli.serve import setting_flags, stopping
+from sidecar.cli.serve import record_flags, record_settings, setting_flags, stopping
 from sidecar.cli.target import json_flag
 from sidecar.stores.record import ParkedOrder, ParkedRead, Record
 
@@ -47,20 +46,18 @@ async def _work(settings: config.Config, *, once: bool) -> int:
     return 1 if parked else 0
 
 
+@record_flags
 @click.command()
 @click.option("--record", required=True, metavar="ADDRESS", help="The record store: sqlite:PATH or postgresql://….")
 @click.option("--retry", is_flag=True, help="Have all of them tried again, as if they had never failed.")
 @json_flag
-def parked(*, record: str, retry: bool, as_json: bool) -> None:
+def parked(*, record: str, retry: bool, as_json: bool, **given: Any) -> None:
     """List the work orders that failed too often, of all tenants.
 
     The items of a parked order are found by words alone, and so are those that its subject gains meanwhile: vectors are
     put in order. Mend what the reason names, then --retry.
     """
-    settings = config.Config(record=record, record_migrate=False)
-    if record.startswith("sqlite:") and not Path(record.removeprefix("sqlite:")).is_file():
-        show.fail(f"{record!r} is not there")
-    orders = asyncio.run(_parked(settings, retry=retry))
+    orders = asyncio.run(_parked(record_settings(record, given), retry=retry))
     if as_json:
         times = [(order, _iso(order.since_us), _iso(order.parked_at_us)) for order in orders]
         rows = [
@@ -93,10 +90,9 @@ def parked(*, record: str, retry: bool, as_json: bool) -> None:
 
 async def _parked(settings: config.Config, *, retry: bool) -> Sequence[ParkedOrder]:
     """Return all parked orders, which are so no longer after a `retry`."""
-    from sidecar.engines import record_of
+    from sidecar.engines import open_record
 
-    record = record_of(settings)
-    await record.open()
+    record = await open_record(settings)
     try:
         orders = await _all(record)
         for order in orders if retry else ():

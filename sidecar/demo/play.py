@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import standpipe
+from sidecar import vault
 from sidecar.config import Config
 from sidecar.demo.story import Story, Turn
 from sidecar.server import Server
@@ -119,9 +120,13 @@ class Played:
 async def play(story: Story, *, models_dir: str, embedder: str) -> Played:
     """Play a story. Raises the errors of a server's start: ModelInvalid when a model or tokenizer is missing."""
     with tempfile.TemporaryDirectory(prefix="standpipe-demo-") as folder:
+        keys = Path(folder) / "keys"
+        keys.touch(mode=0o600)
+        keys.write_text(vault.new_line())
         config = Config(
             listen=("127.0.0.1:0",),
             http="",
+            encryption_keys_file=str(keys),
             record=f"sqlite:{Path(folder) / 'demo.db'}",
             models_dir=models_dir,
             embedder=embedder,

@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import standpipe
 from sidecar.config import Config
 from sidecar.embed import Embedder, Vector
-from sidecar.engines import record_of
+from sidecar.engines import open_record
 from sidecar.evaluation import conversations, report
 from sidecar.evaluation.conversations import Conversation, Turn
 from sidecar.evaluation.measured import (
@@ -176,6 +176,7 @@ class _Place:
             record=options.record or f"sqlite:{directory / name}.db",
             hot=options.hot,
             models_dir=str(options.models_dir),
+            plaintext=True,
             embedder=options.embedder,
             tokenizers=(options.tokenizer,),
             reflection=False,
@@ -210,8 +211,7 @@ async def _recall_and_determinism(
             await _each(everything, lambda pair: _same(client, *pair, "restart"), done)
         with screen.phase("replaying the receipts", len(everything)) as done:
             await _each(everything, lambda pair: _replayed(client, *pair, "replay"), done)
-    record = record_of(place.config)
-    await record.open()
+    record = await open_record(place.config)
     try:
         await rebuild(record)
     finally:

@@ -44,6 +44,7 @@ from sidecar.breaker import Breaker
 from sidecar.errors import (
     ConfigInvalid,
     DeadlineExceeded,
+    Erased,
     Internal,
     InvalidField,
     Overloaded,
@@ -69,9 +70,13 @@ from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Answer,
     Appended,
+    ChangesRead,
     Checkpoint,
     Claim,
     Deadline,
+    Erasure,
+    ErasureRead,
+    ErasuresRead,
     EventsRead,
     ExpiredRead,
     Figures,
@@ -80,6 +85,8 @@ from sidecar.stores.record import (
     GrantsState,
     Head,
     HeadRead,
+    HeldRead,
+    KeyRead,
     Lag,
     LagRead,
     NewEvent,
@@ -99,14 +106,17 @@ from sidecar.stores.record import (
     SessionState,
     StoredEvent,
     StoredItem,
+    StoredKey,
     StoredPolicy,
     StoredRoute,
 )
 from sidecar.stores.rows import (
+    erasure_of,
     event_of,
     grant_of,
     head_of,
     item_of,
+    key_of,
     parked_of,
     policy_of,
     route_of,
@@ -218,6 +228,8 @@ def store_error(error: Exception, *, phase: str = "record_fetch") -> StandpipeEr
     state = getattr(error, "sqlstate", None)
     if state == "SP003":
         return session_full()
+    if state == "SP004":
+        return Erased("subject")
     if state is not None:
         kind, message = ERRORS.get(state) or ERRORS.get(state[:2], _DEFECT)
     elif isinstance(error, psycopg.OperationalError | OSError):  # the connection was lost
@@ -486,7 +498,9 @@ def _read_session(read: SessionRead) -> _Asked:
 def _read_events(read: EventsRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> list[StoredEvent] | None:
         heads, rows = found
-        return [event_of(row) for row in rows] if heads else None
+        if not heads:
+            return None
+        return [] if head_of(heads[0]).expired else [event_of(row) for row in rows]
 
     key = (read.tenant, read.session)
     values = (*key, read.after_version, read.count_max, read.bytes_max)
@@ -508,12 +522,12 @@ def _item(row: Row) -> StoredItem:
 def _read_scope(read: ScopeRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> ScopeState:
         counters, items, *vectors = found
-        position, epoch, vector_position = counters[0] if counters else (0, 0, 0)
+        position, epoch, vector_position, erased = counters[0] if counters else (0, 0, 0, False)
         return ScopeState(
             position=position,
             vector_position=vector_position or 0,
             items=[_item(row) for row in items],
-            vectors=[row[0] for row in vectors[0]] if vectors and position else [],
+            vectors=[row[0] for row in vectors[0]] if vectors and position and not erased else [],
             epoch=epoch,
         )
 
@@ -525,6 +539,34 @@ def _read_scope(read: ScopeRead) -> _Asked:
     if read.model:
         statements.append(("vectors", (*key, read.model, read.after_vector_position, read.count_max)))
     return _Asked(_Sight(read.tenant), statements, answer)
+
+
+def _read_changes(read: ChangesRead) -> _Asked:
+    def answer(found: Sequence[list[Row]]) -> ScopeState:
+        counters, items = found
+        position, epoch, _, _ = counters[0] if counters else (0, 0, 0, False)
+        return ScopeState(
+            position=position, vector_position=0, items=[_item(row) for row in items], vectors=[], epoch=epoch
+        )
+
+    key = (read.tenant, read.subject)
+    statements = [
+        ("scope", (*key, "", *key)),
+        ("changes", (*key, read.after_position, *key, read.count_max, *key)),
+    ]
+    return _Asked(_Sight(read.tenant), statements, answer)
+
+
+def _read_held(read: HeldRead) -> _Asked:
+    values = (read.tenant, read.after_subject, read.tenant, read.count_max)
+    return _Asked(_Sight(read.tenant), [("held_subjects", values)], _each(lambda row: row[0]))
+
+
+def _read_key(read: KeyRead) -> _Asked:
+    statement: Statement = ("key_of_subject", (read.tenant, read.subject))
+    if read.key_id:
+        statement = ("key", (read.tenant, read.key_id))
+    return _Asked(_Sight(read.tenant), [statement], _first(key_of))
 
 
 def _read_policy(read: PolicyRead) -> _Asked:
@@ -559,7 +601,20 @@ def _read_parked(read: ParkedRead) -> _Asked:
 
 
 def _read_expired(read: ExpiredRead) -> _Asked:
-    return _Asked(_WORKER, [("expired", (read.count_max,))], _each(lambda row: (row[0], row[1])))
+    def answer(found: Sequence[list[Row]]) -> list[tuple[str, str]]:
+        return list(dict.fromkeys((row[0], row[1]) for rows in found for row in rows))[: read.count_max]
+
+    values = (read.count_max,)
+    return _Asked(_WORKER, [("erased_sessions", values), ("expired", values)], answer)
+
+
+def _read_erasure(read: ErasureRead) -> _Asked:
+    values = (read.tenant, read.subject, read.session)
+    return _Asked(_Sight(read.tenant), [("erasure", values)], _first(erasure_of))
+
+
+def _read_erasures(read: ErasuresRead) -> _Asked:
+    return _Asked(_WORKER, [("erasures_at_work", (read.count_max,))], _each(erasure_of))
 
 
 def _read_figures(_read: FiguresRead) -> _Asked:
@@ -583,6 +638,11 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     EventsRead: _read_events,
     SessionsRead: _read_sessions,
     ScopeRead: _read_scope,
+    ChangesRead: _read_changes,
+    HeldRead: _read_held,
+    KeyRead: _read_key,
+    ErasureRead: _read_erasure,
+    ErasuresRead: _read_erasures,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -619,7 +679,8 @@ async def _commit(db: Connection, timeout_ms: str, sight: _Sight, name: str, val
 
 
 def _items(items: Sequence[NewItem]) -> tuple[list[Any], ...]:
-    """Return items as the arrays that the functions take."""
+    """Return items as the arrays that the functions take: most have no kind and no detail, and no array says so."""
+    special = any(item.kind or item.detail for item in items)
     return (
         [item.entry for item in items],
         [item.chunk for item in items],
@@ -629,10 +690,12 @@ def _items(items: Sequence[NewItem]) -> tuple[list[Any], ...]:
         [item.text.encode() for item in items],
         [item.terms for item in items],
         [tokens_text(item) for item in items],
+        [int(item.kind) for item in items] if special else [],
+        [item.detail for item in items] if special else [],
     )
 
 
-def _append_values(event: NewEvent) -> tuple[object, ...]:
+def _append_values(event: NewEvent, *, restored_at_us: int | None = None) -> tuple[object, ...]:
     return (
         event.tenant,
         event.session,
@@ -651,6 +714,7 @@ def _append_values(event: NewEvent) -> tuple[object, ...]:
         *_items(event.items),
         None if event.keep_s is None else event.keep_s * 1_000_000,
         limits.session_events_max,
+        restored_at_us,
     )
 
 
@@ -686,8 +750,12 @@ def _refusal(event: NewEvent, outcome: str, *, version: int, at: int, winner: st
             )
         case "nameless":
             return InvalidField("the first append of a session must name its subject", field="subject_id")
+        case "subject erased" | "session erased":
+            return Erased(outcome.removesuffix(" erased"))
         case "expired":
             return SessionExpired()
+        case "listed":
+            return StoreUnavailable("what the session held before is being removed; retry")
         case "ended":
             return SessionEnded("the session was ended and takes no more turns")
         case "mismatch":
@@ -939,6 +1007,48 @@ class PostgresRecord(Record):
 
     async def forgotten(self, tenant: str, session: str) -> None:
         await self._write("forgotten", tenant, session, sight=_Sight(tenant))
+
+    async def redact(
+        self, tenant: str, *, session: str, version: int, body: bytes, entries: Sequence[int], erasure: Erasure
+    ) -> None:
+        values = (tenant, session, version, body, list(entries), erasure.subject, erasure.session)
+        await self._write("redact", *values, sight=_Sight(tenant))
+
+    async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
+        rows = await self._write("erase", tenant, subject, session, sight=_Sight(tenant))
+        if not rows:
+            raise SubjectMismatch("the session belongs to another subject")
+        return erasure_of(rows[0])
+
+    async def finish_erasure(self, erasure: Erasure) -> Erasure:
+        key = (erasure.tenant, erasure.subject, erasure.session)
+        return erasure_of((await self._write("finish_erasure", *key, sight=_Sight(erasure.tenant)))[0])
+
+    async def reopen(self, tenant: str, *, subject: str) -> None:
+        if not (await self._write("reopen", tenant, subject, sight=_Sight(tenant)))[0][0]:
+            raise Erased("subject")
+
+    async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
+        values = _append_values(event, restored_at_us=committed_at_us)
+        return _appended(event, (await self._write("append", *values, sight=_Sight(event.tenant)))[0])
+
+    async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
+        values = (tenant, key.subject, key.key_id, key.wrapped, key.wrapping)
+        rows = await self._write("put_key", *values, sight=_Sight(tenant))
+        if not rows:
+            raise Erased("subject")
+        return key_of(rows[0])
+
+    async def rewrap(self, tenant: str, *, old: StoredKey, new: StoredKey) -> bool:
+        values = (new.wrapped, new.wrapping, tenant, old.subject, old.key_id, old.wrapped, old.wrapping)
+        return bool(await self._write("rewrap", *values, sight=_Sight(tenant)))
+
+    async def keys_all(self, *, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
+        def key(row: Row) -> tuple[str, StoredKey]:
+            return row[4], key_of(row)
+
+        (found,) = await self._ask([_Asked(_WORKER, [("keys_of_all", (*after, count_max))], _each(key))])
+        return cast("list[tuple[str, StoredKey]]", found)
 
     async def publish_policy(
         self, tenant: str, *, name: str, document: str, digest: bytes

@@ -316,6 +316,9 @@ class RecordSuite:
     unfit_checks: frozenset[str] = frozenset()
     """What an examination of the suite's own store finds wrong with it: a server for tests need not be fit to serve."""
 
+    sealed = False
+    """Whether what is written cannot be read past the engine."""
+
     @pytest.fixture
     async def record(self) -> Record:
         """An open engine on an empty store."""
@@ -502,6 +505,7 @@ class RecordSuite:
                 request_id=event.request_id,
                 committed_at_us=event.committed_at_us,
                 body=event.body,
+                body_hash=event.body_hash,
             )
             assert event.event_hash == previous
         head = await one(record, HeadRead(tenant="acme", session="s"), Head)
@@ -1476,7 +1480,7 @@ class RecordSuite:
         """What was said in a swept session stands in no row of any table (R24, P11)."""
         secret = "the word is xylophone"
         await record.append(turn(texts=[secret], keep_s=1, opened_calls=["xylophone"]))
-        assert "xylophone" in raw.dump()
+        assert self.sealed or "xylophone" in raw.dump()
         await sweep(record, raw)
         assert "xylophone" not in raw.dump()
 
@@ -1634,7 +1638,7 @@ class RecordSuite:
         await record.append(turn(items=held, keep_s=1, texts=()))
         await record.append(turn("other", items=[change("home: Oslo")], texts=()))
         before = await scope_of(record)
-        assert "xylophone" in raw.dump()
+        assert self.sealed or "xylophone" in raw.dump()
         await sweep(record, raw)
         assert "xylophone" not in raw.dump()
         assert list((await scope_of(record)).items) == emptied(before.items, "s")

@@ -28,9 +28,12 @@ from sidecar.errors import (
 )
 from sidecar.stores.postgres import ERRORS, EXPANSIONS, MIGRATIONS, SCHEMA, SQL, PostgresRecord, migrate, store_error
 from sidecar.stores.record import (
+    ChangesRead,
     Checkpoint,
     EventsRead,
     HeadRead,
+    HeldRead,
+    KeyRead,
     LagRead,
     PoliciesRead,
     PolicyRead,
@@ -42,10 +45,21 @@ from sidecar.stores.record import (
     ScopeRead,
     SessionRead,
     SessionsRead,
+    StoredKey,
     StoredRoute,
 )
 from tests.contract.postgres import ROLE, RawPostgres, empty, migrated, unmigrated
-from tests.contract.record_suite import MODEL, RawRecord, RecordSuite, Reopen, scope_of, shared_store, turn
+from tests.contract.record_suite import (
+    MODEL,
+    RawRecord,
+    RecordSuite,
+    Reopen,
+    change,
+    item,
+    scope_of,
+    shared_store,
+    turn,
+)
 from tests.servers import Postgres, free_port
 
 DEPLOYMENT: Final = {"deployment", "grants", "models", "migrations"}
@@ -223,7 +237,7 @@ def test_every_key_can_be_distributed(postgres_server: Postgres, shared_place: s
         " WHERE i.indisunique AND t.relnamespace = 'standpipe'::regnamespace"
     )
     leads = {table: lead for table, lead in keys if table not in DEPLOYMENT}
-    assert len(leads) == 10 + 3 * 16
+    assert len(leads) == 13 + 3 * 16
     assert set(leads.values()) == {"tenant"}
     parted = raw.execute(
         "SELECT c.relname, pg_get_partkeydef(c.oid), (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = c.oid)"
@@ -247,6 +261,10 @@ EVERY_READ: Sequence[Read] = (
     SessionsRead(tenant="acme", subject="ana", after_session="", count_max=9),
     ScopeRead(tenant="acme", subject="ana", model=MODEL),
     ScopeRead(tenant="acme", subject="eve", model=MODEL),
+    ChangesRead(tenant="acme", subject="ana"),
+    HeldRead(tenant="acme", after_subject="", count_max=9),
+    KeyRead(tenant="acme", subject="ana"),
+    KeyRead(tenant="acme", key_id=b"id of ana"),
     PolicyRead(tenant="acme", name="p"),
     PolicyRead(tenant="acme", name="p", version=1),
     PoliciesRead(tenant="acme"),
@@ -259,17 +277,22 @@ EVERY_READ: Sequence[Read] = (
 async def fill(record: Record) -> None:
     """Give two tenants the same names for everything, and one of them a session more."""
     for tenant in ("rival", "acme"):
-        await record.append(turn(tenant=tenant, texts=[tenant], opened_calls=["open"], request_id="same"))
+        kinds = [item(tenant), change(tenant, entry=1), change(tenant, entry=2, held=True)]
+        parts = {"texts": [tenant], "items": kinds, "opened_calls": ["open"]}
+        await record.append(turn(tenant=tenant, request_id="same", **parts))
         scope = Scope(tenant=tenant, subject="ana", position=1, vector_position=0)
         assert await record.put_vectors(scope, model=MODEL, vectors=[tenant.encode()])
         fold = Checkpoint(session="s", tokenizer="o", version=1, weight_bytes=0, body=tenant.encode())
         await record.put_checkpoint(tenant, fold)
+        await record.put_key(
+            tenant, StoredKey(subject="ana", key_id=b"id of ana", wrapped=tenant.encode(), wrapping="first")
+        )
         await record.publish_policy(tenant, name="p", document=tenant, digest=canonical.sha256((tenant,)))
     for document in ("rival 2", "rival 3"):
         await record.publish_policy("rival", name="p", document=document, digest=canonical.sha256((document,)))
     await record.set_route("acme", StoredRoute(name="r", policy_name="p", policy_version=1))
     await record.set_route("rival", StoredRoute(name="r", policy_name="default", policy_version=0))
-    await record.append(turn("private", tenant="rival", subject="eve", texts=["secret"]))
+    await record.append(turn("private", tenant="rival", subject="eve", items=[change("secret", held=True)]))
 
 
 def strip(raw: RawPostgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sidecar import limits, policy
+from sidecar.beliefs import Lifetime
 from sidecar.errors import BudgetTooSmall, InvalidField, LimitExceeded, PolicyInvalid
 from sidecar.policies import Policies
-from sidecar.policy import HISTORY, RECALL, SUMMARY, Amount, Policy
+from sidecar.policy import (
+    HISTORY,
+    PROFILE,
+    RANKED,
+    RECALL,
+    REMEMBERED,
+    SUMMARY,
+    Amount,
+    Policy,
+)
 from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2
 
@@ -107,6 +117,22 @@ def parse(tokenizers: Tokenizers, document: str) -> Policy:
         ("name: p\nttl: {session_log_s: -1}", "ttl.session_log_s"),
         ("name: p\nttl: {session_log_s: true}", "ttl.session_log_s"),
         ("name: p\nttl: {session_log_s: 3153600001}", "ttl.session_log_s"),
+        ("name: p\nsources: {profile: {cap: 101%}}", "sources.profile.cap"),
+        ("name: p\nsources: {facts: {kinds: {}}}", "sources.facts.kinds"),
+        ("name: p\nsources: {documents: 5}", "sources.documents"),
+        ("name: p\nfacts: []", "facts"),
+        ("name: p\nfacts: {ttl_s: 5}", "facts.ttl_s"),
+        ("name: p\nfacts: {kinds: [plan]}", "facts.kinds"),
+        ("name: p\nfacts: {kinds: {5: {}}}", "facts.kinds"),
+        ("name: p\nfacts: {kinds: {'two words': {}}}", "facts.kinds"),
+        ("name: p\nfacts: {kinds: {plan: 5}}", "facts.kinds.plan"),
+        ("name: p\nfacts: {kinds: {plan: {ttl: 5}}}", "facts.kinds.plan.ttl"),
+        ("name: p\nfacts: {kinds: {plan: {ttl_s: -1}}}", "facts.kinds.plan.ttl_s"),
+        ("name: p\nfacts: {kinds: {plan: {half_life_s: 3153600001}}}", "facts.kinds.plan.half_life_s"),
+        ("name: p\npii: true", "pii"),
+        ("name: p\npii: {mask: 'yes'}", "pii.mask"),
+        ("name: p\npii: {originals: 0}", "pii.originals"),
+        ("name: p\npii: {hide: true}", "pii.hide"),
     ],
 )
 def test_every_mistake_is_named_by_its_path(tokenizers: Tokenizers, document: str, field: str) -> None:
@@ -122,6 +148,8 @@ def test_the_documented_example_is_the_default(tokenizers: Tokenizers) -> None:
     example = textwrap.dedent((policy.__doc__ or "").split("::\n", 1)[1].split("\n\n`cap`")[0])
     raw = yaml.safe_load(example)
     assert set(raw) == {"name", "tokenizer", "budget_tokens", "prompts", "sources", "recall"} | {
+        "facts",
+        "pii",
         "deadlines",
         "ttl",
         "freshness",
@@ -144,6 +172,18 @@ def test_a_source_that_is_not_named_is_not_allowed(tokenizers: Tokenizers) -> No
     assert list(parsed.sources) == [HISTORY]
     assert parsed.sources[HISTORY].cap == Amount(percent=65)
     assert not parse(tokenizers, "name: p\nsources: {}").sources
+
+
+def test_lifetimes_are_by_kind(tokenizers: Tokenizers) -> None:
+    """Each kind has its own; what is not said is for ever."""
+    parsed = parse(tokenizers, "name: p\nfacts: {kinds: {plan: {ttl_s: 60}, mood: {half_life_s: 5}, trait: {}}}")
+    assert parsed.lifetimes == {"plan": Lifetime(ttl_s=60), "mood": Lifetime(half_life_s=5), "trait": Lifetime()}
+
+
+def test_masking_is_as_the_policy_says(tokenizers: Tokenizers) -> None:
+    """Personal data is shown in bundles, and given by ListEvents, unless the policy says otherwise."""
+    least, most = parse(tokenizers, "name: p"), parse(tokenizers, "name: p\npii: {mask: true, originals: false}")
+    assert (least.mask, least.originals, most.mask, most.originals) == (False, True, True, False)
 
 
 # --- hostile documents -----------------------------------------------------------------------------------------
@@ -230,10 +270,10 @@ POLICIES = st.builds(
     tokenizer=st.just("o200k_base"),
     budget_tokens=st.sampled_from([100, 1000, 8000, 100_000]),
     prompts=st.just(()),
-    sources=st.dictionaries(st.sampled_from([SUMMARY, HISTORY, RECALL]), RULES, max_size=3),
+    sources=st.dictionaries(st.sampled_from(list(policy.SOURCES.values())), RULES, max_size=6),
 ).filter(lambda one: sum(rule.reserve.percent or 0 for rule in one.sources.values()) <= 100)
-CAPS = st.dictionaries(st.sampled_from([SUMMARY, HISTORY, RECALL]), st.integers(0, 9000), max_size=3)
-INCLUDES = st.frozensets(st.sampled_from([policy.POLICY, SUMMARY, HISTORY, RECALL]), max_size=3)
+CAPS = st.dictionaries(st.sampled_from(list(policy.SOURCES.values())), st.integers(0, 9000), max_size=4)
+INCLUDES = st.frozensets(st.sampled_from([policy.POLICY, *policy.SOURCES.values()]), max_size=4)
 TOTALS = st.none() | st.integers(1, 10_000)
 PROMPTS = st.integers(0, 1500)
 
@@ -255,7 +295,9 @@ def allocate(
 @given(rules=POLICIES, prompt=PROMPTS, total=TOTALS, caps=CAPS, include=INCLUDES)
 @many
 def test_a_budget_is_never_overdrawn(rules: Policy, prompt: int, total: int | None, caps: Any, include: Any) -> None:
-    """P5: prompts, history and summary fit together with recall's reserve, each within every cap, none below zero."""
+    """P5: prompts, history and summary fit together with what is kept for all that is remembered, and with the
+    profile; each is within every cap, none below zero.
+    """
     found = allocate(rules, prompt, total, caps, include)
     if found is None:
         return
@@ -265,9 +307,11 @@ def test_a_budget_is_never_overdrawn(rules: Policy, prompt: int, total: int | No
     for source, cap in found.caps.items():
         allowed = source in rules.sources and (not include or source in include)
         assert 0 <= cap <= (min(rules.sources[source].cap.of(room), caps.get(source, cap)) if allowed else 0)
-        if source == RECALL and allowed:
-            kept = min(rules.sources[source].reserve.of(room), cap)
-    assert prompt + found.caps[HISTORY] + found.caps[SUMMARY] + kept <= found.total
+        if source in RANKED and allowed:
+            kept += min(rules.sources[source].reserve.of(room), cap)
+    fixed = prompt + found.caps[HISTORY] + found.caps[SUMMARY]
+    assert fixed + kept <= found.total
+    assert fixed + found.caps[PROFILE] <= found.total
     assert found.caps[HISTORY] <= limits.history_tokens_max
     assert found.caps[SUMMARY] <= limits.summary_tokens_max
 
@@ -280,10 +324,10 @@ def test_reserves_are_kept(rules: Policy, prompt: int, total: int | None, includ
     if found is None:
         return
     room = found.total - prompt
-    most = {SUMMARY: limits.summary_tokens_max, HISTORY: limits.history_tokens_max, RECALL: 1 << 30}
+    most = {SUMMARY: limits.summary_tokens_max, HISTORY: limits.history_tokens_max}
     for source, rule in rules.sources.items():
         if not include or source in include:
-            assert found.caps[source] >= min(rule.reserve.of(room), rule.cap.of(room), most[source])
+            assert found.caps[source] >= min(rule.reserve.of(room), rule.cap.of(room), most.get(source, 1 << 30))
 
 
 @given(rules=POLICIES, prompt=PROMPTS, caps=CAPS, total=TOTALS, include=INCLUDES)
@@ -324,9 +368,10 @@ def test_who_comes_later_yields_first(rules: Policy, prompt: int, total: int) ->
     most = {SUMMARY: limits.summary_tokens_max, HISTORY: limits.history_tokens_max}
     order = sorted(rules.sources, key=lambda source: (rules.sources[source].priority, source))
     for at, source in enumerate(order):
-        if source != RECALL and found.caps[source] < min(rules.sources[source].cap.of(room), room, most[source]):
+        cap = min(rules.sources[source].cap.of(room), room, most.get(source, room))
+        if source not in RANKED and found.caps[source] < cap:
             for later in order[at + 1 :]:
-                if later != RECALL:
+                if later not in REMEMBERED:
                     assert found.caps[later] <= rules.sources[later].reserve.of(room)
 
 
@@ -348,6 +393,30 @@ def test_a_smaller_budget_never_gives_history_more(rules: Policy, prompt: int, t
             room = small.total - prompt
             assert small.caps[source] <= (rules.sources[source].cap.of(room) if source in rules.sources else 0)
         assert small.caps[RECALL] <= large.caps[RECALL]
+
+
+@given(rules=POLICIES, prompt=PROMPTS, total=TOTALS)
+@many
+def test_what_is_remembered_moves_no_history(rules: Policy, prompt: int, total: int | None) -> None:
+    """P13: profile, facts and documents that come last by priority leave the caps of all others as they are."""
+    names = (PROFILE, policy.FACTS, policy.DOCUMENTS)
+    assume(all(rule.priority < 9 for rule in rules.sources.values()))
+    before = {source: rule for source, rule in rules.sources.items() if source not in names}
+    after = before | {source: policy.SourceRule(Amount(percent=60), priority=9) for source in names}
+    values = {name: getattr(rules, name) for name in Policy.__slots__}
+    few, more = (allocate(Policy(**{**values, "sources": sources}), prompt, total) for sources in (before, after))
+    assert (few is None) == (more is None)
+    if few is not None and more is not None:
+        assert {source: more.caps[source] for source in (SUMMARY, HISTORY, RECALL)} == {
+            source: few.caps[source] for source in (SUMMARY, HISTORY, RECALL)
+        }
+
+
+def test_the_profile_is_shown_out_of_recalls_reserve(tokenizers: Tokenizers) -> None:
+    """P13: where history and summary take all else, the profile has its cap as far as recall's reserve goes."""
+    document = "name: p\nsources: {{profile: {{cap: 40%}}, history: {{cap: 100%}}, recall: {{reserve: {}%}}}}"
+    caps = [allocate(parse(tokenizers, document.format(reserve)), 0, 1000) for reserve in (0, 25, 50)]
+    assert [(one.caps[HISTORY], one.caps[PROFILE]) for one in caps if one] == [(1000, 0), (750, 250), (500, 400)]
 
 
 def test_reserves_that_exclude_each_other_are_refused(tokenizers: Tokenizers) -> None:

@@ -19,7 +19,8 @@ from sidecar import limits, recall
 from sidecar.embed import Embedder, EmbedQueue, Vector
 from sidecar.errors import Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.model import Model
-from sidecar.projection import EmbeddingProjection, _pause_s
+from sidecar.orders import _pause_s
+from sidecar.projection import EmbeddingProjection
 from sidecar.stores import sqlite
 from sidecar.stores.record import ParkedRead, Record, ScopeRead, ScopeState
 from sidecar.stores.sqlite import SqliteRecord
@@ -220,7 +221,7 @@ async def test_an_overloaded_embedder_is_asked_again(
     queue = EmbedQueue(Counting())
     projection = worker(queue=Busy(queue, refusals=3))
     pauses: list[int] = []
-    monkeypatch.setattr("sidecar.projection._pause_s", lambda failures: pauses.append(failures) or 0)
+    monkeypatch.setattr("sidecar.orders._pause_s", lambda failures: pauses.append(failures) or 0)
     task = asyncio.create_task(projection.run())
     while (await projection.lag()).items:
         await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import Counter, Gauge, Histogram, exposition
 
-from sidecar.telemetry import Log, Telemetry
+from sidecar.telemetry import Log, OrderFigures, Telemetry
 
 ROOT = Path(__file__).parents[2]
 LABELS = {"method", "status", "reason", "phase", "source", "outcome", "cause", "version", "record", "hot", "provider"}
@@ -19,11 +20,11 @@ LABELS = {"method", "status", "reason", "phase", "source", "outcome", "cause", "
 
 def metrics() -> dict[str, Counter | Gauge | Histogram]:
     """Return every metric, by its attribute."""
-    return {
-        name: value
-        for name, value in vars(Telemetry(Log(io.StringIO()))).items()
-        if isinstance(value, Counter | Gauge | Histogram)
-    }
+    found = dict(vars(Telemetry(Log(io.StringIO()))))
+    for name, value in list(found.items()):
+        if isinstance(value, OrderFigures):
+            found |= {f"{name}.{one.name}": getattr(value, one.name) for one in dataclasses.fields(value)}
+    return {name: value for name, value in found.items() if isinstance(value, Counter | Gauge | Histogram)}
 
 
 def test_labels_name_no_caller() -> None:

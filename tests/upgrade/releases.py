@@ -16,13 +16,14 @@ import pytest
 
 from tests.e2e.pods import ROOT
 
+_0_2_0 = "a5bf40732a547358f3dc91cd80b8ba8d3e6ac63c"
+
 BEFORE = {
-    "sqlite+memory": "78481d5fc885e85b0a3fc25da58981a85858e4c1",
-    "postgresql+memory": "d7fd3867b95f14e545dcb20b1bdfda1f719126d7",
-    "postgresql+redis": "ece27e4dde0b701b645d574a70565b9011f4489a",
+    "sqlite+memory": _0_2_0,
+    "postgresql+memory": _0_2_0,
+    "postgresql+redis": _0_2_0,
 }
-"""By engines: release 0.1.0, which knew those of one machine; the first state of the tree that served on PostgreSQL,
-with schema 1 and no expansion; and the first that also served on Redis, with the expansion of claims."""
+"""By engines: release 0.2.0, which served on all of them, and knew nothing of long-term memory, keys and erasure."""
 
 _PARTS = ("sidecar", "clients/python", "tests/__init__.py", "tests/e2e/__init__.py", "tests/e2e/serve.py")
 
