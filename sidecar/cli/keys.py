@@ -83,7 +83,7 @@ async def _check(settings: config.Config) -> int:
         said = broken.get(name) or ("encrypts" if name == vault.first else "needed until `standpipe keys rotate`")
         if not counts[name] and name != vault.first:
             said = "not needed any more"
-        out.print(f"{name}: {counts[name]:,} subjects' keys: {said}", markup=False, highlight=False)
+        out.print(f"{name}: {counts[name]:,} subjects' keys: {said}", markup=False, highlight=False, soft_wrap=True)
     return 1 if broken else 0
 
 

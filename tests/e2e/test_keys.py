@@ -1,0 +1,138 @@
+"""`standpipe keys`, what starts with which keys, and what is in the files of a whole deployment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sidecar.vault import new_line
+from tests import keys
+from tests.e2e.pods import Pod, answered, said, serving
+from tests.e2e.test_cli import Serving, run
+from tests.servers import Postgres, Redis
+
+MARKERS = [f"xq{number:04d}zj" for number in range(1000)]
+
+
+async def filled(path: Path, file: Path) -> str:
+    """Make a store with three subjects, encrypted under a file's keys; return its address."""
+    async with serving(path, encryption_keys_file=str(file)) as pod:
+        for subject in ("ana", "bob", "eve"):
+            await pod.append(f"of-{subject}", "r", "hello", subject=subject)
+    return f"sqlite:{path}"
+
+
+async def test_a_rotation_by_hand(tmp_path: Path) -> None:
+    """Each step of a rotation says what is so, and the old key is kept while it is needed."""
+    file, old, new = tmp_path / "keys", new_line("old"), run("keys", "new", "--id", "new").stdout.strip()
+    record = await filled(tmp_path / "record.db", keys.write(file, old))
+    flags = ("--record", record, "--encryption-keys-file", str(file))
+    assert "old: 3 subjects' keys: encrypts" in run("keys", "check", *flags).stdout
+
+    keys.write(file, new)  # the old one was taken out too early
+    done = run("keys", "check", *flags)
+    assert done.returncode == 1
+    assert "old: 3 subjects' keys: a subject's key is wrapped by an encryption key that is not at hand" in done.stdout
+    assert run("keys", "rotate", *flags).returncode == 1
+    assert run("rebuild", *flags).returncode == 2
+
+    keys.write(file, new, old)
+    done = run("keys", "check", *flags)
+    assert done.returncode == 0
+    assert "old: 3 subjects' keys: needed until `standpipe keys rotate`" in done.stdout
+    assert run("keys", "rotate", *flags).stdout == "3 of 3 subjects' keys wrapped anew\n"
+    assert run("keys", "rotate", *flags).stdout == "0 of 3 subjects' keys wrapped anew\n"
+    assert "old: 0 subjects' keys: not needed any more" in run("keys", "check", *flags).stdout
+
+    keys.write(file, new)
+    assert run("keys", "check", *flags).stdout == "new: 3 subjects' keys: encrypts\n"
+    assert "3 sessions, 3 events" in run("rebuild", *flags).stdout
+
+
+def test_a_new_key_has_no_odd_name() -> None:
+    """An id of other characters is a usage error, and without one each key has a name of its own."""
+    assert run("keys", "new", "--id", "a b").returncode == 2
+    assert run("keys", "new").stdout != run("keys", "new").stdout
+
+
+async def test_nothing_starts_without_keys(tmp_path: Path) -> None:
+    """Who serves, works or opens the record store without keys, or with others, is refused and told why."""
+    record = await filled(tmp_path / "record.db", keys.write(tmp_path / "keys", new_line("tests")))
+    none, here = {"STANDPIPE_ENCRYPTION_KEYS_FILE": ""}, ("--record", record)
+    quick = (*here, "--listen", "127.0.0.1:0", "--http", "")
+    for command in (
+        ("serve", *quick, "--embedder", "none"),
+        ("work", *here, "--http", "", "--once"),
+        ("rebuild", *here),
+        ("parked", *here),
+        ("keys", "check", *here),
+        ("keys", "rotate", *here),
+    ):
+        done = run(*command, **none)
+        assert done.returncode == 2, command
+        assert "encryption_keys_file" in done.stderr
+        assert "standpipe keys new" in done.stderr
+        assert "Traceback" not in done.stderr
+        done = run(*command, "--plaintext", "true", **none)
+        assert done.returncode == 2, command
+        assert "plaintext" in done.stderr
+    done = run("serve", *quick, "--embedder", "none")  # the tests' own key has the same id, and is another
+    assert done.returncode == 2
+    assert "of other encryption keys" in done.stderr
+
+
+async def test_plain_text_where_it_is_asked_for(tmp_path: Path) -> None:
+    """A store that is plain is served as such when the configuration says so, and can be read by others."""
+    path = tmp_path / "record.db"
+    async with serving(path, plaintext=True) as pod:
+        await pod.append("s", "r", MARKERS[0])
+    assert MARKERS[0].encode() in path.read_bytes()
+    async with serving(path) as pod:  # from now on encrypted, and what was before is read
+        await pod.append("s", "r2", MARKERS[1])
+        shown = str(await pod.hydrate("s"))
+        assert MARKERS[0] in shown
+        assert MARKERS[1] in shown
+    assert MARKERS[1].encode() not in path.read_bytes()
+
+
+@pytest.mark.timeout(240)
+async def test_no_marker_is_in_a_deployment(postgres_server: Postgres, redis_server: Redis, database: str) -> None:
+    """Of a thousand planted markers none stands in PostgreSQL's directory, Redis' dump or the logs (P11)."""
+    pod = Serving(
+        "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--record", database, "--hot", redis_server.url
+    )  # fmt: skip
+    client = Pod(pod.target)
+    for at in range(0, len(MARKERS), 20):
+        subject = f"u{at // 100}"
+        entries = [
+            entry
+            for marker in MARKERS[at : at + 20 : 2]
+            for entry in (said(f"The word is {marker}."), answered(f"So {marker} it is."))
+        ]
+        entries += [said(marker, speaker=marker) for marker in MARKERS[at + 1 : at + 20 : 2]]
+        await client.append(f"s{at // 60}-{subject}", f"r{at}", *entries, subject=subject)
+    await client.embedded()
+    assert MARKERS[0] in str(await client.hydrate("s0-u0", "the word"))
+    await client.close()
+    code, out, log = pod.end()
+    assert code == 0
+    assert json.loads(log.splitlines()[-1])["event"] == "stopped"
+    redis_server.call("SAVE")
+    dump = redis_server.directory / "dump.rdb"
+    with postgres_server.connect() as db:
+        db.execute("CHECKPOINT")
+    files = [path for path in postgres_server.directory.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) > 1 << 20
+    found = b"s0-u0"
+    seen = set()
+    for path in [*files, dump]:
+        content = path.read_bytes()
+        assert b"xq0" not in content, path
+        if found in content:
+            seen.add(path.name)
+    assert dump.name in seen  # the scan can see
+    assert len(seen) > 1
+    dump.unlink()
+    assert "xq0" not in out + log
