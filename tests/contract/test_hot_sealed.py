@@ -112,6 +112,7 @@ async def test_no_marker_is_in_the_server(make: Make, redis_server: Redis) -> No
     hot, log = await make(), Log(key(), text="xq0001zj")
     log.append(9)
     await shared(hot, log)
+    redis_server.call("CONFIG", "SET", "rdbcompression", "no")
     redis_server.call("SAVE")
     dump = redis_server.directory / "dump.rdb"
     assert log.key.session.encode() in dump.read_bytes()  # the scan can see

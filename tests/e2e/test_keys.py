@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
 
-from sidecar.vault import new_line
+from sidecar.vault import new_line, parse
 from tests import keys
 from tests.e2e.pods import Pod, answered, said, serving
 from tests.e2e.test_cli import Serving, run
@@ -55,6 +56,20 @@ def test_a_new_key_has_no_odd_name() -> None:
     """An id of other characters is a usage error, and without one each key has a name of its own."""
     assert run("keys", "new", "--id", "a b").returncode == 2
     assert run("keys", "new").stdout != run("keys", "new").stdout
+
+
+def test_a_new_key_goes_into_a_file(tmp_path: Path) -> None:
+    """A file is made for its owner alone; a key goes behind those that are there, and never twice under one name."""
+    file = tmp_path / "keys"
+    assert run("keys", "new", "--to", str(file), "--id", "first").stdout == ""
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.write_text(file.read_text().rstrip())
+    assert run("keys", "new", "--to", str(file), "--id", "second").returncode == 0
+    assert [*parse(file.read_text())] == ["first", "second"]
+    before = file.read_text()
+    assert run("keys", "new", "--to", str(file), "--id", "first").returncode == 2
+    assert run("keys", "new", "--to", str(tmp_path / "none" / "keys")).returncode == 2
+    assert file.read_text() == before
 
 
 async def test_nothing_starts_without_keys(tmp_path: Path) -> None:
@@ -108,20 +123,21 @@ async def test_no_marker_is_in_a_deployment(postgres_server: Postgres, redis_ser
         words = [" ".join(MARKERS[start : start + 5]) for start in range(at, at + 50, 5)]
         entries = [said(f"The words are {one}.", speaker=one.split()[0]) for one in words[:5]]
         entries += [answered(f"So {one} it is.") for one in words[5:]]
-        await client.append(f"s{at // 100}", f"r{at}", *entries, subject=f"u{at // 100}")
+        await client.append(f"seen-{at // 100}", f"r{at}", *entries, subject=f"u{at // 100}")
     await client.embedded()
-    assert MARKERS[0] in str(await client.hydrate("s0", "the words", subject="u0"))
+    assert MARKERS[0] in str(await client.hydrate("seen-0", "the words", subject="u0"))
     await client.close()
     code, out, log = pod.end()
     assert code == 0, log
     assert json.loads(log.splitlines()[-1])["event"] == "stopped"
+    redis_server.call("CONFIG", "SET", "rdbcompression", "no")
     redis_server.call("SAVE")
     dump = redis_server.directory / "dump.rdb"
     with postgres_server.connect() as db:
         db.execute("CHECKPOINT")
     files = [path for path in postgres_server.directory.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) > 1 << 20
-    found = b"s7"
+    found = b"seen-7"
     seen = set()
     for path in [*files, dump]:
         content = path.read_bytes()
