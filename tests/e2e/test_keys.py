@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from sidecar.vault import new_line, parse
 from tests import keys
-from tests.e2e.pods import Pod, answered, said, serving
+from tests.e2e.pods import Pod, answered, said, serving, until
 from tests.e2e.test_cli import Serving, run
 from tests.servers import Postgres, Redis
 
@@ -126,6 +127,13 @@ async def test_no_marker_is_in_a_deployment(postgres_server: Postgres, redis_ser
         await client.append(f"seen-{at // 100}", f"r{at}", *entries, subject=f"u{at // 100}")
     await client.embedded()
     assert MARKERS[0] in str(await client.hydrate("seen-0", "the words", subject="u0"))
+
+    async def shared() -> bool:
+        await client.append("seen-0", f"r-{time.monotonic_ns()}", MARKERS[0], subject="u0")
+        (name,) = redis_server.call("KEYS", "*seen-0}")
+        return bool(redis_server.call("HEXISTS", name, "head"))
+
+    await until(shared, seconds=60)
     await client.close()
     code, out, log = pod.end()
     assert code == 0, log
