@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sidecar import limits
+from sidecar.beliefs import BeliefStore
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
@@ -164,7 +165,8 @@ class Server:
         model_id = self._embedder.id if self._embedder else ""
         dimensions = self._embedder.dimensions if self._embedder else 1
 
-        signer = Signer(await self.record.signing_key())
+        signing_key = await self.record.signing_key()
+        signer = Signer(signing_key)
         hot: Hot[View] = await open_hot(config, self.record)
         stack.push_async_callback(hot.close)
         policies = Policies(self.record, tokenizers)
@@ -187,6 +189,7 @@ class Server:
             retention = Retention(self.record, hot, telemetry, self.eraser)
             stack.push_async_callback(_cancelled, asyncio.create_task(retention.run()))
         stack.push_async_callback(sessions.drain)
+        beliefs = BeliefStore(self.record, key=signing_key)
         committer = Committer(
             sessions=sessions,
             counters=counters,
@@ -199,6 +202,7 @@ class Server:
             record=self.record,
             sessions=sessions,
             scopes=scopes,
+            beliefs=beliefs,
             leases=leases,
             tokenizers=tokenizers,
             embedder=queue,
