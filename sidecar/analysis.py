@@ -1,4 +1,4 @@
-"""What is found in a turn when it is written: recall items, extracts, token counts. Frozen with the event.
+"""What is found in a turn or a change of memory when it is written: items, extracts, token counts. Frozen with it.
 
 So a read never counts, cuts or chooses again, and a rebuild by any later release makes the same items at the same
 positions from the log alone (P9).
@@ -7,13 +7,16 @@ positions from the log alone (P9).
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sidecar import limits, recall, segment, summary
+from google.protobuf import timestamp_pb2
+
+from sidecar import beliefs, limits, names, recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
-from sidecar.stores.record import NewItem
-from standpipe.v1 import turn_pb2
+from sidecar.stores.record import ItemKind, NewItem
+from standpipe.v1 import fact_pb2, turn_pb2
 
 _NOWHERE = turn_pb2.EventRef()
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -94,7 +97,121 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
                     },
                 )
             )
+    found += _change_items(
+        stored.changes, len(stored.turn.entries), tokenizers=stored.tokenizers, received_at_us=stored.received_at_us
+    )
     return found
+
+
+def analyse_change(change: fact_pb2.MemoryChange, counters: Mapping[str, Count]) -> log_pb2.StoredChange:
+    """Return a change as it is stored. A document costs as much as a turn of its size."""
+    stored = log_pb2.StoredChange(change=change)
+    text = change_text(change)
+    if text:
+        lead = next(iter(counters))
+        spans = recall.chunk(text, counters[lead]) if change.HasField("document") else [(0, len(text))]
+        stored.analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in spans)
+        shown = [segment.LISTED + segment.quoted_body(text[start:end]) for start, end in spans]
+        for count in counters.values():
+            stored.analysis.counts.add(chunks=[count(one) for one in shown])
+    return stored
+
+
+def change_text(change: fact_pb2.MemoryChange) -> str:
+    """Return what can be recalled of a change: a claim as a line, a document's text; empty for all else."""
+    if change.HasField("document"):
+        return str(change.document.text)
+    fact = beliefs.claim_in(change)
+    if fact is None:
+        return ""
+    value = " ".join(fact.value.split())
+    shown = f"{' '.join(fact.attribute.split())}: {'not ' if fact.negated else ''}{value}"
+    since = f"from {_day(fact.valid_from)}" if fact.HasField("valid_from") else ""
+    until = f"until {_day(fact.valid_to)}" if fact.HasField("valid_to") else ""
+    return f"{shown} ({', '.join(filter(None, (since, until)))})" if since or until else shown
+
+
+def memory_items(stored: log_pb2.StoredMemory) -> list[NewItem]:
+    """Return the items of changes that were not made in a turn, in order of their positions."""
+    return _change_items(stored.changes, 0, tokenizers=stored.tokenizers, received_at_us=stored.received_at_us)
+
+
+def _change_items(
+    changes: Sequence[log_pb2.StoredChange], first: int, *, tokenizers: Sequence[str], received_at_us: int
+) -> list[NewItem]:
+    """Return an item for each change, and one for each chunk of a document. `first`: the first change's entry."""
+    found = []
+    day = _EPOCH + datetime.timedelta(microseconds=received_at_us)
+
+    def item(entry: int, chunk: int, text: str, *, counted: int | None, title: str = "", **more: Any) -> NewItem:
+        words = f"{title}\n{text}" if title else text
+        terms = recall.item_terms(words, speaker="", year=day.year, month=day.month, day=day.day) if text else None
+        return NewItem(
+            entry=entry,
+            chunk=chunk,
+            speaker="",
+            spoken_at_us=received_at_us,
+            text=text,
+            terms=recall.pack_terms(terms) if terms else b"",
+            tokens={
+                tokenizer: 0 if counted is None else analysis.counts[at].chunks[counted]
+                for at, tokenizer in enumerate(tokenizers)
+            },
+            **more,
+        )
+
+    for entry, one in enumerate(changes, first):
+        change, analysis = one.change, one.analysis
+        detail = log_pb2.ItemDetail(trust=change.trust, change=change, recorded_at_us=received_at_us)
+        text = ""
+        if change.HasField("document"):
+            detail.change.document.ClearField("text")
+        else:
+            text = change_text(change)
+        kind = ItemKind.HELD if change.held_back else ItemKind.CHANGE
+        role = _role(change)
+        found.append(item(entry, 0, text, counted=0 if text else None, role=role, kind=kind, detail=_packed(detail)))
+        if change.HasField("document"):
+            title = change.document.title
+            chunk_detail = _packed(log_pb2.ItemDetail(trust=change.trust, title=title))
+            for chunk, span in enumerate(analysis.chunks):
+                part = change.document.text[span.start : span.end]
+                found.append(
+                    item(
+                        entry,
+                        chunk,
+                        part,
+                        counted=chunk,
+                        title=title,
+                        role=role,
+                        kind=ItemKind.DOCUMENT,
+                        detail=chunk_detail,
+                    )
+                )
+    return found
+
+
+def _role(change: fact_pb2.MemoryChange) -> int:
+    """Return who says a change: the user, or who its least trusted source is."""
+    if change.HasField("document"):
+        return turn_pb2.ROLE_DOCUMENT
+    if change.trust >= fact_pb2.TRUST_USER or change.trust == fact_pb2.TRUST_UNSPECIFIED:
+        return turn_pb2.ROLE_USER
+    if change.trust == fact_pb2.TRUST_INFERRED:
+        return turn_pb2.ROLE_ASSISTANT
+    fact = beliefs.claim_in(change)
+    quoted = fact is not None and any(names.is_document(source.session_id) for source in fact.sources)
+    return turn_pb2.ROLE_DOCUMENT if quoted else turn_pb2.ROLE_TOOL
+
+
+def _packed(detail: log_pb2.ItemDetail) -> bytes:
+    packed: bytes = detail.SerializeToString(deterministic=True)
+    return packed
+
+
+def _day(at: timestamp_pb2.Timestamp) -> str:
+    day = at.ToDatetime()
+    return f"{day.day} {recall.MONTHS[day.month - 1]} {day.year}"
 
 
 def weight_bytes(turn: turn_pb2.Turn) -> int:

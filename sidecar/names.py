@@ -38,6 +38,11 @@ def is_own(session: str) -> bool:
     return session.startswith(OWN)
 
 
+def is_document(session: str) -> bool:
+    """Return whether a log is that of a document's versions."""
+    return session.startswith(f"{OWN}d{OWN}")
+
+
 def own(session: str) -> Own:
     """Return what one of our own logs holds. Raises ValueError for any other name."""
     parts = session.split(OWN)

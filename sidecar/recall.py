@@ -122,7 +122,7 @@ _STOP = frozenset(
 """Question and function words. They are rare in a chat's statements, so idf would reward them:
 leaving them out is worth a point of recall. Other languages rely on idf."""
 
-_MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = "January February March April May June July August September October November December".split()
 
 
 def terms(text: str) -> Terms:
@@ -155,7 +155,7 @@ def item_terms(text: str, *, speaker: str, year: int, month: int, day: int) -> T
     """Analyse an item as it is indexed: its date in words, its speaker and its text, so that "in
     May" and a name find it. The vector is of the text alone, which measured better.
     """
-    return terms(f"{day} {_MONTHS[month - 1]} {year} {speaker}: {text}")
+    return terms(f"{day} {MONTHS[month - 1]} {year} {speaker}: {text}")
 
 
 def pack_terms(packed: Terms) -> bytes:

@@ -30,6 +30,8 @@ from sidecar.embed import Embedder, EmbedQueue
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
+from sidecar.export import Exporter
+from sidecar.gateway import Gateway
 from sidecar.health import Health, HealthServer
 from sidecar.hydrate import Hydrator
 from sidecar.lease import Leases
@@ -41,6 +43,7 @@ from sidecar.retention import Retention
 from sidecar.scope import Scopes
 from sidecar.servicers.boundary import Boundary, ReadableOnly
 from sidecar.servicers.context import ContextServicer
+from sidecar.servicers.memory import MemoryServicer
 from sidecar.servicers.policy import PolicyServicer
 from sidecar.servicers.session import SessionServicer
 from sidecar.sessions import Sessions
@@ -52,6 +55,8 @@ from sidecar.view import View
 from standpipe.v1 import (
     context_pb2,
     context_pb2_grpc,
+    memory_pb2,
+    memory_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     session_pb2,
@@ -62,6 +67,7 @@ SERVICES = (
     context_pb2.DESCRIPTOR.services_by_name["ContextService"].full_name,
     session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
     policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name,
+    memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
 )
 
 _OPTIONS = (
@@ -175,7 +181,8 @@ class Server:
         stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
         self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
         scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
-        self.eraser = Eraser(record=self.record, hot=hot, telemetry=telemetry, signer=signer, caches=(scopes,))
+        beliefs = BeliefStore(self.record, key=signing_key)
+        self.eraser = Eraser(record=self.record, hot=hot, telemetry=telemetry, signer=signer, caches=(scopes, beliefs))
         stack.push_async_callback(self.eraser.drain)
         self._projection = None
         if queue is not None:
@@ -192,6 +199,7 @@ class Server:
         beliefs = BeliefStore(self.record, key=signing_key)
         committer = Committer(
             sessions=sessions,
+            gateway=Gateway(self.record, beliefs),
             counters=counters,
             signer=signer,
             telemetry=telemetry,
@@ -223,6 +231,18 @@ class Server:
             SessionServicer(boundary, self.record, committer, signer), readable
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(boundary, self.record, leases), readable)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(
+            MemoryServicer(
+                boundary,
+                record=self.record,
+                committer=committer,
+                beliefs=beliefs,
+                policies=policies,
+                eraser=self.eraser,
+                exporter=Exporter(record=self.record, beliefs=beliefs, signer=signer),
+            ),
+            readable,
+        )
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         for name in ("", *SERVICES):

@@ -19,7 +19,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from sidecar import limits, view
+from sidecar import limits, names, view
 from sidecar.errors import (
     Erased,
     HotUnavailable,
@@ -206,7 +206,12 @@ class Sessions:
     # --- commits ---
 
     async def append(self, event: NewEvent, *, announced: Announced | None, deadline: Deadline | None) -> Appended:
-        """Append an event to the log so that every hydrate that starts after this returns sees it (P4)."""
+        """Append an event to the log so that every hydrate that starts after this returns sees it (P4).
+
+        One of our own logs has no view: a hydrate that shows memory asks the record store for its changes.
+        """
+        if names.is_own(event.session):
+            return await self.record.append(event, deadline=deadline)
         if announced is None:
             await self.leases.alone(deadline=deadline)
             done = await self.record.append(event, deadline=deadline)

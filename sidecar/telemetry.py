@@ -86,6 +86,8 @@ class Telemetry:
         self.commits = counter("commits_total", "Turns that were appended.")
         self.commit_conflicts = counter("commit_conflicts_total", "Commits that lost their version.")
         self.commit_replays = counter("commit_replays_total", "Commits that had been committed before.")
+        self.facts = counter("facts_total", "Claims that were recorded, by what became of them.", "outcome")
+        self.documents = counter("documents_total", "Versions of documents that were ingested.")
         self.replays = counter("replays_total", "Bundles that were rendered again.", "outcome")
         self.hot_hits = counter("hot_hits_total", "Views found in the hot store.")
         self.hot_misses = counter("hot_misses_total", "Views not found in the hot store.")

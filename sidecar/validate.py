@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from sidecar import limits
+from google.protobuf import timestamp_pb2
+from google.protobuf.message import Message
+
+from sidecar import limits, names, normal
 from sidecar.errors import InvalidField, LimitExceeded, ToolResultWithoutCall
-from standpipe.v1 import bundle_pb2, context_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, context_pb2, fact_pb2, turn_pb2
 
 T = TypeVar("T")
 
@@ -30,6 +33,19 @@ def identifier(value: str, field: str, *, optional: bool = False) -> str:
     """Check a session or subject id."""
     if not (_ID.fullmatch(value) or (optional and not value)):
         raise InvalidField(f"must be 1 to {limits.id_chars_max} characters of A-Z a-z 0-9 . _ : - @ / +", field=field)
+    return value
+
+
+def log(value: str, field: str) -> str:
+    """Check the name of a log: a session's id, or one of our own."""
+    if not names.is_own(value):
+        return identifier(value, field)
+    try:
+        found = names.own(value)
+    except ValueError:
+        raise InvalidField("is neither a session's id nor the name of a log of memory", field=field) from None
+    for part in (found.subject, found.document):
+        identifier("" if part == names.EVERYONE else part, field, optional=True)
     return value
 
 
@@ -171,7 +187,7 @@ def _message(message: turn_pb2.Message, path: str) -> None:
     if message.speaker.casefold() in _ROLE_NAMES - {own}:
         raise InvalidField("must not be the name of another role", field=f"{path}.speaker")
     if message.HasField("spoken_at"):
-        _timestamp(message, f"{path}.spoken_at")
+        _timestamp(message.spoken_at, f"{path}.spoken_at")
     if bool(message.text) == bool(message.parts):
         raise InvalidField("exactly one of text and parts must be set, and not be empty", field=f"{path}.text")
     if message.text:
@@ -185,10 +201,7 @@ def _message(message: turn_pb2.Message, path: str) -> None:
     size(total, f"{path}.parts", limit="message_bytes", maximum=limits.message_bytes)
     size(len(message.citations), f"{path}.citations", limit="citations_max", maximum=limits.citations_max)
     for index, ref in enumerate(message.citations):
-        identifier(ref.session_id, f"{path}.citations[{index}].session_id")
-        if ref.version < 1:
-            raise InvalidField("must be at least 1", field=f"{path}.citations[{index}].version")
-        between(ref.entry, f"{path}.citations[{index}].entry", 0, limits.turn_entries_max - 1)
+        reference(ref, f"{path}.citations[{index}]")
 
 
 def _part(part: turn_pb2.Part, path: str) -> int:
@@ -251,8 +264,139 @@ def _once(value: str, seen: set[str], path: str, why: str) -> None:
     seen.add(value)
 
 
-def _timestamp(message: turn_pb2.Message, path: str) -> None:
+def _timestamp(value: timestamp_pb2.Timestamp, path: str) -> None:
     try:
-        message.spoken_at.ToDatetime()
+        value.ToDatetime()
     except (ValueError, OverflowError):
         raise InvalidField("must be a time between the years 1 and 9999", field=path) from None
+
+
+# --- memory ---
+
+
+def moment(request: Message, field: str) -> int | None:
+    """Check a time, and return it in microseconds since 1970; None if there is none."""
+    if not request.HasField(field):
+        return None
+    value: timestamp_pb2.Timestamp = getattr(request, field)
+    _timestamp(value, field)
+    return int(value.ToMicroseconds())
+
+
+def reference(ref: turn_pb2.EventRef, path: str, *, to_entry: bool = False) -> None:
+    """Check a reference to a place in the log: to one entry of an event, or to the whole event."""
+    log(ref.session_id, f"{path}.session_id")
+    between(ref.version, f"{path}.version", 1, (1 << 62) - 1)
+    if to_entry and not ref.HasField("entry"):
+        raise InvalidField("is required: a fact is one entry of its event", field=f"{path}.entry")
+    between(ref.entry, f"{path}.entry", 0, limits.turn_entries_max + limits.facts_per_request_max - 1)
+
+
+def facts(values: Sequence[fact_pb2.Fact], path: str, *, entries: int | None = None) -> None:
+    """Check claims. `entries`: of the turn that they are made in, whose entries they may cite without its name."""
+    size(len(values), path, limit="facts_per_request_max", maximum=limits.facts_per_request_max)
+    for index, value in enumerate(values):
+        fact(value, f"{path}[{index}]", entries=entries)
+
+
+def fact(value: fact_pb2.Fact, path: str, *, entries: int | None = None) -> None:
+    """Check a claim: everything but what only the store can know (its sources, what else is held)."""
+    line(value.attribute, f"{path}.attribute", limit="fact_attribute_bytes", maximum=limits.fact_attribute_bytes)
+    if not normal.form(value.attribute):
+        raise InvalidField("must not be blank, nor punctuation alone", field=f"{path}.attribute")
+    text(value.value, f"{path}.value", limit="fact_value_bytes", maximum=limits.fact_value_bytes)
+    if not value.value.strip():
+        raise InvalidField("must not be blank", field=f"{path}.value")
+    if value.kind:
+        name(value.kind, f"{path}.kind")
+    for which in ("valid_from", "valid_to"):
+        if value.HasField(which):
+            _timestamp(getattr(value, which), f"{path}.{which}")
+    both = value.HasField("valid_from") and value.HasField("valid_to")
+    if both and value.valid_from.ToMicroseconds() >= value.valid_to.ToMicroseconds():
+        raise InvalidField("must be after valid_from", field=f"{path}.valid_to")
+    if not value.sources:
+        raise InvalidField("must name at least one source: there is no claim without one", field=f"{path}.sources")
+    size(len(value.sources), f"{path}.sources", limit="sources_max", maximum=limits.sources_max)
+    for index, ref in enumerate(value.sources):
+        if entries is None or ref.session_id:
+            reference(ref, f"{path}.sources[{index}]")
+        elif ref.version:
+            raise InvalidField("must not be set without session_id", field=f"{path}.sources[{index}].version")
+        else:
+            between(ref.entry, f"{path}.sources[{index}].entry", 0, entries - 1)
+    extractor(value.extractor, f"{path}.extractor")
+
+
+def extractor(value: fact_pb2.Extractor, path: str) -> None:
+    """Check what made a claim."""
+    if value.name:
+        name(value.name, f"{path}.name")
+    line(
+        value.version,
+        f"{path}.version",
+        limit="extractor_version_bytes",
+        maximum=limits.extractor_version_bytes,
+    )
+
+
+def correction(value: fact_pb2.FactCorrection, path: str) -> None:
+    """Check a correction."""
+    reference(value.fact, f"{path}.fact", to_entry=True)
+    if value.correction not in fact_pb2.Correction.values() or not value.correction:
+        raise InvalidField("names no correction", field=f"{path}.correction")
+    supersedes = value.correction == fact_pb2.CORRECTION_SUPERSEDE
+    if supersedes != value.HasField("replacement"):
+        why = "is required: what takes its place" if supersedes else "goes with CORRECTION_SUPERSEDE alone"
+        raise InvalidField(why, field=f"{path}.replacement")
+    if supersedes:
+        fact(value.replacement, f"{path}.replacement")
+    line(value.cause, f"{path}.cause", limit="cause_bytes", maximum=limits.cause_bytes)
+
+
+def review(value: fact_pb2.Review, path: str) -> None:
+    """Check a review."""
+    reference(value.fact, f"{path}.fact", to_entry=True)
+    if value.decision not in fact_pb2.Decision.values() or not value.decision:
+        raise InvalidField("names no decision", field=f"{path}.decision")
+    if not value.reviewer.strip():
+        raise InvalidField("must say who decided", field=f"{path}.reviewer")
+    line(value.reviewer, f"{path}.reviewer", limit="reviewer_bytes", maximum=limits.reviewer_bytes)
+    line(value.cause, f"{path}.cause", limit="cause_bytes", maximum=limits.cause_bytes)
+
+
+def profile(values: Sequence[fact_pb2.ProfileAttribute], path: str) -> None:
+    """Check attributes of a profile."""
+    if not values:
+        raise InvalidField("must hold at least one attribute", field=path)
+    size(len(values), path, limit="profile_attributes_max", maximum=limits.profile_attributes_max)
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        name(value.name, f"{path}[{index}].name")
+        _once(value.name, seen, f"{path}[{index}].name", "names an attribute a second time")
+        line(
+            value.value,
+            f"{path}[{index}].value",
+            limit="profile_value_bytes",
+            maximum=limits.profile_value_bytes,
+        )
+
+
+def documents(values: Sequence[fact_pb2.Document], path: str) -> None:
+    """Check documents."""
+    if not values:
+        raise InvalidField("must hold at least one document", field=path)
+    size(len(values), path, limit="documents_per_request_max", maximum=limits.documents_per_request_max)
+    seen: set[str] = set()
+    total = 0
+    for index, value in enumerate(values):
+        at = f"{path}[{index}]"
+        identifier(value.document_id, f"{at}.document_id")
+        _once(value.document_id, seen, f"{at}.document_id", "names a document a second time")
+        line(value.title, f"{at}.title", limit="document_title_bytes", maximum=limits.document_title_bytes)
+        line(value.uri, f"{at}.uri", limit="document_uri_bytes", maximum=limits.document_uri_bytes)
+        text(value.text, f"{at}.text", limit="document_bytes", maximum=limits.document_bytes)
+        if not value.text.strip():
+            raise InvalidField("must not be blank", field=f"{at}.text")
+        total += len(value.text.encode())
+    size(total, path, limit="documents_bytes", maximum=limits.documents_bytes)

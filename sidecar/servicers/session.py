@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import grpc
 
-from sidecar import limits, validate
+from sidecar import limits, names, validate
+from sidecar.beliefs import whole
 from sidecar.commit import Committer
 from sidecar.errors import InvalidField, SessionExpired, SessionNotFound
 from sidecar.log.v1 import log_pb2
@@ -65,7 +67,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 tenant=tenant, subject=request.subject_id, after_session=request.page_token, count_max=count + 1
             )
             (heads,) = await self._record.fetch([read], deadline=deadline)
-            found = list(cast("list[Head]", heads))
+            # Our own logs stand behind all sessions: no byte of an id is above the one that they begin with.
+            found = [head for head in cast("list[Head]", heads) if not names.is_own(head.session)]
             return session_pb2.ListSessionsResponse(
                 sessions=[_session(head) for head in found[:count]],
                 next_page_token=found[count - 1].session if len(found) > count else "",
@@ -79,7 +82,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """List a session's events, their hashes checked."""
 
         async def work(tenant: str, deadline: Deadline) -> session_pb2.ListEventsResponse:
-            validate.identifier(request.session_id, "session_id")
+            validate.log(request.session_id, "session_id")
             if request.after_version < 0:
                 raise InvalidField("must not be negative", field="after_version")
             reads: list[Read] = [
@@ -99,7 +102,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             events = list(cast("list[StoredEvent]", page))
             check_chain(tenant, events, None)
             return session_pb2.ListEventsResponse(
-                events=[_event(event) for event in events], head_version=found.version
+                events=[_event(event) for event in events],
+                head_version=found.version,
+                changes=[change for event in events for change in _changes(event)],
             )
 
         return await self._boundary.call("ListEvents", request, context, work)
@@ -149,6 +154,23 @@ def _event(stored: StoredEvent) -> turn_pb2.Event:
     event.committed_at.FromMicroseconds(stored.committed_at_us)
     if stored.kind == EventKind.TURN:
         event.turn.CopyFrom(log_pb2.StoredTurn.FromString(stored.body).turn)
-    else:
+    elif stored.kind == EventKind.END:
         event.session_end.CopyFrom(turn_pb2.SessionEnd.FromString(stored.body))
     return event
+
+
+def _changes(stored: StoredEvent) -> list[session_pb2.LoggedChange]:
+    """Return the changes of memory in an event, at their places."""
+    first = 0
+    changes: Sequence[log_pb2.StoredChange] = ()
+    if stored.kind == EventKind.TURN:
+        turn = log_pb2.StoredTurn.FromString(stored.body)
+        first, changes = len(turn.turn.entries), turn.changes
+    elif stored.kind == EventKind.MEMORY:
+        changes = log_pb2.StoredMemory.FromString(stored.body).changes
+    found = []
+    for entry, one in enumerate(changes, first):
+        place = turn_pb2.EventRef(session_id=stored.session, version=stored.version, entry=entry)
+        change = whole(one.change, stored.session, stored.version) if one.change.WhichOneof("change") else None
+        found.append(session_pb2.LoggedChange(place=place, change=change))
+    return found

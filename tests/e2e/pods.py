@@ -27,12 +27,14 @@ from standpipe.v1 import (
     bundle_pb2,
     context_pb2,
     context_pb2_grpc,
+    memory_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     session_pb2,
     session_pb2_grpc,
     turn_pb2,
 )
+from tests import keys
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR", ROOT / ".cache" / "models")).resolve()
@@ -49,8 +51,12 @@ POLICY, SUMMARY, HISTORY, RECALL = (
 
 
 def settings(record: Path, /, **changes: Any) -> dict[str, Any]:
-    """Return the settings of a quick server: an ephemeral port, no embedder. `changes` may name other stores."""
+    """Return the settings of a quick server: an ephemeral port, no embedder. `changes` may name other stores.
+
+    It encrypts with the tests' keys unless they say plaintext.
+    """
     return {
+        "encryption_keys_file": "" if changes.get("plaintext") else keys.key_file(),
         "listen": ("127.0.0.1:0",),
         "http": "127.0.0.1:0",
         "record": f"sqlite:{record}",
@@ -208,6 +214,7 @@ class Pod:
         )
         self.context = context_pb2_grpc.ContextServiceStub(self.channel)
         self.sessions = session_pb2_grpc.SessionServiceStub(self.channel)
+        self.memory = memory_pb2_grpc.MemoryServiceStub(self.channel)
         self.policies = policy_pb2_grpc.PolicyServiceStub(self.channel)
 
     async def hydrate(
@@ -403,7 +410,10 @@ class Fleet:
         """Start another process."""
         number = len(self.processes)
         config = self.directory / f"server-{number}.json"
-        config.write_text(json.dumps(settings(self.record, **changes)))
+        chosen = settings(self.record, **changes)
+        if root != ROOT:  # the release before knows nothing of it
+            del chosen["encryption_keys_file"], chosen["plaintext"]
+        config.write_text(json.dumps(chosen))
         process = Process(config, self.directory / f"server-{number}.log", root)
         self.processes.append(process)
         await process.start()
