@@ -56,7 +56,7 @@ from sidecar.stores.record import (
 from sidecar.telemetry import Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
-from standpipe.v1 import bundle_pb2, context_pb2
+from standpipe.v1 import bundle_pb2, context_pb2, memory_pb2
 
 _FINISH_SHARE = 0.3
 """The share of the time left that is kept for ranking, fitting and rendering; at least `_FINISH_S_MIN`."""
@@ -256,6 +256,95 @@ class Hydrator:
             )
         self._complete(answer, plan, receipt, session, candidates, clock, inputs)
         return answer
+
+    async def search(
+        self, tenant: str, request: memory_pb2.SearchMemoryRequest, *, deadline: Deadline
+    ) -> memory_pb2.SearchMemoryResponse:
+        """Find what a hydrate would, without a budget."""
+        for at, source in enumerate(request.sources):
+            if source not in RANKED:
+                raise InvalidField("must be RECALL, FACTS or DOCUMENTS", field=f"sources[{at}]")
+        validate.between(request.count_max, "count_max", 0, limits.search_results_max)
+        validate.text(request.query, "query", limit="query_bytes", maximum=limits.query_bytes)
+        if not request.query.strip():
+            raise InvalidField("must not be blank", field="query")
+        subject = validate.identifier(request.subject_id, "subject_id")
+        plan = self._plan(
+            tenant,
+            context_pb2.HydrateContextRequest(
+                session_id=subject,
+                subject_id=subject,
+                route=request.route,
+                query=request.query,
+                include=request.sources or sorted(RANKED),
+            ),
+        )
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                found, remembered = await self._search(plan, deadline)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before memory was searched", phase="search") from None
+        listed = [
+            (source, one)
+            for source, each in ((RECALL, found), (FACTS, remembered.facts), (DOCUMENTS, remembered.documents))
+            for one in (bundle.best(each) if each is not None else ())
+        ]
+        count = request.count_max or limits.search_results_default
+        best = sorted(range(len(listed)), key=lambda at: -listed[at][1].segment.score_micros)[:count]
+        answer = memory_pb2.SearchMemoryResponse()
+        for source, one in (listed[at] for at in sorted(best)):
+            answer.results.add(source=source, segment=one.segment).said_at.FromMicroseconds(one.said_at_us)
+        return answer
+
+    async def _search(self, plan: _Plan, deadline: Deadline) -> tuple[Candidates | None, bundle.Remembered]:
+        clock, degraded = _Clock(), _Degraded()
+        embedding = self._start_embedding(plan, deadline)
+        try:
+            items = self._scopes.fresh(plan.tenant, plan.subject)
+            beliefs = self._beliefs.fresh(plan.tenant, plan.subject)
+            library = self._scopes.fresh(plan.tenant, names.EVERYONE)
+            reads = items.read(), beliefs.read(), library.read()
+            asked_at = time.monotonic()
+            route, *gains = await self._record.fetch(
+                [RouteRead(tenant=plan.tenant, name=plan.route), *reads], deadline=deadline
+            )
+            known, gained, shelved = cast("list[ScopeState]", gains)
+            stored = cast("StoredRoute | None", route)
+            rules = await self._leases.policies.follow(plan.tenant, plan.route, stored, asked_at=asked_at)
+            items = await self._scopes.settle(items, reads[0], known)
+            beliefs = await self._beliefs.settle(beliefs, reads[1], gained)
+            library = await self._scopes.settle(library, reads[2], shelved)
+            memory = _Remembered(items, beliefs, library)
+            ranked = _ranked(_wanted(rules, plan.include, plan.subject, plan.query), memory)
+            query = await self._query(plan, rules, embedding if ranked else None, ranked, deadline, clock, degraded)
+        finally:
+            if embedding is not None:
+                embedding.cancel()
+        receipt = Receipt(
+            tenant=plan.tenant,
+            session="",
+            subject=plan.subject,
+            policy_name=rules.name,
+            policy_version=rules.version,
+            tokenizer=rules.tokenizer,
+            version=0,
+            position=items.position,
+            vector_position=items.vector_position,
+            model="",
+            total_tokens=0,
+            caps=(),
+            include=tuple(sorted(plan.include)),
+            query=plan.query,
+            query_vector=b"",
+            degraded=(),
+            served_at_us=time.time_ns() // 1000,
+            rules=_RULES,
+            known_position=beliefs.position,
+            library_position=library.position,
+            library_vector_position=library.vector_position,
+        )
+        nothing = view.empty(session="", subject=plan.subject, tokenizer=rules.tokenizer)
+        return await self._found(receipt, rules, nothing, memory, query)
 
     async def replay(
         self, tenant: str, request: context_pb2.ReplayContextRequest, *, deadline: Deadline
@@ -655,16 +744,7 @@ class Hydrator:
             include=frozenset(_SOURCE[source] for source in receipt.include),
         )
         since = time.perf_counter_ns()
-        find = partial(self._find, receipt, rules, session, memory, query, frames.count)
-        largest = max(receipt.position - memory.items.base if memory.items else 0, receipt.library_position)
-        if largest <= _RANK_INLINE_ITEMS:
-            candidates, remembered = find()
-        else:
-            async with AsyncExitStack() as stack:
-                for one in (memory.items, memory.library):
-                    if one is not None:
-                        await stack.enter_async_context(one.lock)
-                candidates, remembered = await asyncio.to_thread(find)
+        candidates, remembered = await self._found(receipt, rules, session, memory, query)
         clock.add("rank", since)
         since = time.perf_counter_ns()
         bundle.assemble(
@@ -679,6 +759,21 @@ class Hydrator:
         )
         clock.add("render", since)
         return candidates
+
+    async def _found(
+        self, receipt: Receipt, rules: Policy, session: View, memory: _Remembered, query: recall.Query
+    ) -> tuple[Candidates | None, bundle.Remembered]:
+        """Find what is remembered, in a thread if there is much of it."""
+        count = self._tokenizers.get(session.tokenizer).count
+        find = partial(self._find, receipt, rules, session, memory, query, count)
+        largest = max(receipt.position - memory.items.base if memory.items else 0, receipt.library_position)
+        if largest <= _RANK_INLINE_ITEMS:
+            return find()
+        async with AsyncExitStack() as stack:
+            for one in (memory.items, memory.library):
+                if one is not None:
+                    await stack.enter_async_context(one.lock)
+            return await asyncio.to_thread(find)
 
     def _find(
         self,

@@ -196,7 +196,6 @@ class Server:
             retention = Retention(self.record, hot, telemetry, self.eraser)
             stack.push_async_callback(_cancelled, asyncio.create_task(retention.run()))
         stack.push_async_callback(sessions.drain)
-        beliefs = BeliefStore(self.record, key=signing_key)
         committer = Committer(
             sessions=sessions,
             gateway=Gateway(self.record, beliefs),
@@ -240,6 +239,7 @@ class Server:
                 policies=policies,
                 eraser=self.eraser,
                 exporter=Exporter(record=self.record, beliefs=beliefs, signer=signer),
+                hydrator=hydrator,
             ),
             readable,
         )
