@@ -393,6 +393,44 @@ def _fill(
     return [_Quoted(opening), *_quoted(candidates, chosen, lines, folded), _Quoted(closing)]
 
 
+class Found(NamedTuple):
+    """Something that a query found, without a bundle around it."""
+
+    segment: bundle_pb2.Segment
+    said_at_us: int
+
+
+def best(candidates: Candidates) -> Iterator[Found]:
+    """Yield what a query found, best first; what says the same stands once."""
+    taken: dict[int, int] = {}
+    for place, index in enumerate(candidates.indices):
+        twin = candidates.twins.get(index)
+        if twin is not None:
+            taken.setdefault(twin, place)
+    folded = _folded(candidates, candidates.twins, taken)
+    for place, index in enumerate(candidates.indices):
+        if taken.get(candidates.twins.get(index, -1), place) == place:
+            candidate = candidates.at(place)
+            shown = bundle_pb2.Segment()
+            shown.CopyFrom(candidate.piece.segment)
+            _with(shown, _Quoted(candidate.piece, candidate.score_micros, _more(candidates, place, folded)))
+            yield Found(shown, candidate.item.spoken_at_us)
+
+
+def _more(
+    candidates: Candidates, place: int, folded: Mapping[int, Sequence[turn_pb2.EventRef]]
+) -> Sequence[turn_pb2.EventRef]:
+    """Return what a candidate's segment cites besides itself: its sources, and what it stands for."""
+    return (*candidates.sources(place), *folded.get(place, ()))[: limits.segment_citations_max - 1]
+
+
+def _with(copied: bundle_pb2.Segment, quoted: _Quoted) -> None:
+    """Put into the copy of a shared segment what is one query's."""
+    copied.score_micros = quoted.score_micros
+    if quoted.more:
+        copied.citations.extend(quoted.more)
+
+
 def _line(source: bundle_pb2.Source, candidates: Candidates, place: int, frames: Frames) -> Piece | None:
     """Return the line under which a candidate stands: a day, or a document."""
     if source == FACTS:
@@ -434,8 +472,7 @@ def _quoted(
         if group != shown and line is not None:
             yield _Quoted(line)
         shown = group
-        more = (*candidates.sources(place), *folded.get(place, ()))
-        yield _Quoted(candidates.piece(place), candidates.scores[place], more[: limits.segment_citations_max - 1])
+        yield _Quoted(candidates.piece(place), candidates.scores[place], _more(candidates, place, folded))
 
 
 def _account(facts: Facts, omissions: Omissions) -> None:
@@ -508,11 +545,8 @@ def _render(
             cache_breakpoint=section.source not in RANKED,
         )
         one.segments.extend([piece.segment for piece in section.pieces])
-        # The pieces are shared by all queries; their copies take what is one query's.
         for copied, quoted in zip(one.segments, section.quoted, strict=False):
-            copied.score_micros = quoted.score_micros
-            if quoted.more:
-                copied.citations.extend(quoted.more)
+            _with(copied, quoted)
     made.tokens = sum(section.tokens for section in shown)
     assert made.tokens <= allocation.total, "P5: the bundle is over budget"
     made.budget_tokens = allocation.total

@@ -105,6 +105,11 @@ class _Part:
         self._text_bytes = 0
 
     @property
+    def count(self) -> int:
+        """How many items there are."""
+        return len(self.items)
+
+    @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
         return (
@@ -650,6 +655,12 @@ class Scopes:
             self._blocks.move_to_end((tenant, subject))
         return memory
 
+    def fresh(self, tenant: str, subject: str) -> ScopeMemory:
+        """Return a block that is in the cache, or an empty one to be settled: for one more read in a batch."""
+        return self.held(tenant, subject) or ScopeMemory(
+            tenant=tenant, subject=subject, model=self._model, dimensions=self._dimensions
+        )
+
     async def load(self, tenant: str, subject: str) -> ScopeMemory:
         """Read a whole scope. Callers share one load and may give up waiting; the load goes on."""
         key = (tenant, subject)
@@ -685,6 +696,8 @@ class Scopes:
             if found.epoch < state.epoch or found.position < state.position:  # that load began before the read
                 found = await self.load(memory.tenant, memory.subject)
             return found
+        if not memory.read_at and state.position > len(state.items):
+            return await self.load(memory.tenant, memory.subject)  # a page of what was never here: the load goes on
         async with memory.lock:
             current = memory.apply(read, state)
         if not current and not await self._catch_up(memory):

@@ -79,6 +79,9 @@ class Telemetry:
         self.stable_tokens = counter("stable_tokens_total", "Bundle tokens that stand before recall.")
         self.recalls = counter("recalls_total", "Hydrates that searched memory.", "outcome")
         self.recalled_items = counter("recalled_items_total", "Items that recall put into bundles.")
+        self.recall_folded = counter(
+            "recall_folded_total", "Recalled items that were folded into one that says the same."
+        )
         self.degraded = counter("degraded_total", "Hydrates with a missing source.", "source", "cause")
         self.commits = counter("commits_total", "Turns that were appended.")
         self.commit_conflicts = counter("commit_conflicts_total", "Commits that lost their version.")
