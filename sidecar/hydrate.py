@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
-from sidecar import bundle, limits, policy, recall, validate, view
+from sidecar import bundle, limits, policy, recall, segment, validate, view
 from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import (
     DeadlineExceeded,
@@ -230,7 +230,7 @@ class Hydrator:
             rules = await self._leases.policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
         except PolicyNotFound:
             raise ReplayUnavailable("the policy version is gone", missing="policy") from None
-        self._tokenizers.get(receipt.tokenizer)
+        self._tokenizers.get(segment.tokenizer_of(receipt.tokenizer))
         read = self._sessions.read(receipt.tenant, receipt.session, receipt.tokenizer, None, at=receipt.version)
         state = (await self._record.fetch([read]))[0] if receipt.version else None
         if receipt.version and state is None:
@@ -314,7 +314,7 @@ class Hydrator:
     async def _look_up(self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded) -> _Inputs:
         """Read the policy, the session's view and the subject's memory, from as few places as will do."""
         rules = self._leases.policies.nearest(plan.tenant, plan.route)
-        tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
+        tokenizer = _counted_as(plan, rules) if rules else plan.tokenizer or self._tokenizers.written[0]
         near = self._sessions.held(plan.tenant, plan.session, tokenizer)
         subject = plan.subject or (near.subject if near else "")
         memory = self._scopes.held(plan.tenant, subject) if _wants_recall(plan, subject, rules) else None
@@ -358,7 +358,7 @@ class Hydrator:
             rules = self._leases.policy(plan.tenant, plan.route)
         else:
             return None
-        if rules is None or (plan.tokenizer or rules.tokenizer) != tokenizer or _outlived(session, rules):
+        if rules is None or _counted_as(plan, rules) != tokenizer or _outlived(session, rules):
             return None
         memory = None
         if _wants_recall(plan, session.subject, rules):
@@ -389,8 +389,8 @@ class Hydrator:
         answers = await self._record.fetch(reads, deadline=deadline)
         route = cast("StoredRoute | None", answers[0])
         rules = await self._leases.policies.follow(plan.tenant, plan.route, route, asked_at=asked_at)
-        if (plan.tokenizer or rules.tokenizer) != tokenizer:  # the route moved to a policy that counts otherwise
-            tokenizer = plan.tokenizer or rules.tokenizer
+        if _counted_as(plan, rules) != tokenizer:  # the route moved to a policy that counts or masks otherwise
+            tokenizer = _counted_as(plan, rules)
             look = await self._sessions.look(plan.tenant, plan.session, tokenizer, deadline=deadline)
             session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, look.view, at=at)
             answers[1] = (await self._record.fetch([session_read], deadline=deadline))[0]
@@ -482,7 +482,8 @@ class Hydrator:
         clock = clock or _Clock()
         frames = self._frames.get(session.tokenizer)
         if frames is None:
-            frames = bundle.Frames(self._tokenizers.get(session.tokenizer).count)
+            count = self._tokenizers.get(segment.tokenizer_of(session.tokenizer)).count
+            frames = bundle.Frames(count, masked=session.tokenizer.endswith(segment.MASKED))
             self._frames[session.tokenizer] = frames
         allocation = policy.allocate(
             rules,
@@ -569,6 +570,12 @@ class Hydrator:
         if plan.subject and session.subject != plan.subject:
             raise SubjectMismatch("the session belongs to another subject")
         return session
+
+
+def _counted_as(plan: _Plan, rules: Policy) -> str:
+    """Return under which name a view's tokens are counted: a tokenizer's, or that of its masked form."""
+    tokenizer = plan.tokenizer or rules.tokenizer
+    return segment.masked_as(tokenizer) if rules.mask else tokenizer
 
 
 def _seen(done: asyncio.Task[Vector]) -> None:
