@@ -85,9 +85,10 @@ class Frames:
         if key not in self._known:
             _bound(self._known)
             shown = pii.masked(text) if self.masked else text
-            self._known[key] = segment.quoted_piece(
+            piece = segment.quoted_piece(
                 turn_pb2.ROLE_USER, "", shown, ref.message(), self.count, listed=True, stated=trust
             )
+            self._known[key] = segment.marked(piece, masked=shown != text)
         return self._known[key]
 
     def clamped(self, piece: Piece, tokens_max: int) -> Piece:
@@ -521,7 +522,6 @@ def _render(
     assert made.tokens <= allocation.total, "P5: the bundle is over budget"
     made.budget_tokens = allocation.total
     made.tokenizer = segment.tokenizer_of(session.tokenizer)
-    made.masked = session.tokenizer.endswith(segment.MASKED)
     made.fingerprint = digest.digest()
     made.policy = policy.id
     made.session_version = session.version

@@ -182,7 +182,7 @@ class _Part:
         if piece is None:
             item = self._shown(index, tokenizer)
             ref = turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
-            piece = self._pieces[tokenizer, index] = segment.quoted_piece(
+            piece = segment.quoted_piece(
                 item.role,
                 item.speaker,
                 item.text,
@@ -191,6 +191,7 @@ class _Part:
                 listed=item.kind != ItemKind.CHUNK,
                 stated=_detail(item).trust,
             )
+            self._pieces[tokenizer, index] = segment.marked(piece, masked=item != self.items[index])
         return piece
 
     def _shown(self, index: int, tokenizer: str) -> StoredItem:

@@ -69,6 +69,15 @@ def piece(segment: bundle_pb2.Segment) -> Piece:
     return Piece(segment, segment.tokens, digest)
 
 
+def marked(piece: Piece, *, masked: bool) -> Piece:
+    """Return a piece just made, with the mark that something in it was masked. It is not part of the digest: the text
+    is.
+    """
+    if masked:
+        piece.segment.masked = True
+    return piece
+
+
 def trust(role: int, stated: int = fact_pb2.TRUST_UNSPECIFIED) -> fact_pb2.Trust:
     """Return how far something is trusted that was said in a role; `stated`: how far, as it was found at write."""
     return cast(fact_pb2.Trust, stated) or _TRUST.get(cast(turn_pb2.Role, role), fact_pb2.TRUST_UNSPECIFIED)

@@ -282,6 +282,7 @@ def _entries(
                 entry=index,
                 call=entry.tool_call,
                 tokens=segment.call_piece(entry.tool_call, ref, tokens).tokens,
+                masked=entry != said,
             )
         elif kind == "tool_result":
             held = open_calls.pop(entry.tool_result.call_id, None)
@@ -292,8 +293,8 @@ def _entries(
             yield (
                 index,
                 (
-                    segment.call_piece(held.call, call_ref, held.tokens),
-                    segment.result_piece(entry.tool_result, name, ref, tokens),
+                    segment.marked(segment.call_piece(held.call, call_ref, held.tokens), masked=held.masked),
+                    segment.marked(segment.result_piece(entry.tool_result, name, ref, tokens), masked=entry != said),
                 ),
                 None,
             )
@@ -315,9 +316,10 @@ def _entries(
                     rank=summary.rank(analysis.salience, offsets[-1]),
                     role=entry.message.role,
                     trust=analysis.trust,
+                    masked=entry != said,
                 )
             piece = segment.message_piece(entry.message, ref, tokens, stated=analysis.trust)
-            yield index, (piece,), extract
+            yield index, (segment.marked(piece, masked=entry != said),), extract
 
 
 def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
@@ -332,6 +334,7 @@ def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
             score_micros=extract.rank * 1000,
             citations=[turn_pb2.EventRef(session_id=view.session, version=extract.version, entry=extract.entry)],
             trust=segment.trust(extract.role, extract.trust),
+            masked=extract.masked,
         )
     )
 

@@ -106,7 +106,7 @@ class Counts(_message.Message):
     def __init__(self, whole: _Optional[int] = ..., extract: _Optional[int] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Extract(_message.Message):
-    __slots__ = ("version", "entry", "header", "body", "tokens", "rank", "role", "trust")
+    __slots__ = ("version", "entry", "header", "body", "tokens", "rank", "role", "trust", "masked")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,7 @@ class Extract(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     version: int
     entry: int
     header: str
@@ -123,19 +124,22 @@ class Extract(_message.Message):
     rank: int
     role: _turn_pb2.Role
     trust: _fact_pb2.Trust
-    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ...) -> None: ...
+    masked: bool
+    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., masked: bool = ...) -> None: ...
 
 class OpenCall(_message.Message):
-    __slots__ = ("version", "entry", "call", "tokens")
+    __slots__ = ("version", "entry", "call", "tokens", "masked")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     version: int
     entry: int
     call: _turn_pb2.ToolCall
     tokens: int
-    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., call: _Optional[_Union[_turn_pb2.ToolCall, _Mapping]] = ..., tokens: _Optional[int] = ...) -> None: ...
+    masked: bool
+    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., call: _Optional[_Union[_turn_pb2.ToolCall, _Mapping]] = ..., tokens: _Optional[int] = ..., masked: bool = ...) -> None: ...
 
 class FoldState(_message.Message):
     __slots__ = ("units", "offsets", "pool", "open_calls")
