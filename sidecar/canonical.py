@@ -83,8 +83,12 @@ def event_hash(
     request_id: str,
     committed_at_us: int,
     body: bytes,
+    body_hash: bytes = b"",
 ) -> bytes:
-    """Return the hash of one event: the chain that makes a changed, lost or reordered event visible (R5)."""
+    """Return the hash of one event: the chain that makes a changed, lost or reordered event visible (R5).
+
+    `body_hash` stands for the body that it is the SHA-256 of, if that one is there no more (R28).
+    """
     return sha256(
         (
             previous_hash,
@@ -94,6 +98,6 @@ def event_hash(
             int(kind),
             request_id,
             committed_at_us,
-            hashlib.sha256(body).digest(),
+            body_hash or hashlib.sha256(body).digest(),
         )
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,8 @@ class Config:
         )
         _check(bool(_RECORD.fullmatch(self.record)), "record", "sqlite:PATH or postgresql://…")
         _check(bool(_HOT.fullmatch(self.hot)), "hot", _HOT_FORMS)
+        _check(self.encryption_keys_file.isprintable(), "encryption_keys_file", "a path, or empty")
+        _check(_is_command(self.encryption_keys_command), "encryption_keys_command", "a command's words, or empty")
         keys = [name for name in ("encryption_keys_file", "encryption_keys_command") if getattr(self, name)]
         _check(len(keys) < 2, "encryption_keys_command", "empty where encryption_keys_file is not")
         _check(not (keys and self.plaintext), "plaintext", "false where encryption keys are named")
@@ -205,6 +208,13 @@ def _is_address(value: str) -> bool:
         return len(value.encode()) - 5 in range(1, 108)  # sun_path
     host, _, port = value.rpartition(":")
     return bool(host) and bool(re.fullmatch(r"[0-9]{1,5}", port)) and int(port) < 65_536
+
+
+def _is_command(value: str) -> bool:
+    try:
+        return value.isprintable() and bool(shlex.split(value)) == bool(value)
+    except ValueError:  # a quote that is not closed
+        return False
 
 
 def _check(good: bool, name: str, must_be: str) -> None:

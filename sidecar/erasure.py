@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from itertools import groupby
 from typing import Any, Protocol, cast
 
 from sidecar import limits, names, validate
@@ -185,16 +186,15 @@ class Eraser:
                 if derived or (resumed and changes and everyone):
                     await self._cut(mark, subject, derived, forget_all=resumed and everyone)
 
-    async def _cut(self, mark: Erasure, subject: str, derived: Iterable[Ref], *, forget_all: bool) -> None:
-        events: dict[tuple[str, int], set[int]] = defaultdict(set)
-        for log, version, entry in derived:
-            events[log, version].add(entry)
-        for (log, version), entries in sorted(events.items()):
-            await self._redact(mark, subject, log, version, entries)
-        forget = {log for log, _ in events}
+    async def _cut(self, mark: Erasure, subject: str, derived: Sequence[Ref], *, forget_all: bool) -> None:
+        """Redact events, last those that others rest on: until then, whoever follows finds these through them."""
+        logs = set()
+        for (log, version), refs in groupby(reversed(derived), key=lambda ref: (ref.session, ref.version)):
+            logs.add(log)
+            await self._redact(mark, subject, log, version, {ref.entry for ref in refs})
         if forget_all:
-            forget |= {head.session async for head in self._heads(mark.tenant, subject)}
-        for log in sorted(forget):
+            logs |= {head.session async for head in self._heads(mark.tenant, subject)}
+        for log in sorted(logs):
             await self._hot.forget(mark.tenant, log)
         for cache in self._caches:
             cache.forget(mark.tenant, subject)
@@ -308,23 +308,24 @@ def receipt_of(erasure: Erasure, signer: Signer | None) -> memory_pb2.ErasureRec
 
 
 def resting_on(log: str, changes: Iterable[StoredItem]) -> list[Ref]:
-    """Return the changes that cite a log, or cite changes that do: those of other logs, in order."""
+    """Return the changes that cite a log, or cite changes that do: those of other logs, each behind one it rests on."""
     citing: dict[tuple[str, int], list[tuple[int | None, Ref]]] = defaultdict(list)
-    found: set[Ref] = set()
+    first: set[Ref] = set()
     for one in map(Change.of, changes):
         for source in sources_of(one.change):
             entry = source.entry if source.HasField("entry") else None
             citing[source.session_id, source.version].append((entry, one.ref))
             if source.session_id == log != one.ref.session:
-                found.add(one.ref)
-    waiting = list(found)
+                first.add(one.ref)
+    found = dict.fromkeys(sorted(first))
+    waiting = deque(found)
     while waiting:
-        cited = waiting.pop()
+        cited = waiting.popleft()
         for entry, ref in citing.get(cited[:2], ()):
             if entry in (None, cited.entry) and ref not in found and ref.session != log:
-                found.add(ref)
+                found[ref] = None
                 waiting.append(ref)
-    return sorted(found)
+    return list(found)
 
 
 def sources_of(change: fact_pb2.MemoryChange) -> Sequence[turn_pb2.EventRef]:

@@ -497,6 +497,29 @@ def stored_document(document: fact_pb2.Document, counters: Mapping[str, Count], 
     return stored_memory(draft, counters)
 
 
+def imported(change: fact_pb2.MemoryChange) -> fact_pb2.MemoryChange:
+    """Return what is admitted of a change in a file that anybody may have written: nothing of what is no claim.
+
+    Claims wait for review, whatever the file says of them. Documents are nobody's word anyway. What decides on other
+    claims, pins them, or is the operator's is left out: an empty change, so that what cites the others finds them.
+    """
+    admitted = fact_pb2.MemoryChange(trust=fact_pb2.TRUST_EXTERNAL)
+    claim = beliefs.claim_in(change)
+    if claim is not None:
+        admitted.CopyFrom(change)
+        admitted.trust = fact_pb2.TRUST_EXTERNAL
+        claim = beliefs.claim_in(admitted)
+        assert claim is not None
+        claim.pinned = False
+        reasons = {fact_pb2.HOLD_REASON_ORIGIN, *screen.signals(f"{claim.attribute}: {claim.value}")}
+        admitted.held_back[:] = sorted(reasons)
+    elif change.HasField("document"):
+        admitted.document.CopyFrom(change.document)
+    else:
+        admitted.Clear()
+    return admitted
+
+
 def whole_results(results: Iterable[fact_pb2.FactResult], session: str, version: int) -> list[fact_pb2.FactResult]:
     """Return results whose references to their own event have its name."""
     found = []

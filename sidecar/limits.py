@@ -86,6 +86,12 @@ export_page_bytes: Final = 2 << 20
 """One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer
 than that."""
 
+import_line_bytes: Final = 8 << 20
+"""One line of a file that is imported: a turn or document of the largest size, each character of it escaped."""
+
+import_changes_max: Final = 256
+"""Changes of memory in one event that is imported: twice what a request makes of its claims, with room."""
+
 # --- a session's view --------------------------------------------------------------------------------------
 view_bytes: Final = 256 << 10
 """What a view keeps of a session's end, in weighed bytes: 16,384 tokens at 16 bytes a token, so that the

@@ -82,6 +82,7 @@ def check_chain(tenant: str, events: list[StoredEvent], previous: bytes | None) 
             request_id=event.request_id,
             committed_at_us=event.committed_at_us,
             body=event.body,
+            body_hash=event.body_hash,
         )
         if event.event_hash != expected or (previous is not None and event.previous_hash != previous):
             raise StoreCorrupt(f"event {event.version} does not match the hash chain", version=event.version)

@@ -406,8 +406,8 @@ class ScopeMemory:
         for part, kinds in zip(self._parts, _KINDS, strict=True):
             # A change that claims nothing has no text: there is nothing to find.
             part.append([item for item in fresh if item.kind in kinds and (item.text or part is self.turns)])
-        if state.items:
-            self.position = max(self.position, state.items[-1].position)
+        # Without items there are none up to the position: of a subject that was erased, however far it was read (R29).
+        self.position = max(self.position, state.items[-1].position if state.items else state.position)
         for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
             if self.vector_position < position <= self.position:
                 vector, scale = recall.unpack_vector(packed)

@@ -195,8 +195,8 @@ class KeyCommand:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-        except (OSError, TypeError, ValueError) as error:  # not there, no words at all, quotes that do not match
-            raise ConfigInvalid(f"the command cannot be run: {type(error).__name__}", field=self.field) from None
+        except OSError as error:
+            raise ConfigInvalid(f"the command cannot be run: {error.strerror}", field=self.field) from None
         assert process.stdout is not None
         try:
             async with asyncio.timeout(limits.wrapping_command_ms / 1000):
@@ -301,9 +301,9 @@ class Vault:
         if due():
             async with self._reading:
                 if due():
-                    self._read_at = time.monotonic()
                     with contextlib.suppress(ConfigInvalid):
                         self._keys = parse(await self._source.read())
+                    self._read_at = time.monotonic()
 
 
 def vault_of(config: Config) -> Vault | None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sidecar import config, limits
+from sidecar import config
 from sidecar.cli import show
 from sidecar.cli.serve import record_flags, record_settings
 from sidecar.errors import ConfigInvalid, StandpipeError
 
 if TYPE_CHECKING:
-    from sidecar.stores.record import Record, StoredKey
+    from sidecar.stores.record import Record
     from sidecar.vault import Vault
 
 RECORD = click.option("--record", required=True, metavar="ADDRESS", help="The record store.")
@@ -66,11 +64,13 @@ def rotate(record: str, **given: Any) -> None:
 
 
 async def _check(settings: config.Config) -> int:
+    from sidecar.stores.sealed import every_key
+
     vault, record = await _opened(settings)
     counts: Counter[str] = Counter()
     broken: dict[str, str] = {}
     try:
-        async for tenant, stored in _all(record):
+        async for tenant, stored in every_key(record):
             counts[stored.wrapping] += 1
             try:
                 await vault.unwrap(tenant, stored)
@@ -88,18 +88,13 @@ async def _check(settings: config.Config) -> int:
 
 
 async def _rotate(settings: config.Config) -> tuple[int, int]:
+    from sidecar.stores.sealed import rotate
+
     vault, record = await _opened(settings)
-    done = total = 0
     try:
-        async for tenant, stored in _all(record):
-            total += 1
-            if stored.wrapping != vault.first:
-                wrapped, wrapping = await vault.rewrap(tenant, stored)
-                new = replace(stored, wrapped=wrapped, wrapping=wrapping)
-                done += await record.rewrap(tenant, old=stored, new=new)
+        return await rotate(record, vault)
     finally:
         await record.close()
-    return done, total
 
 
 async def _opened(settings: config.Config) -> tuple[Vault, Record]:
@@ -114,11 +109,3 @@ async def _opened(settings: config.Config) -> tuple[Vault, Record]:
     record = engine_of(settings)
     await record.open()
     return vault, record
-
-
-async def _all(record: Record) -> AsyncIterator[tuple[str, StoredKey]]:
-    after = ("", b"")
-    while page := await record.keys_all(after=after, count_max=limits.page_max):
-        for tenant, stored in page:
-            yield tenant, stored
-        after = (page[-1][0], page[-1][1].key_id)

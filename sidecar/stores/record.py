@@ -86,8 +86,10 @@ R29 `erase` marks a subject, or one session, in one transaction; again, it chang
     ever.
 R30 `restore` is an append that puts an event back as it was, with the time at which it was committed then, in the
     order of versions; where the session was swept or erased, it begins it anew. Before, `reopen` takes the mark from
-    a subject. A session that is there and has such a version raises VersionConflict. Positions go on behind the last
-    ever given.
+    a subject, and forgets the heads of its sessions, but of those that were erased by themselves. Both raise Erased
+    while the erasure is at work; `restore` raises StoreUnavailable while a swept session is still listed. A session
+    that is there and has such a version raises VersionConflict. Positions go on behind the last ever given. What was
+    erased and begun anew may be erased anew: then its row counts from 0.
 R31 `put_key` keeps the first key of a subject, and returns the one that is kept; it raises Erased for a subject that
     is erased. `rewrap` puts another wrapping in place of one that is still there. `keys_all` lists them for rotation.
 R32 `scrub` leaves nothing of what was removed before in the store's files, as far as the engine can say where it

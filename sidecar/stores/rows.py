@@ -17,6 +17,7 @@ from sidecar import limits
 from sidecar.errors import LimitExceeded, StoreCorrupt
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
+    Erasure,
     EventKind,
     Head,
     ItemKind,
@@ -59,7 +60,7 @@ def session_full() -> LimitExceeded:
 
 
 def head_of(row: Sequence[Any]) -> Head:
-    """Return a session's head."""
+    """Return a session's head. The last column: 0, its log is there; 1, it was swept; 2, erased."""
     return Head(
         session=row[0],
         subject=row[1],
@@ -72,6 +73,7 @@ def head_of(row: Sequence[Any]) -> Head:
         updated_at_us=row[8],
         expires_at_us=row[9],
         expired=bool(row[10]),
+        erased=row[10] == 2,
     )
 
 
@@ -92,6 +94,7 @@ def event_of(row: Sequence[Any]) -> StoredEvent:
         event_hash=row[7],
         weight_end_bytes=row[8],
         position_end=row[9],
+        body_hash=row[10],
     )
 
 
@@ -122,6 +125,22 @@ def item_of(row: Sequence[Any]) -> StoredItem:
 def key_of(row: Sequence[Any]) -> StoredKey:
     """Return a subject's data key."""
     return StoredKey(subject=row[0], key_id=row[1], wrapped=row[2], wrapping=row[3])
+
+
+def erasure_of(row: Sequence[Any]) -> Erasure:
+    """Return what was erased."""
+    return Erasure(
+        tenant=row[0],
+        subject=row[1],
+        session=row[2],
+        asked_at_us=row[3],
+        done_at_us=row[4],
+        logs=row[5],
+        events=row[6],
+        items=row[7],
+        events_redacted=row[8],
+        keys=row[9],
+    )
 
 
 def policy_of(row: Sequence[Any]) -> StoredPolicy:

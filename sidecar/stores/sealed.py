@@ -11,7 +11,7 @@ the events and checkpoints of tails. The digest of a request (R4) is keyed, sinc
 whoever guesses it. In the clear stay ids, names of subjects and sessions, times, counts, roles, kinds, and policies.
 
 The associated data of a value is the identity of its row: one that was moved to another row, subject or tenant does not
-open (StoreCorrupt). What was written before encryption was switched on is read as it is. What was removed (R24, R28)
+open (StoreCorrupt). For an item its time, to the microsecond, stands for its version, which is not yet known then. What was written before encryption was switched on is read as it is. What was removed (R24, R28)
 is empty, or all zeros, and passes as such.
 
 A key costs no round trip of its own where the caller's reads name its subject or session: it is asked for in the same
@@ -21,17 +21,19 @@ batch, every `limits.data_key_s`. A view of the hot store that cannot be opened 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Generic, TypeVar, cast
 
 from sidecar import canonical, limits
 from sidecar.errors import (
     ConfigInvalid,
+    DeadlineExceeded,
     Erased,
     HotUnavailable,
     InvalidField,
@@ -171,6 +173,29 @@ class Keys:
             self._by_id.drop((tenant, held.id))
 
 
+async def every_key(record: Record) -> AsyncIterator[tuple[str, StoredKey]]:
+    """Yield (tenant, key) of all subjects of all tenants."""
+    after = ("", b"")
+    while page := await record.keys_all(after=after, count_max=limits.page_max):
+        for tenant, stored in page:
+            yield tenant, stored
+        after = (page[-1][0], page[-1][1].key_id)
+
+
+async def rotate(record: Record, vault: Vault) -> tuple[int, int]:
+    """Wrap every key by the first wrapping key; return how many were not yet, and how many there are.
+
+    Sidecars may serve meanwhile, others may do the same, and who is broken off goes on where it was.
+    """
+    done = total = 0
+    async for tenant, stored in every_key(record):
+        total += 1
+        if stored.wrapping != vault.first:
+            wrapped, wrapping = await vault.rewrap(tenant, stored)
+            done += await record.rewrap(tenant, old=stored, new=replace(stored, wrapped=wrapped, wrapping=wrapping))
+    return done, total
+
+
 # --- the identities of rows ----------------------------------------------------------------------------------------
 
 
@@ -243,7 +268,7 @@ class _Opener:
             case SessionRead(), SessionState():
                 return self.session(read.tenant, answer)
             case EventsRead(), list() | tuple():
-                return [self.event(read.tenant, event) for event in answer]
+                return _page([self.event(read.tenant, event) for event in answer], read)
             case ScopeRead() | ChangesRead(), ScopeState():
                 return self._scope(read, answer)
         return answer
@@ -296,6 +321,23 @@ class _Opener:
         return key
 
 
+def _page(events: Sequence[StoredEvent], read: EventsRead) -> Sequence[StoredEvent]:
+    """Cut a page that was read with room for what sealing adds."""
+    size_bytes = 0
+    for number, event in enumerate(events):
+        size_bytes += len(event.body)
+        if number and size_bytes > read.bytes_max:
+            return events[:number]
+    return events
+
+
+def _roomy(read: Read) -> Read:
+    """Return a read that stops where the caller's would, or behind."""
+    if isinstance(read, EventsRead):
+        return replace(read, bytes_max=read.bytes_max + OVERHEAD_BYTES * min(read.count_max, limits.page_max))
+    return read
+
+
 def _key_ids(read: Read, answer: Answer) -> set[tuple[str, bytes]]:
     """Return the (tenant, key id) that an answer needs."""
     values: list[bytes] = []
@@ -337,6 +379,8 @@ class SealedRecord(Record):
         self.keys = Keys(inner, vault, ttl_s=key_ttl_s)
         self._subjects: _Recent[tuple[str, str], str] = _Recent(ttl_s=key_ttl_s)
         """Of sessions, by (tenant, session)."""
+        self._appends: set[asyncio.Future[None]] = set()
+        """At work: an append asks for its key before the engine hears of it."""
 
     async def open(self) -> None:
         await self.keys.vault.open()
@@ -361,7 +405,22 @@ class SealedRecord(Record):
                 ) from None
 
     async def close(self) -> None:
+        if self._appends:
+            await asyncio.wait(self._appends)
         await self.inner.close()
+
+    @contextlib.asynccontextmanager
+    async def _appending(self) -> AsyncIterator[None]:
+        """Have `close` wait for an append, and name its phase when its deadline passes before the engine has it."""
+        done = asyncio.get_running_loop().create_future()
+        self._appends.add(done)
+        try:
+            yield
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(error.message, phase="record_append") from error
+        finally:
+            self._appends.discard(done)
+            done.set_result(None)
 
     async def examine(self) -> Sequence[Finding]:
         return await self.inner.examine()
@@ -372,15 +431,21 @@ class SealedRecord(Record):
     # --- the log ---
 
     async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:
-        subject = await self._subject(event, deadline=deadline)
-        done = await self._append(event, subject, lambda sealed: self.inner.append(sealed, deadline=deadline), deadline)
+        async with self._appending():
+            subject = await self._subject(event, deadline=deadline)
+            done = await self._append(
+                event, subject, lambda sealed: self.inner.append(sealed, deadline=deadline), deadline
+            )
         self._subjects.put((event.tenant, event.session), done.subject, since=time.monotonic())
         return done
 
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
-        return await self._append(
-            event, event.subject, lambda sealed: self.inner.restore(sealed, committed_at_us=committed_at_us), None
-        )
+        async with self._appending():
+            done = await self._append(
+                event, event.subject, lambda sealed: self.inner.restore(sealed, committed_at_us=committed_at_us), None
+            )
+        self._subjects.put((event.tenant, event.session), done.subject, since=time.monotonic())
+        return done
 
     async def _append(
         self, event: NewEvent, subject: str, write: Callable[[NewEvent], Awaitable[Appended]], deadline: Deadline | None
@@ -476,8 +541,6 @@ class SealedRecord(Record):
             keys = await self._keys_for(reads, answers, deadline=deadline)
         if keys is None:
             raise StoreCorrupt("what is stored was sealed under a key that is gone")
-        if not keys:
-            return answers
         opener = _Opener(keys)
         return await _run(
             lambda: [opener.answer(read, answer) for read, answer in zip(reads, answers, strict=True)],
@@ -500,7 +563,8 @@ class SealedRecord(Record):
         asked = [owner for owner in sorted(owners) if self.keys.held(*owner) is None]
         since = time.monotonic()
         found = await self.inner.fetch(
-            [*reads, *(KeyRead(tenant=tenant, subject=subject) for tenant, subject in asked)], deadline=deadline
+            [*map(_roomy, reads), *(KeyRead(tenant=tenant, subject=subject) for tenant, subject in asked)],
+            deadline=deadline,
         )
         answers = found[: len(reads)]
         for (tenant, _), stored in zip(asked, found[len(reads) :], strict=True):

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
 import queue
 import secrets
@@ -28,12 +30,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from sidecar import canonical, limits
 from sidecar.errors import (
     ConfigInvalid,
     DeadlineExceeded,
+    Erased,
     Internal,
     InvalidField,
     Overloaded,
@@ -63,6 +66,9 @@ from sidecar.stores.record import (
     Checkpoint,
     Claim,
     Deadline,
+    Erasure,
+    ErasureRead,
+    ErasuresRead,
     EventKind,
     EventsRead,
     ExpiredRead,
@@ -99,6 +105,7 @@ from sidecar.stores.record import (
     StoredRoute,
 )
 from sidecar.stores.rows import (
+    erasure_of,
     event_of,
     grant_of,
     head_of,
@@ -215,6 +222,19 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
+class _Counters(NamedTuple):
+    """A row of `scopes`."""
+
+    position: int = 0
+    items_position: int = 0
+    epoch: int = 0
+    erased: bool = False
+
+
+def _counters(db: sqlite3.Connection, scope: tuple[str, str]) -> _Counters:
+    return _Counters(*(_one(db, "scope_counters", *scope) or ()))
+
+
 # --- reads: each runs inside the snapshot of its fetch -----------------------------------------------------------
 
 
@@ -262,9 +282,12 @@ def _read_events(db: sqlite3.Connection, read: EventsRead) -> Sequence[StoredEve
     row = _one(db, "head", read.tenant, read.session)
     if row is None:
         return None
+    head = head_of(row)
+    if head.expired:
+        return []
     events: list[StoredEvent] = []
     size_bytes = 0
-    values = (read.tenant, read.session, read.after_version, head_of(row).version, read.count_max)
+    values = (read.tenant, read.session, read.after_version, head.version, read.count_max)
     with contextlib.closing(db.execute(SQL["events"], values)) as rows:
         for event in map(event_of, rows):
             size_bytes += len(event.body)
@@ -284,7 +307,9 @@ def _read_sessions(db: sqlite3.Connection, read: SessionsRead) -> Sequence[Head]
 
 def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     key = (read.tenant, read.subject)
-    _, position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
+    given, position, epoch, erased = _counters(db, key)
+    if erased:
+        return ScopeState(position=given, vector_position=0, items=(), vectors=(), epoch=epoch)
     vector_position = _one(db, "vector_position", *key, read.model)[0] if read.model and position else 0
     items: list[StoredItem] = []
     vectors: list[bytes] = []
@@ -299,7 +324,9 @@ def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
 
 def _read_changes(db: sqlite3.Connection, read: ChangesRead) -> ScopeState:
     key = (read.tenant, read.subject)
-    _, position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
+    given, position, epoch, erased = _counters(db, key)
+    if erased:
+        return ScopeState(position=given, vector_position=0, items=(), vectors=(), epoch=epoch)
     rows = db.execute(SQL["changes"], (*key, read.after_position, position, read.count_max))
     items = [item_of(row) for row in rows]
     return ScopeState(position=position, vector_position=0, items=items, vectors=(), epoch=epoch)
@@ -316,6 +343,19 @@ def _read_key(db: sqlite3.Connection, read: KeyRead) -> StoredKey | None:
     else:
         row = _one(db, "key_of_subject", read.tenant, read.subject)
     return row and key_of(row)
+
+
+def _read_erasure(db: sqlite3.Connection, read: ErasureRead) -> Erasure | None:
+    return _erasure(db, (read.tenant, read.subject, read.session))
+
+
+def _erasure(db: sqlite3.Connection, key: tuple[str, str, str]) -> Erasure | None:
+    row = _one(db, "erasure", *key)
+    return row and erasure_of(row)
+
+
+def _read_erasures(db: sqlite3.Connection, read: ErasuresRead) -> Sequence[Erasure]:
+    return [erasure_of(row) for row in db.execute(SQL["erasures_at_work"], (read.count_max,))]
 
 
 def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | None:
@@ -359,7 +399,8 @@ def _read_parked(db: sqlite3.Connection, read: ParkedRead) -> Sequence[ParkedOrd
 
 
 def _read_expired(db: sqlite3.Connection, read: ExpiredRead) -> Sequence[tuple[str, str]]:
-    return _all(db, "expired", _now_us(), read.count_max)
+    erased = _all(db, "erased_sessions", read.count_max)
+    return erased + _all(db, "expired", _now_us(), read.count_max - len(erased))
 
 
 def _read_figures(db: sqlite3.Connection, _read: FiguresRead) -> Figures:
@@ -377,6 +418,8 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     ChangesRead: _read_changes,
     HeldRead: _read_held,
     KeyRead: _read_key,
+    ErasureRead: _read_erasure,
+    ErasuresRead: _read_erasures,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -424,11 +467,27 @@ def _keys_all(db: sqlite3.Connection, after: tuple[str, bytes], count_max: int) 
 
 
 def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
-    key = (event.tenant, event.session)
-    row = _one(db, "head", *key)
+    row = _one(db, "head", event.tenant, event.session)
     head: Head | None = row and head_of(row)
     if head and head.expired:
-        raise SessionExpired
+        raise _refused(db, event.tenant, head)
+    # A clock that is set back must not let a session's time run backwards.
+    committed_at_us = max(_now_us(), head.updated_at_us) if head else _now_us()
+    return _append_behind(db, event, head, committed_at_us)
+
+
+def _refused(db: sqlite3.Connection, tenant: str, head: Head) -> StandpipeError:
+    """Return what appends to a session whose log is gone are refused with."""
+    if not head.erased:
+        return SessionExpired()
+    return Erased("subject" if _counters(db, (tenant, head.subject)).erased else "session")
+
+
+def _append_behind(db: sqlite3.Connection, event: NewEvent, head: Head | None, committed_at_us: int) -> Appended:
+    """Append an event to a log that is there, or begins with it."""
+    key = (event.tenant, event.session)
+    if head is None and _counters(db, (event.tenant, event.subject)).erased:
+        raise Erased("subject")
     receipt = _one(db, "receipt", *key, event.request_id)
     if head and receipt:  # R4, before all other checks
         version, digest, event_hash, position, weight_bytes, committed_at_us = receipt
@@ -447,11 +506,9 @@ def _append(db: sqlite3.Connection, event: NewEvent) -> Appended:
     version = head.version + 1 if head else 1
     _keep_tool_calls(db, event, version)
     for number, (session, cited) in enumerate(event.citations):
-        if _one(db, "weight_at", event.tenant, session, cited) is None:
+        if _one(db, "citable", event.tenant, session, cited) is None:
             raise InvalidField(f"citation {number} names no event of this tenant", field="turn.entries")
     subject = head.subject if head else event.subject
-    # A clock that is set back must not let a session's time run backwards.
-    committed_at_us = max(_now_us(), head.updated_at_us) if head else _now_us()
     previous_hash = head.event_hash if head else canonical.NO_HASH
     event_hash = canonical.event_hash(
         previous_hash,
@@ -536,14 +593,14 @@ def _keep_tool_calls(db: sqlite3.Connection, event: NewEvent, version: int) -> N
 def _append_items(db: sqlite3.Connection, event: NewEvent, subject: str, version: int, committed_at_us: int) -> int:
     """Write the event's items and their work order; return the subject's last position."""
     scope = (event.tenant, subject)
-    start, items_position, _ = _one(db, "scope_counters", *scope) or (0, 0, 0)
+    start, items_position, _, _ = _counters(db, scope)
     end = start + len(event.items)
     if event.items:
         # While a rebuild has not yet caught up, readers see nothing behind the gap (R6).
         db.execute(SQL["put_scope"], (*scope, end, end if items_position == start else items_position))
         _put_items(db, scope, start, (event.session, version), event.items)
         db.execute(SQL["order_work"], (*scope, committed_at_us))
-    return int(end)
+    return end
 
 
 def _put_items(
@@ -568,10 +625,10 @@ def _know_model(db: sqlite3.Connection, model: str) -> None:
 def _put_vectors(db: sqlite3.Connection, scope: Scope, model: str, vectors: Sequence[bytes]) -> bool:
     key = (scope.tenant, scope.subject)
     _know_model(db, model)
-    _, items_position, epoch = _one(db, "scope_counters", *key) or (0, 0, 0)
+    _, items_position, epoch, erased = _counters(db, key)
     start = _one(db, "vector_position", *key, model)[0]
     end = start + len(vectors)
-    if start != scope.vector_position or end > items_position:
+    if erased or start != scope.vector_position or end > items_position:
         return False
     db.executemany(
         SQL["put_vector"],
@@ -660,7 +717,7 @@ def _drop_derived(db: sqlite3.Connection) -> None:
 
 def _join_items(db: sqlite3.Connection, scope: tuple[str, str], items_position: int) -> None:
     """Move a scope's items_position on to the last item without a gap before it."""
-    position = _one(db, "scope_counters", *scope)[0]
+    position = _counters(db, scope).position
     db.execute(SQL["put_scope"], (*scope, position, _one(db, "end_of_run", *scope, items_position)[0]))
 
 
@@ -670,18 +727,28 @@ def _sweep(db: sqlite3.Connection, tenant: str, session: str) -> bool:
     if row is None:
         return False
     scope = (tenant, row[0])
-    spans, models = _all(db, "events_with_items", *key), _all(db, "models")
+    spans, items = _all(db, "events_with_items", *key), 0
     for version, start, end in spans:
         positions = range(start + 1, end + 1)
-        db.executemany(SQL["empty_item"], [(*scope, position, session, version) for position in positions])
-        db.executemany(SQL["empty_vectors"], [(*scope, model, start, end) for (model,) in models])
+        items += db.executemany(
+            SQL["empty_item"], [(*scope, position, session, version) for position in positions]
+        ).rowcount
+        _empty_vectors(db, scope, start, end)
     if spans:
-        items_position = _one(db, "scope_counters", *scope)[1]
+        items_position = _counters(db, scope).items_position
         db.execute(SQL["raise_epoch"], (_one(db, "end_of_run", *scope, items_position)[0], *scope))
-    for name in ("drop_events_of_session", "drop_tool_calls_of_session", "drop_checkpoints_of_session"):
+    events = db.execute(SQL["drop_events_of_session"], key).rowcount
+    for name in ("drop_tool_calls_of_session", "drop_checkpoints_of_session"):
         db.execute(SQL[name], key)
     db.execute(SQL["mark_swept"], (now_us, *key))
+    db.execute(SQL["count_removed"], (events, items, *scope, session))
     return True
+
+
+def _empty_vectors(db: sqlite3.Connection, scope: tuple[str, str], start: int, end: int) -> None:
+    """Take the vectors of those items in a range that are gone."""
+    for (model,) in _all(db, "models"):
+        db.execute(SQL["empty_vectors"], (*scope, model, start, end))
 
 
 def _forgotten(db: sqlite3.Connection, tenant: str, session: str) -> None:
@@ -692,23 +759,112 @@ def _restore_items(
     db: sqlite3.Connection, tenant: str, subject: str, event: StoredEvent, items: Sequence[NewItem]
 ) -> None:
     origin, scope = (event.session, event.version), (tenant, subject)
-    row = _one(db, "items_count", tenant, *origin)
-    if row is None and _one(db, "head", tenant, event.session)[10]:
-        return  # swept meanwhile
+    head = _one(db, "head", tenant, event.session)
+    if head and head_of(head).expired:
+        return  # meanwhile
+    row = _one(db, "items_of_event", tenant, *origin)
     if row is None or row[0] != len(items):
         # Another count would move every later position of the subject, and with it what citations point at.
         raise InvalidField("the event is not in the log, or had another number of items", field="items")
     start = event.position_end - len(items)
-    _, items_position, _ = _one(db, "scope_counters", *scope) or (0, 0, 0)
+    items_position = _counters(db, scope).items_position
     if event.position_end <= items_position:
         return
     _put_items(db, scope, start, origin, items)
+    for entry in json.loads(row[1]):  # whoever read the event before it was redacted brings them along
+        db.execute(SQL["empty_items_of_entry"], (*scope, start, event.position_end, entry))
     if start == items_position:
         _join_items(db, scope, start)
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
 
 
+# --- erasure: these, too, inside a savepoint ------------------------------------------------------------------------
+
+
+def _redact(
+    db: sqlite3.Connection,
+    tenant: str,
+    session: str,
+    version: int,
+    body: bytes,
+    entries: Sequence[int],
+    erasure: Erasure,
+) -> None:
+    key = (tenant, session, version)
+    row = _one(db, "redactable", *key)
+    if row is None:
+        return  # swept: nothing is left of it
+    subject, old, body_hash, redacted, start, end = row
+    scope = (tenant, subject)
+    everything = sorted({*json.loads(redacted), *entries})
+    first_hash = body_hash or hashlib.sha256(old).digest()
+    db.execute(SQL["redact"], (body, first_hash, json.dumps(everything), *key))
+    items = db.executemany(SQL["empty_items_of_entry"], [(*scope, start, end, entry) for entry in entries]).rowcount
+    _empty_vectors(db, scope, start, end)
+    db.execute(SQL["next_epoch"], scope)
+    db.execute(SQL["drop_checkpoints_from"], key)
+    db.execute(SQL["count_redacted"], (items, erasure.tenant, erasure.subject, erasure.session))
+
+
+def _erase(db: sqlite3.Connection, tenant: str, subject: str, session: str) -> Erasure:
+    key, now_us = (tenant, subject, session), _now_us()
+    row = _one(db, "head", tenant, session) if session else None
+    head: Head | None = row and head_of(row)
+    if head and head.subject != subject:
+        raise SubjectMismatch("the session belongs to another subject")
+    marked = head.erased if head else not session and _counters(db, (tenant, subject)).erased
+    if marked and (there := _erasure(db, key)):
+        return there
+    keys = 0
+    if not session:
+        db.execute(SQL["mark_erased_scope"], (tenant, subject))
+        db.execute(SQL["mark_erased_sessions"], (tenant, subject))
+        db.execute(SQL["drop_work_of_subject"], (tenant, subject))
+        keys = db.execute(SQL["drop_keys_of_subject"], (tenant, subject)).rowcount
+    elif head:
+        db.execute(SQL["mark_erased_session"], (tenant, session))
+    else:
+        db.execute(SQL["keep_erased_session"], (tenant, session, subject, now_us))
+    db.execute(SQL["put_erasure"], (*key, now_us, keys))
+    return erasure_of(_one(db, "erasure", *key))
+
+
+def _finish_erasure(db: sqlite3.Connection, erasure: Erasure) -> Erasure:
+    key = (erasure.tenant, erasure.subject, erasure.session)
+    db.execute(SQL["finish_erasure"], (max(_now_us(), erasure.asked_at_us), *key))
+    return erasure_of(_one(db, "erasure", *key))
+
+
+def _reopen(db: sqlite3.Connection, tenant: str, subject: str) -> None:
+    scope = (tenant, subject)
+    erasure = _erasure(db, (*scope, ""))
+    if erasure and not erasure.done_at_us:
+        raise Erased("subject")
+    if _counters(db, scope).erased:
+        db.execute(SQL["reopen_scope"], scope)
+        db.execute(SQL["drop_erased_heads"], scope)
+
+
+def _restore(db: sqlite3.Connection, event: NewEvent, committed_at_us: int) -> Appended:
+    key = (event.tenant, event.session)
+    row = _one(db, "head", *key)
+    head: Head | None = row and head_of(row)
+    if head and head.expired:
+        own = _erasure(db, (event.tenant, head.subject, event.session))
+        if _counters(db, (event.tenant, head.subject)).erased or (own and not own.done_at_us):
+            raise _refused(db, event.tenant, head)
+        if _one(db, "listed", *key):
+            raise StoreUnavailable("what the session held before is being removed; retry")
+        db.execute(SQL["drop_head"], key)
+        head = None
+    if head:
+        committed_at_us = max(committed_at_us, head.updated_at_us)
+    return _append_behind(db, event, head, committed_at_us)
+
+
 def _put_key(db: sqlite3.Connection, tenant: str, key: StoredKey) -> StoredKey:
+    if _counters(db, (tenant, key.subject)).erased:
+        raise Erased("subject")
     db.execute(SQL["put_key"], (tenant, key.subject, key.key_id, key.wrapped, key.wrapping))
     return key_of(_one(db, "key_of_subject", tenant, key.subject))
 
@@ -1018,6 +1174,24 @@ class SqliteRecord(Record):
 
     async def forgotten(self, tenant: str, session: str) -> None:
         await self._write(partial(_forgotten, tenant=tenant, session=session))
+
+    async def redact(
+        self, tenant: str, *, session: str, version: int, body: bytes, entries: Sequence[int], erasure: Erasure
+    ) -> None:
+        work = partial(_redact, session=session, version=version, body=body, entries=entries, erasure=erasure)
+        await self._write(partial(work, tenant=tenant))
+
+    async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
+        return await self._write(partial(_erase, tenant=tenant, subject=subject, session=session))
+
+    async def finish_erasure(self, erasure: Erasure) -> Erasure:
+        return await self._write(partial(_finish_erasure, erasure=erasure))
+
+    async def reopen(self, tenant: str, *, subject: str) -> None:
+        await self._write(partial(_reopen, tenant=tenant, subject=subject))
+
+    async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
+        return await self._write(partial(_restore, event=event, committed_at_us=committed_at_us))
 
     async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
         return await self._write(partial(_put_key, tenant=tenant, key=key))

@@ -23,7 +23,7 @@ import psutil
 
 from sidecar.config import Config
 from sidecar.embed import Embedder
-from sidecar.engines import record_of
+from sidecar.engines import open_record
 from sidecar.model import Model
 from sidecar.stores.record import Record
 from sidecar.tokens import Tokenizers
@@ -215,8 +215,7 @@ class Bench:
     @contextlib.asynccontextmanager
     async def record(self, db: str) -> AsyncIterator[Record]:
         """Open one of the stores behind Standpipe's back."""
-        record = record_of(Config(**self.addresses(db)))
-        await record.open()
+        record = await open_record(Config(**self.addresses(db)))
         try:
             yield record
         finally:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sidecar import hydrate, lease
 from sidecar.config import Config
-from sidecar.engines import record_of
+from sidecar.engines import engine_of
 from sidecar.errors import HotUnavailable, StandpipeError
 from sidecar.lease import Leases
 from sidecar.sessions import Sessions
@@ -103,7 +103,7 @@ def no_version_compare(config: Config) -> None:
 
 
 def _change_events(config: Config, change: Callable[[Any], Any]) -> None:
-    engine = type(record_of(config))
+    engine = type(engine_of(config))
     append = engine.append
 
     async def changed(self: Any, event: Any, **options: Any) -> Any:

@@ -34,6 +34,7 @@ from standpipe.v1 import (
     session_pb2_grpc,
     turn_pb2,
 )
+from tests import keys
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(os.environ.get("STANDPIPE_MODELS_DIR", ROOT / ".cache" / "models")).resolve()
@@ -50,8 +51,12 @@ POLICY, SUMMARY, HISTORY, RECALL = (
 
 
 def settings(record: Path, /, **changes: Any) -> dict[str, Any]:
-    """Return the settings of a quick server: an ephemeral port, no embedder. `changes` may name other stores."""
+    """Return the settings of a quick server: an ephemeral port, no embedder. `changes` may name other stores.
+
+    It encrypts with the tests' keys unless they say plaintext.
+    """
     return {
+        "encryption_keys_file": "" if changes.get("plaintext") else keys.key_file(),
         "listen": ("127.0.0.1:0",),
         "http": "127.0.0.1:0",
         "record": f"sqlite:{record}",
@@ -405,7 +410,10 @@ class Fleet:
         """Start another process."""
         number = len(self.processes)
         config = self.directory / f"server-{number}.json"
-        config.write_text(json.dumps(settings(self.record, **changes)))
+        chosen = settings(self.record, **changes)
+        if root != ROOT:  # the release before knows nothing of it
+            del chosen["encryption_keys_file"], chosen["plaintext"]
+        config.write_text(json.dumps(chosen))
         process = Process(config, self.directory / f"server-{number}.log", root)
         self.processes.append(process)
         await process.start()

@@ -25,6 +25,7 @@ from sidecar.cli.failure import ADVICE
 from sidecar.config import Config
 from standpipe import sync
 from standpipe.v1.error_pb2 import ErrorReason
+from tests import keys
 from tests.contract.postgres import ROLE, unmigrated
 from tests.e2e.pods import MODELS, ROOT
 from tests.servers import Postgres
@@ -43,7 +44,8 @@ def environment(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])
     python = {"PYTHONPATH": paths, "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
-    return {**kept, **python, "STANDPIPE_MODELS_DIR": str(MODELS), "COLUMNS": "80", **changes}
+    ours = {"STANDPIPE_MODELS_DIR": str(MODELS), "STANDPIPE_ENCRYPTION_KEYS_FILE": keys.key_file()}
+    return {**kept, **python, **ours, "COLUMNS": "80", **changes}
 
 
 def run(*arguments: str, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:

@@ -14,8 +14,9 @@ import pytest
 
 from sidecar import limits, recall
 from sidecar.config import Config
-from sidecar.engines import record_of
+from sidecar.engines import open_record
 from sidecar.stores.record import Lag, LagRead, ParkedRead, Record, ScopeState
+from tests import keys
 from tests.contract.postgres import ROLE, migrated
 from tests.contract.record_suite import one, scope_of, turn
 from tests.faults.log_check import rounds
@@ -82,8 +83,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 async def record(address: str) -> AsyncIterator[Record]:
     """Open the store."""
-    found = record_of(Config(record=address))
-    await found.open()
+    found = await open_record(Config(record=address, encryption_keys_file=keys.key_file()))
     yield found
     await found.close()
 

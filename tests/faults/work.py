@@ -17,10 +17,11 @@ import numpy as np
 
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue, Vector
-from sidecar.engines import record_of
+from sidecar.engines import open_record
 from sidecar.model import Model
 from sidecar.projection import EmbeddingProjection
 from sidecar.telemetry import Log, Telemetry
+from tests import keys
 
 MODEL = "stand-in@1/fp32"
 DIMENSIONS = 8
@@ -46,8 +47,7 @@ def vector_of(text: str) -> Vector:
 
 
 async def _work(record: str, lease_s: float) -> None:
-    store = record_of(Config(record=record))
-    await store.open()
+    store = await open_record(Config(record=record, encryption_keys_file=keys.key_file()))
     telemetry = Telemetry(Log(io.StringIO()))
     queue = EmbedQueue(StandIn())
     projection = EmbeddingProjection(

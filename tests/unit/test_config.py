@@ -89,6 +89,10 @@ BAD: list[tuple[str, Any]] = [
     ("hot", "redis://:sec ret@h"),
     ("hot", "rediss+unix:///run/redis.sock"),
     ("hot", "redis+unix://"),
+    ("encryption_keys_file", "keys\nsecret"),
+    ("encryption_keys_command", "print 'secret"),
+    ("encryption_keys_command", "  "),
+    ("plaintext", "maybe"),
     ("models_dir", ""),
     ("embedder", ""),
     ("embedder", "../x"),
@@ -301,3 +305,18 @@ def test_every_setting_is_in_the_readme() -> None:
     """The manual names every setting."""
     text = (ROOT / "README.md").read_text()
     assert [name for name in SETTINGS if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"encryption_keys_file": "keys", "encryption_keys_command": "print-keys"}, "encryption_keys_command"),
+        ({"encryption_keys_file": "keys", "plaintext": True}, "plaintext"),
+        ({"encryption_keys_command": "print-keys", "plaintext": True}, "plaintext"),
+    ],
+)
+def test_keys_have_one_source(given: dict[str, Any], field: str) -> None:
+    """A file and a command, or keys beside plain text, are a mistake, and not a preference."""
+    with pytest.raises(ConfigInvalid, match=f"{field} must be ") as caught:
+        Config(**given)
+    assert caught.value.field == field

@@ -16,6 +16,7 @@ from sidecar.config import Config
 from sidecar.demo import play, story
 from sidecar.server import Server
 from standpipe.v1.context_pb2 import TokenTax
+from tests import keys
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,7 @@ async def test_printed_client_code_runs(
     config = Config(
         listen=("127.0.0.1:0",),
         http="",
+        encryption_keys_file=keys.key_file(),
         record=f"sqlite:{tmp_path / 'demo.db'}",
         models_dir=str(models_directory),
         embedder="none",

@@ -21,6 +21,7 @@ from sidecar.config import Config
 from sidecar.finding import Finding, Outcome
 from sidecar.stores import sqlite
 from sidecar.stores.sqlite import SqliteRecord
+from tests import keys
 from tests.contract.record_suite import turn
 
 Found = Mapping[tuple[str, str], Finding]
@@ -28,7 +29,8 @@ Found = Mapping[tuple[str, str], Finding]
 
 async def examine(**settings: Any) -> Found:
     """Examine a deployment; return what was found by area and check."""
-    areas = await doctor.examine(Config(**settings))
+    how = {} if "plaintext" in settings else {"encryption_keys_file": keys.key_file()}
+    areas = await doctor.examine(Config(**how, **settings))
     found = {(area, one.check): one for area, findings in areas.items() for one in findings}
     assert all(one.found and "\n" not in one.found for one in found.values())
     assert all(bool(one.advice) == (one.outcome in {Outcome.WARNING, Outcome.FAILED}) for one in found.values())
@@ -60,7 +62,7 @@ async def test_a_healthy_deployment_has_nothing_to_mend(path: Path, models_direc
     found = await examine(record=f"sqlite:{path}", models_dir=str(models_directory))
     assert unfit(found) == []
     assert {one.outcome for one in found.values()} == {Outcome.OK}
-    assert {area for area, _ in found} == {"record store", "hot store", "model", "tokenizers"}
+    assert {area for area, _ in found} == {"record store", "encryption", "hot store", "model", "tokenizers"}
     assert "CPUExecutionProvider" in found["model", "embedder"].found
     assert f"{sqlite.SCHEMA}, of this release" in found["record store", "schema"].found
 

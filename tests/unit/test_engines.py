@@ -22,7 +22,7 @@ ENGINES = {"sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgres
 async def test_every_address_has_its_engine(name: str, value: str) -> None:
     """Each form that the configuration takes is one that its engine can read; nothing is connected to."""
     if name == "record":
-        made = record_of(Config(record=value)).engine
+        made = record_of(Config(record=value, plaintext=True)).engine
     else:
         hot: Hot[View] = hot_of(Config(hot=value))
         made = hot.engine
@@ -44,7 +44,7 @@ async def test_every_address_has_its_engine(name: str, value: str) -> None:
 )
 def test_an_address_that_its_engine_cannot_read(name: str, value: str) -> None:
     """What the driver would stumble over is told as a setting, and not quoted."""
-    config = Config(**{name: value})
+    config = Config(plaintext=True, **{name: value})
     with pytest.raises(ConfigInvalid) as caught:
         record_of(config) if name == "record" else hot_of(config)
     assert caught.value.field == name
@@ -55,6 +55,7 @@ def test_a_driver_is_imported_when_it_is_chosen() -> None:
     """The embedded engines load neither psycopg nor redis."""
     code = (
         "import sys; from sidecar.config import Config; from sidecar.engines import hot_of, record_of;"
-        " record_of(Config()), hot_of(Config()); sys.exit(bool({'psycopg', 'redis'} & sys.modules.keys()))"
+        " record_of(Config(plaintext=True)), hot_of(Config());"
+        " sys.exit(bool({'psycopg', 'redis'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

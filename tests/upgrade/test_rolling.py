@@ -91,7 +91,7 @@ async def _agree(pods: Sequence[Pod], dice: random.Random) -> list[tuple[dict[st
 async def test_a_rollout_under_load(fleet: Fleet, before: Path, shared: Database) -> None:
     """Two releases share a database: nothing is lost, doubled or stale (P1 to P4), and bundles are equal (P6, P7)."""
     dice = random.Random(17)
-    stores = {"record": shared.record, "hot": shared.hot, "embedder": MODEL}
+    stores = {"record": shared.record, "hot": shared.hot, "plaintext": True, "embedder": MODEL}
     load = Load([], History(), sessions_max=8)
 
     old = [await fleet.start(root=before, **stores) for _ in range(2)]

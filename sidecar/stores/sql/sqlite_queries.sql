@@ -37,7 +37,7 @@ UPDATE tool_calls SET result_version = ?
 WHERE tenant = ? AND session = ? AND call_id = ? AND result_version IS NULL;
 
 -- name: scope_counters
-SELECT position, items_position, epoch FROM scopes WHERE tenant = ? AND subject = ?;
+SELECT position, items_position, epoch, erased FROM scopes WHERE tenant = ? AND subject = ?;
 
 -- name: put_scope
 INSERT INTO scopes (tenant, subject, position, items_position) VALUES (?, ?, ?, ?)
@@ -57,8 +57,12 @@ WHERE excluded.since_us < work.since_us;
 
 -- name: head
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased > 0 THEN 2 ELSE swept_at_us > 0 END
 FROM sessions WHERE tenant = ? AND session = ?;
+
+-- name: citable
+SELECT 1 FROM events e JOIN sessions s ON s.tenant = e.tenant AND s.session = e.session
+WHERE e.tenant = ? AND e.session = ? AND e.version = ? AND s.erased = 0;
 
 -- name: weight_at
 SELECT weight_end_bytes FROM events WHERE tenant = ? AND session = ? AND version = ?;
@@ -70,22 +74,22 @@ ORDER BY version DESC LIMIT 1;
 
 -- name: events
 SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
-    position_end
+    position_end, body_hash
 FROM events WHERE tenant = ? AND session = ? AND version > ? AND version <= ? ORDER BY version LIMIT ?;
 
 -- name: sessions_of_tenant
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased > 0 THEN 2 ELSE swept_at_us > 0 END
 FROM sessions WHERE tenant = ? AND session > ? ORDER BY session LIMIT ?;
 
 -- name: sessions_of_subject
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased > 0 THEN 2 ELSE swept_at_us > 0 END
 FROM sessions WHERE tenant = ? AND subject = ? AND session > ? ORDER BY session LIMIT ?;
 
 -- name: sessions_of_all
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0, tenant
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased > 0 THEN 2 ELSE swept_at_us > 0 END, tenant
 FROM sessions WHERE (tenant, session) > (?, ?) ORDER BY tenant, session LIMIT ?;
 
 -- name: vector_position
@@ -157,7 +161,7 @@ SELECT tenant, subject, ?1, since_us FROM (
     SELECT s.tenant, s.subject, (SELECT e.committed_at_us FROM items i CROSS JOIN events e
         ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
         WHERE i.tenant = s.tenant AND i.subject = s.subject ORDER BY i.position LIMIT 1) AS since_us
-    FROM scopes s WHERE s.items_position > 0
+    FROM scopes s WHERE s.items_position > 0 AND s.erased = 0
 ) WHERE since_us IS NOT NULL ON CONFLICT DO NOTHING;
 
 -- name: put_vector
@@ -231,20 +235,24 @@ FROM orders;
 SELECT coalesce(sum(s.items_position), 0), min((SELECT e.committed_at_us FROM items i
     CROSS JOIN events e ON e.tenant = i.tenant AND e.session = i.session AND e.version = i.version
     WHERE i.tenant = s.tenant AND i.subject = s.subject ORDER BY i.position LIMIT 1)), 0
-FROM scopes s WHERE s.items_position > 0;
+FROM scopes s WHERE s.items_position > 0 AND s.erased = 0;
 
 -- retention ------------------------------------------------------------------------------------------------------
 
 -- name: expired
-SELECT tenant, session FROM sessions INDEXED BY sessions_by_expiry WHERE keep_us > 0 AND updated_at_us + keep_us <= ?
+SELECT tenant, session FROM sessions INDEXED BY sessions_by_expiry
+WHERE keep_us > 0 AND updated_at_us + keep_us <= ? AND erased = 0
 ORDER BY updated_at_us + keep_us, tenant, session LIMIT ?;
+
+-- name: erased_sessions
+SELECT tenant, session FROM sessions INDEXED BY sessions_erased WHERE erased = 1 ORDER BY tenant, session LIMIT ?;
 
 -- name: keep
 SELECT keep_us FROM sessions WHERE tenant = ? AND session = ?;
 
 -- name: due_subject
-SELECT subject FROM sessions
-WHERE tenant = ? AND session = ? AND keep_us > 0 AND updated_at_us + keep_us <= ? AND swept_at_us = 0;
+SELECT subject FROM sessions WHERE tenant = ? AND session = ? AND swept_at_us = 0
+    AND (erased > 0 OR keep_us > 0 AND updated_at_us + keep_us <= ?);
 
 -- name: events_with_items
 SELECT version, position_end - items_count, position_end FROM events
@@ -255,7 +263,7 @@ WHERE tenant = ? AND session = ? AND items_count > 0 ORDER BY version;
 INSERT INTO items (tenant, subject, position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms,
     tokens, gone)
 VALUES (?, ?, ?, ?, ?, 0, 0, 0, '', 0, '', x'', '{}', 1)
-ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', gone = 1;
+ON CONFLICT DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', gone = 1 WHERE NOT gone;
 
 -- name: raise_epoch
 UPDATE scopes SET epoch = epoch + 1, items_position = ? WHERE tenant = ? AND subject = ?;
@@ -273,14 +281,100 @@ DELETE FROM checkpoints WHERE tenant = ? AND session = ?;
 UPDATE sessions SET swept_at_us = ?, ended = 1 WHERE tenant = ? AND session = ?;
 
 -- name: mark_forgotten
-UPDATE sessions SET keep_us = 0 WHERE tenant = ? AND session = ? AND swept_at_us > 0;
+UPDATE sessions SET keep_us = 0, erased = CASE erased WHEN 1 THEN 2 ELSE erased END
+WHERE tenant = ? AND session = ? AND swept_at_us > 0;
+
+-- erasure --------------------------------------------------------------------------------------------------------
+
+-- name: erasure
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys FROM erasures
+WHERE tenant = ? AND subject = ? AND session = ?;
+
+-- name: erasures_at_work
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+FROM erasures INDEXED BY erasures_at_work WHERE done_at_us = 0
+ORDER BY asked_at_us, tenant, subject, session LIMIT ?;
+
+-- name: put_erasure
+-- What was erased before, and was begun anew since, is erased anew.
+INSERT INTO erasures (tenant, subject, session, asked_at_us, keys) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET asked_at_us = excluded.asked_at_us, done_at_us = 0, logs = 0, events = 0, items = 0,
+    events_redacted = 0, keys = excluded.keys;
+
+-- name: count_removed
+-- For the session's own erasure, and its subject's.
+UPDATE erasures SET logs = logs + 1, events = events + ?, items = items + ?
+WHERE tenant = ? AND subject = ? AND session IN ('', ?) AND done_at_us = 0;
+
+-- name: count_redacted
+UPDATE erasures SET events_redacted = events_redacted + 1, items = items + ?
+WHERE tenant = ? AND subject = ? AND session = ?;
+
+-- name: finish_erasure
+UPDATE erasures SET done_at_us = ? WHERE tenant = ? AND subject = ? AND session = ? AND done_at_us = 0;
+
+-- name: mark_erased_session
+UPDATE sessions SET erased = 1, ended = 1 WHERE tenant = ? AND session = ? AND erased = 0;
+
+-- name: keep_erased_session
+-- An id that was never used: there is nothing to remove, and nobody will use it.
+INSERT INTO sessions (tenant, session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us,
+    updated_at_us, swept_at_us, erased)
+VALUES (?, ?, ?, 0, zeroblob(32), 1, 0, 0, ?4, ?4, ?4, 2);
+
+-- name: mark_erased_sessions
+UPDATE sessions SET erased = 1, ended = 1 WHERE tenant = ? AND subject = ? AND erased = 0;
+
+-- name: mark_erased_scope
+-- Its new epoch tells those who hold its items.
+INSERT INTO scopes (tenant, subject, position, items_position, erased) VALUES (?, ?, 0, 0, 1)
+ON CONFLICT DO UPDATE SET erased = 1, epoch = epoch + 1;
+
+-- name: drop_keys_of_subject
+DELETE FROM keys WHERE tenant = ? AND subject = ?;
+
+-- name: drop_work_of_subject
+DELETE FROM work WHERE tenant = ? AND subject = ?;
+
+-- name: reopen_scope
+UPDATE scopes SET erased = 0 WHERE tenant = ? AND subject = ?;
+
+-- name: drop_erased_heads
+-- But those of sessions that were erased by themselves.
+DELETE FROM sessions WHERE tenant = ? AND subject = ? AND erased = 2 AND NOT EXISTS (
+    SELECT 1 FROM erasures e WHERE e.tenant = sessions.tenant AND e.subject = sessions.subject
+    AND e.session = sessions.session);
+
+-- name: listed
+SELECT 1 FROM sessions WHERE tenant = ? AND session = ? AND (keep_us > 0 OR erased = 1);
+
+-- name: drop_head
+DELETE FROM sessions WHERE tenant = ? AND session = ?;
+
+-- name: redactable
+SELECT s.subject, e.body, e.body_hash, e.redacted, e.position_end - e.items_count, e.position_end
+FROM events e JOIN sessions s ON s.tenant = e.tenant AND s.session = e.session
+WHERE e.tenant = ? AND e.session = ? AND e.version = ?;
+
+-- name: redact
+UPDATE events SET body = ?, body_hash = ?, redacted = ? WHERE tenant = ? AND session = ? AND version = ?;
+
+-- name: empty_items_of_entry
+UPDATE items SET role = 0, speaker = '', spoken_at_us = 0, text = '', terms = x'', gone = 1
+WHERE tenant = ? AND subject = ? AND position > ? AND position <= ? AND entry = ? AND NOT gone;
+
+-- name: drop_checkpoints_from
+DELETE FROM checkpoints WHERE tenant = ? AND session = ? AND version >= ?;
+
+-- name: next_epoch
+UPDATE scopes SET epoch = epoch + 1 WHERE tenant = ? AND subject = ?;
 
 -- name: figures
 -- Rows by what the heads say, exactly: there are far fewer heads than events.
 SELECT s.sessions, s.events, i.items, s.log_bytes, s.expires_at_us FROM (
     SELECT count(*) AS sessions, coalesce(sum(version), 0) AS events, coalesce(sum(weight_bytes), 0) AS log_bytes,
         min(CASE WHEN keep_us > 0 THEN updated_at_us + keep_us END) AS expires_at_us
-    FROM sessions WHERE swept_at_us = 0
+    FROM sessions WHERE swept_at_us = 0 AND erased = 0
 ) s, (SELECT coalesce(sum(items_position), 0) AS items FROM scopes) i;
 
 -- keys -----------------------------------------------------------------------------------------------------------
@@ -306,7 +400,7 @@ ORDER BY tenant, key_id LIMIT ?;
 
 -- name: put_checkpoint
 INSERT INTO checkpoints (tenant, session, tokenizer, version, weight_bytes, body)
-SELECT tenant, session, ?, ?, ?, ? FROM sessions WHERE tenant = ? AND session = ? AND swept_at_us = 0
+SELECT tenant, session, ?, ?, ?, ? FROM sessions WHERE tenant = ? AND session = ? AND swept_at_us = 0 AND erased = 0
 ON CONFLICT DO NOTHING;
 
 -- name: put_policy
@@ -335,8 +429,8 @@ UPDATE scopes SET items_position = 0;
 SELECT s.tenant, s.subject FROM scopes s
 JOIN items i ON i.tenant = s.tenant AND i.subject = s.subject AND i.position = 1 WHERE i.gone;
 
--- name: items_count
-SELECT items_count FROM events WHERE tenant = ? AND session = ? AND version = ?;
+-- name: items_of_event
+SELECT items_count, redacted FROM events WHERE tenant = ? AND session = ? AND version = ?;
 
 -- name: end_of_run
 WITH RECURSIVE run (position) AS (

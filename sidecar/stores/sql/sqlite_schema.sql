@@ -204,3 +204,34 @@ CREATE TABLE keys (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX keys_by_id ON keys (tenant, key_id);
+
+-- What was erased, and how much of it; kept for ever. `session` is empty for all of a subject, `done_at_us` 0 while the
+-- erasure is at work. That nothing is taken any more stands where an append looks anyway: in `scopes` and `sessions`.
+CREATE TABLE erasures (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    session TEXT NOT NULL,
+    asked_at_us INTEGER NOT NULL,
+    done_at_us INTEGER NOT NULL DEFAULT 0,
+    logs INTEGER NOT NULL DEFAULT 0,
+    events INTEGER NOT NULL DEFAULT 0,
+    items INTEGER NOT NULL DEFAULT 0,
+    events_redacted INTEGER NOT NULL DEFAULT 0,
+    keys INTEGER NOT NULL,
+    PRIMARY KEY (tenant, subject, session)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX erasures_at_work ON erasures (asked_at_us, tenant, subject, session) WHERE done_at_us = 0;
+
+-- Whether the subject was erased.
+ALTER TABLE scopes ADD COLUMN erased INTEGER NOT NULL DEFAULT 0;
+
+-- Whether the session, or its subject, was erased: 0 no; 1 yes, and it is listed for the sweepers until it is 2. Such a
+-- session is also `ended`, which the release before knows.
+ALTER TABLE sessions ADD COLUMN erased INTEGER NOT NULL DEFAULT 0;
+
+CREATE INDEX sessions_erased ON sessions (tenant, session) WHERE erased = 1;
+
+-- Of an event whose body was replaced: the SHA-256 of the first one, and the entries that were taken out, as JSON.
+ALTER TABLE events ADD COLUMN body_hash BLOB NOT NULL DEFAULT x'';
+ALTER TABLE events ADD COLUMN redacted TEXT NOT NULL DEFAULT '[]';

@@ -44,6 +44,7 @@ async def real(directory: Path, connect: Any) -> AsyncIterator[Any]:
         tenant="acme",
         listen=(address,),
         http="",
+        plaintext=True,
         record=f"sqlite:{directory}/s.db",
         models_dir=str(MODELS),
         embedder="none",
