@@ -27,6 +27,7 @@ from standpipe.v1 import (
     bundle_pb2,
     context_pb2,
     context_pb2_grpc,
+    memory_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     session_pb2,
@@ -214,6 +215,7 @@ class Pod:
         self.context = context_pb2_grpc.ContextServiceStub(self.channel)
         self.sessions = session_pb2_grpc.SessionServiceStub(self.channel)
         self.policies = policy_pb2_grpc.PolicyServiceStub(self.channel)
+        self.memory = memory_pb2_grpc.MemoryServiceStub(self.channel)
 
     async def hydrate(
         self,
