@@ -74,6 +74,9 @@ from sidecar.stores.record import (
     Checkpoint,
     Claim,
     Deadline,
+    Erasure,
+    ErasureRead,
+    ErasuresRead,
     EventsRead,
     ExpiredRead,
     Figures,
@@ -108,6 +111,7 @@ from sidecar.stores.record import (
     StoredRoute,
 )
 from sidecar.stores.rows import (
+    erasure_of,
     event_of,
     grant_of,
     head_of,
@@ -494,7 +498,9 @@ def _read_session(read: SessionRead) -> _Asked:
 def _read_events(read: EventsRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> list[StoredEvent] | None:
         heads, rows = found
-        return [event_of(row) for row in rows] if heads else None
+        if not heads:
+            return None
+        return [] if head_of(heads[0]).expired else [event_of(row) for row in rows]
 
     key = (read.tenant, read.session)
     values = (*key, read.after_version, read.count_max, read.bytes_max)
@@ -516,12 +522,12 @@ def _item(row: Row) -> StoredItem:
 def _read_scope(read: ScopeRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> ScopeState:
         counters, items, *vectors = found
-        position, epoch, vector_position = counters[0] if counters else (0, 0, 0)
+        position, epoch, vector_position, erased = counters[0] if counters else (0, 0, 0, False)
         return ScopeState(
             position=position,
             vector_position=vector_position or 0,
             items=[_item(row) for row in items],
-            vectors=[row[0] for row in vectors[0]] if vectors and position else [],
+            vectors=[row[0] for row in vectors[0]] if vectors and position and not erased else [],
             epoch=epoch,
         )
 
@@ -538,7 +544,7 @@ def _read_scope(read: ScopeRead) -> _Asked:
 def _read_changes(read: ChangesRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> ScopeState:
         counters, items = found
-        position, epoch, _ = counters[0] if counters else (0, 0, 0)
+        position, epoch, _, _ = counters[0] if counters else (0, 0, 0, False)
         return ScopeState(
             position=position, vector_position=0, items=[_item(row) for row in items], vectors=[], epoch=epoch
         )
@@ -595,7 +601,20 @@ def _read_parked(read: ParkedRead) -> _Asked:
 
 
 def _read_expired(read: ExpiredRead) -> _Asked:
-    return _Asked(_WORKER, [("expired", (read.count_max,))], _each(lambda row: (row[0], row[1])))
+    def answer(found: Sequence[list[Row]]) -> list[tuple[str, str]]:
+        return list(dict.fromkeys((row[0], row[1]) for rows in found for row in rows))[: read.count_max]
+
+    values = (read.count_max,)
+    return _Asked(_WORKER, [("erased_sessions", values), ("expired", values)], answer)
+
+
+def _read_erasure(read: ErasureRead) -> _Asked:
+    values = (read.tenant, read.subject, read.session)
+    return _Asked(_Sight(read.tenant), [("erasure", values)], _first(erasure_of))
+
+
+def _read_erasures(read: ErasuresRead) -> _Asked:
+    return _Asked(_WORKER, [("erasures_at_work", (read.count_max,))], _each(erasure_of))
 
 
 def _read_figures(_read: FiguresRead) -> _Asked:
@@ -622,6 +641,8 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     ChangesRead: _read_changes,
     HeldRead: _read_held,
     KeyRead: _read_key,
+    ErasureRead: _read_erasure,
+    ErasuresRead: _read_erasures,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -674,7 +695,7 @@ def _items(items: Sequence[NewItem]) -> tuple[list[Any], ...]:
     )
 
 
-def _append_values(event: NewEvent) -> tuple[object, ...]:
+def _append_values(event: NewEvent, *, restored_at_us: int | None = None) -> tuple[object, ...]:
     return (
         event.tenant,
         event.session,
@@ -693,6 +714,7 @@ def _append_values(event: NewEvent) -> tuple[object, ...]:
         *_items(event.items),
         None if event.keep_s is None else event.keep_s * 1_000_000,
         limits.session_events_max,
+        restored_at_us,
     )
 
 
@@ -732,6 +754,8 @@ def _refusal(event: NewEvent, outcome: str, *, version: int, at: int, winner: st
             return Erased(outcome.removesuffix(" erased"))
         case "expired":
             return SessionExpired()
+        case "listed":
+            return StoreUnavailable("what the session held before is being removed; retry")
         case "ended":
             return SessionEnded("the session was ended and takes no more turns")
         case "mismatch":
@@ -983,6 +1007,30 @@ class PostgresRecord(Record):
 
     async def forgotten(self, tenant: str, session: str) -> None:
         await self._write("forgotten", tenant, session, sight=_Sight(tenant))
+
+    async def redact(
+        self, tenant: str, *, session: str, version: int, body: bytes, entries: Sequence[int], erasure: Erasure
+    ) -> None:
+        values = (tenant, session, version, body, list(entries), erasure.subject, erasure.session)
+        await self._write("redact", *values, sight=_Sight(tenant))
+
+    async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
+        rows = await self._write("erase", tenant, subject, session, sight=_Sight(tenant))
+        if not rows:
+            raise SubjectMismatch("the session belongs to another subject")
+        return erasure_of(rows[0])
+
+    async def finish_erasure(self, erasure: Erasure) -> Erasure:
+        key = (erasure.tenant, erasure.subject, erasure.session)
+        return erasure_of((await self._write("finish_erasure", *key, sight=_Sight(erasure.tenant)))[0])
+
+    async def reopen(self, tenant: str, *, subject: str) -> None:
+        if not (await self._write("reopen", tenant, subject, sight=_Sight(tenant)))[0][0]:
+            raise Erased("subject")
+
+    async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
+        values = _append_values(event, restored_at_us=committed_at_us)
+        return _appended(event, (await self._write("append", *values, sight=_Sight(event.tenant)))[0])
 
     async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
         values = (tenant, key.subject, key.key_id, key.wrapped, key.wrapping)

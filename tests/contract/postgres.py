@@ -59,8 +59,8 @@ BEGIN
 END $$
 """
 STALL_TRIGGER = """
-CREATE CONSTRAINT TRIGGER stall AFTER INSERT ON standpipe.sessions DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-WHEN (new.session = 'late') EXECUTE FUNCTION stall()
+CREATE CONSTRAINT TRIGGER stall AFTER INSERT ON standpipe.events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+WHEN (new.request_id = {}) EXECUTE FUNCTION stall()
 """
 
 
@@ -119,9 +119,9 @@ class RawPostgres(RawRecord):
     @asynccontextmanager
     async def stalled(self, record: Record, event: NewEvent) -> AsyncIterator[asyncio.Future[Appended]]:
         """Hold the commit by a deferred trigger that waits for a lock of ours."""
-        for statement in STALL, STALL_TRIGGER:
-            self.execute(statement)
+        self.execute(STALL)
         with self._server.connect(self._database) as gate:
+            gate.execute(sql.SQL(STALL_TRIGGER).format(event.request_id))
             gate.execute("SELECT pg_advisory_lock(1)")
             append = asyncio.ensure_future(record.append(event))
             waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

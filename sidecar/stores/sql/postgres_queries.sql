@@ -17,7 +17,8 @@ SELECT set_config('standpipe.tenant', %b, true), set_config('standpipe.worker', 
 SELECT outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
 FROM standpipe.append_event(%b::text, %b::text, %b::text, %b::text, %b::bytea, %b::bigint, %b::boolean, %b::integer,
     %b::bytea, %b::bigint, %b::text[], %b::text[], %b::text[], %b::bigint[], %b::integer[], %b::integer[], %b::integer[],
-    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[], %b::integer[], %b::bytea[], %b::bigint, %b::bigint);
+    %b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[], %b::text[], %b::integer[], %b::bytea[], %b::bigint, %b::bigint,
+    %b::bigint);
 
 -- fetch ----------------------------------------------------------------------------------------------------------
 
@@ -29,18 +30,20 @@ COMMIT;
 
 -- name: head
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
-FROM standpipe.sessions WHERE tenant = %b AND session = %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+FROM standpipe.sessions s WHERE tenant = %b AND session = %b;
 
 -- name: session_end
 SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
-    position_end
-FROM standpipe.session_end(%b::text, %b::text, %b::text, %b::bigint, %b::bigint, %b::bigint);
+    position_end, body_hash
+FROM standpipe.session_tail(%b::text, %b::text, %b::text, %b::bigint, %b::bigint, %b::bigint);
 
 -- name: events
 -- The first row always, the others while their bodies add up to no more than the last value.
 SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
-    position_end
+    position_end, body_hash
 FROM (
     SELECT *, sum(octet_length(body)) OVER (ORDER BY version) AS size_bytes, row_number() OVER (ORDER BY version) AS place
     FROM (
@@ -51,37 +54,46 @@ WHERE place = 1 OR size_bytes <= %b ORDER BY version;
 
 -- name: sessions_of_tenant
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
-FROM standpipe.sessions WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+FROM standpipe.sessions s WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_subject
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0
-FROM standpipe.sessions WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+FROM standpipe.sessions s WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_all
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, swept_at_us > 0, tenant
-FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
+        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
+    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
+FROM standpipe.sessions s WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
 -- The tenant stands in the inner statement too, as a value: so one partition is planned, not all.
-SELECT items_position, epoch, CASE WHEN items_position > 0 THEN (
-    SELECT max(position) FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b
-) END FROM standpipe.scopes WHERE tenant = %b AND subject = %b;
+-- Of a subject that is erased there is nothing to see but how far it had come.
+SELECT CASE WHEN erased_at_us = 0 THEN items_position ELSE position END, epoch,
+    CASE WHEN erased_at_us = 0 AND items_position > 0 THEN (
+        SELECT max(position) FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b
+    ) END, erased_at_us > 0
+FROM standpipe.scopes WHERE tenant = %b AND subject = %b;
 
 -- name: items
 SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
 FROM standpipe.items
 WHERE tenant = %b AND subject = %b AND position > %b AND position <= (
-    SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b
+    SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b AND erased_at_us = 0
 ) ORDER BY position LIMIT %b;
 
 -- name: changes
 -- Found before the items are joined, each of which is then looked up by its key.
 WITH found AS MATERIALIZED (
     SELECT position FROM standpipe.changes WHERE tenant = %b AND subject = %b AND position > %b AND position <= (
-        SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b
+        SELECT items_position FROM standpipe.scopes WHERE tenant = %b AND subject = %b AND erased_at_us = 0
     ) ORDER BY position LIMIT %b
 )
 SELECT i.position, i.session, i.version, i.entry, i.chunk, i.role, i.speaker, i.spoken_at_us, i.text, i.terms, i.tokens,
@@ -185,11 +197,46 @@ WHERE tenant = %b AND subject = %b AND model = %b AND parked_at_us > 0 RETURNING
 SELECT tenant, session FROM standpipe.sessions WHERE keep_us > 0 AND updated_at_us + keep_us <= standpipe.now_us()
 ORDER BY updated_at_us + keep_us, tenant, session LIMIT %b;
 
+-- name: erased_sessions
+SELECT s.tenant, s.session FROM standpipe.erasures e JOIN standpipe.sessions s ON s.tenant = e.tenant
+    AND s.subject = e.subject AND (e.session = '' OR s.session = e.session)
+WHERE e.done_at_us = 0 AND CASE e.session WHEN '' THEN s.swept_at_us = 0 OR s.keep_us > 0 OR s.erased_at_us = 0
+    ELSE s.keep_us > 0 AND s.erased_at_us > 0 END
+ORDER BY s.tenant, s.session LIMIT %b;
+
 -- name: sweep
 SELECT standpipe.sweep(%b::text, %b::text);
 
 -- name: forgotten
-UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND swept_at_us > 0;
+UPDATE standpipe.sessions s SET keep_us = 0, erased_at_us = greatest(s.erased_at_us, (
+    SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject))
+WHERE tenant = %b AND session = %b AND swept_at_us > 0;
+
+-- erasure --------------------------------------------------------------------------------------------------------
+
+-- name: erase
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+FROM standpipe.erase(%b::text, %b::text, %b::text);
+
+-- name: finish_erasure
+UPDATE standpipe.erasures SET done_at_us = CASE done_at_us WHEN 0 THEN greatest(standpipe.now_us(), asked_at_us)
+    ELSE done_at_us END
+WHERE tenant = %b AND subject = %b AND session = %b
+RETURNING tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys;
+
+-- name: erasure
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+FROM standpipe.erasures WHERE tenant = %b AND subject = %b AND session = %b;
+
+-- name: erasures_at_work
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+FROM standpipe.erasures WHERE done_at_us = 0 ORDER BY asked_at_us, tenant, subject, session LIMIT %b;
+
+-- name: reopen
+SELECT standpipe.reopen(%b::text, %b::text);
+
+-- name: redact
+SELECT standpipe.redact(%b::text, %b::text, %b::bigint, %b::bytea, %b::integer[], %b::text, %b::text);
 
 -- keys -----------------------------------------------------------------------------------------------------------
 
@@ -230,7 +277,7 @@ FROM (
 -- The lock waits for a sweep of the session, which would not see a row that is being written.
 INSERT INTO standpipe.checkpoints (tenant, session, tokenizer, version, weight_bytes, body)
 SELECT tenant, session, %b::text, %b::bigint, %b::bigint, %b::bytea FROM standpipe.sessions
-WHERE tenant = %b AND session = %b AND swept_at_us = 0 FOR SHARE
+WHERE tenant = %b AND session = %b AND swept_at_us = 0 AND erased_at_us = 0 FOR SHARE
 ON CONFLICT DO NOTHING;
 
 -- name: publish_policy

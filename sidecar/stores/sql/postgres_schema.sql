@@ -893,6 +893,17 @@ BEGIN
 END $$;
 
 -- expansion: 4
+-- The tables are changed in the order in which an append takes them, so that it and this do not wait for each other.
+-- Whether a session or a subject was erased: when, 0 for never. A subject's sessions take it over when they are swept.
+ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
+
+-- SHA-256 of the body that the event's hash covers, if another has taken its place; and the entries that were taken out.
+ALTER TABLE standpipe.events
+    ADD COLUMN body_hash bytea NOT NULL DEFAULT '',
+    ADD COLUMN redacted integer[] NOT NULL DEFAULT '{}';
+
+ALTER TABLE standpipe.scopes ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
+
 -- What an item is, and a serialised ItemDetail (sidecar/stores/record.py, ItemKind and NewItem).
 ALTER TABLE standpipe.items
     ADD COLUMN kind integer NOT NULL DEFAULT 0,
@@ -911,13 +922,6 @@ CREATE TABLE standpipe.changes (
 
 CREATE INDEX changes_held ON standpipe.changes (tenant, subject) WHERE held;
 
--- SHA-256 of the body that the event's hash covers, if another has taken its place.
-ALTER TABLE standpipe.events ADD COLUMN body_hash bytea NOT NULL DEFAULT '';
-
--- Whether a subject or a session was erased: when, 0 for never. A subject's sessions take it over when they are swept.
-ALTER TABLE standpipe.scopes ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
-ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
-
 -- What was erased, in counts; `session` is empty for all of the subject.
 CREATE TABLE standpipe.erasures (
     tenant text COLLATE "C" NOT NULL,
@@ -933,7 +937,7 @@ CREATE TABLE standpipe.erasures (
     PRIMARY KEY (tenant, subject, session)
 );
 
-CREATE INDEX erasures_at_work ON standpipe.erasures (tenant, subject, session) WHERE done_at_us = 0;
+CREATE INDEX erasures_at_work ON standpipe.erasures (asked_at_us, tenant, subject, session) WHERE done_at_us = 0;
 
 -- A subject's data key, wrapped.
 CREATE TABLE standpipe.keys (
@@ -997,16 +1001,17 @@ BEGIN
     WHERE excluded.since_us < work.since_us;
 END $$;
 
--- Append one event (R1 to R10, R23, R25, R29). Locks the session, then its subject's counters, and nothing else that
--- another append waits for, so appends cannot deadlock. All checks but the last come before the first write: a refusal
--- is an outcome, not an error, and has written nothing. `number` says which call, result or citation was refused, from 1.
+-- Append one event (R1 to R10, R23, R25, R29), or put one back that was committed at `restored_at_us` (R30). Locks the
+-- session, then its subject's counters, and nothing else that another append waits for, so appends cannot deadlock. All
+-- checks but the last two come before the first write: a refusal is an outcome, not an error, and has written nothing.
+-- `number` says which call, result or citation was refused, from 1.
 CREATE FUNCTION standpipe.append_event(
     new_tenant text, new_session text, new_subject text, new_request_id text, new_digest bytea,
     expected_version bigint, must_exist boolean, new_kind integer, new_body bytea, new_weight_bytes bigint,
     opened_calls text[], answered_calls text[], cited_sessions text[], cited_versions bigint[],
     entries integer[], chunks integer[], roles integer[], speakers bytea[], spoken_at_us bigint[],
     texts bytea[], terms bytea[], tokens text[], kinds integer[], details bytea[],
-    new_keep_us bigint, events_max bigint,
+    new_keep_us bigint, events_max bigint, restored_at_us bigint,
     OUT outcome text, OUT at_version bigint, OUT new_hash bytea, OUT of_subject text, OUT last_position bigint,
     OUT last_weight_bytes bigint, OUT at_us bigint, OUT number bigint, OUT winner text
 ) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
@@ -1015,13 +1020,33 @@ DECLARE
     head standpipe.sessions;
     there boolean;
     receipt record;
-    erased_at_us bigint;
+    subject_erased_at_us bigint;
     count CONSTANT bigint := cardinality(append_event.entries);
 BEGIN
     <<checks>>
     LOOP
         SELECT * INTO head FROM standpipe.sessions WHERE tenant = new_tenant AND session = new_session FOR UPDATE;
         there := FOUND;
+        IF restored_at_us IS NOT NULL AND head.swept_at_us > 0 AND NOT EXISTS (
+            SELECT 1 FROM standpipe.scopes c
+            WHERE c.tenant = new_tenant AND c.subject = head.subject AND c.erased_at_us > 0
+        ) AND NOT EXISTS (
+            SELECT 1 FROM standpipe.erasures e WHERE e.tenant = new_tenant AND e.subject = head.subject
+                AND e.session = new_session AND e.done_at_us = 0
+        ) THEN
+            IF head.keep_us > 0 THEN
+                outcome := 'listed';
+                RETURN;
+            END IF;
+            head.subject := coalesce(nullif(new_subject, ''), head.subject);
+            head.version := 0;
+            head.event_hash := decode(repeat('00', 32), 'hex');
+            head.ended := false;
+            head.weight_bytes := 0;
+            head.updated_at_us := 0;
+            head.swept_at_us := 0;
+            head.erased_at_us := 0;
+        END IF;
         IF there THEN
             SELECT version, digest, event_hash, position_end, weight_end_bytes, committed_at_us INTO receipt
             FROM standpipe.events WHERE tenant = new_tenant AND session = new_session AND request_id = new_request_id;
@@ -1084,7 +1109,10 @@ BEGIN
             FROM unnest(cited_sessions, cited_versions) WITH ORDINALITY AS c (session, version, number)
             WHERE NOT EXISTS (
                 SELECT 1 FROM standpipe.events e
-                WHERE e.tenant = new_tenant AND e.session = c.session AND e.version = c.version);
+                WHERE e.tenant = new_tenant AND e.session = c.session AND e.version = c.version
+            ) OR EXISTS (
+                SELECT 1 FROM standpipe.sessions s JOIN standpipe.scopes o ON o.tenant = s.tenant AND o.subject = s.subject
+                WHERE s.tenant = new_tenant AND s.session = c.session AND greatest(s.erased_at_us, o.erased_at_us) > 0);
             IF number IS NOT NULL THEN
                 outcome := 'citation';
                 EXIT;
@@ -1117,9 +1145,9 @@ BEGIN
     VALUES (new_tenant, head.subject, count, count)
     ON CONFLICT (tenant, subject) DO UPDATE SET position = s.position + count,
         items_position = s.items_position + CASE WHEN s.items_position = s.position THEN count ELSE 0 END
-    RETURNING s.position, s.erased_at_us INTO last_position, erased_at_us;
+    RETURNING s.position, s.erased_at_us INTO last_position, subject_erased_at_us;
     -- These take back what was written so far.
-    IF erased_at_us > 0 THEN
+    IF subject_erased_at_us > 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'SP004', MESSAGE = 'the subject is erased';
     ELSIF head.version >= events_max AND new_kind <> 2 THEN
         RAISE EXCEPTION USING ERRCODE = 'SP003', MESSAGE = 'the session is full';
@@ -1128,7 +1156,7 @@ BEGIN
     of_subject := head.subject;
     last_weight_bytes := head.weight_bytes + new_weight_bytes;
     -- A clock that is set back must not let a session's time run backwards.
-    at_us := greatest(standpipe.now_us(), head.updated_at_us);
+    at_us := greatest(coalesce(restored_at_us, standpipe.now_us()), head.updated_at_us);
     new_hash := standpipe.event_hash(
         head.event_hash, new_tenant, new_session, at_version, new_kind, new_request_id, at_us, new_body);
     IF count > 0 THEN
@@ -1141,10 +1169,10 @@ BEGIN
         position_end, weight_end_bytes, previous_hash, event_hash, body)
     VALUES (new_tenant, new_session, at_version, new_kind, new_request_id, new_digest, at_us, count, last_position,
         last_weight_bytes, head.event_hash, new_hash, new_body);
-    UPDATE standpipe.sessions SET version = at_version, event_hash = new_hash, ended = (new_kind = 2),
-        weight_bytes = last_weight_bytes, position_end = last_position,
+    UPDATE standpipe.sessions SET subject = head.subject, version = at_version, event_hash = new_hash,
+        ended = (new_kind = 2), weight_bytes = last_weight_bytes, position_end = last_position,
         created_at_us = CASE WHEN head.version = 0 THEN at_us ELSE head.created_at_us END, updated_at_us = at_us,
-        keep_us = coalesce(new_keep_us, head.keep_us)
+        keep_us = coalesce(new_keep_us, head.keep_us), swept_at_us = head.swept_at_us, erased_at_us = head.erased_at_us
     WHERE tenant = new_tenant AND session = new_session;
     IF cardinality(opened_calls) > 0 THEN
         INSERT INTO standpipe.tool_calls (tenant, session, call_id, call_version, result_version)
@@ -1178,7 +1206,7 @@ BEGIN
     INTO outcome, at_version, new_hash, of_subject, last_position, last_weight_bytes, at_us, number, winner
     FROM standpipe.append_event(new_tenant, new_session, new_subject, new_request_id, new_digest, expected_version,
         must_exist, new_kind, new_body, new_weight_bytes, opened_calls, answered_calls, cited_sessions, cited_versions,
-        entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, '{}', '{}', new_keep_us, events_max) AS a;
+        entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, '{}', '{}', new_keep_us, events_max, NULL) AS a;
 EXCEPTION WHEN SQLSTATE 'SP004' THEN
     outcome := 'expired';
 END $$;
@@ -1202,7 +1230,29 @@ BEGIN
         entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, NULL, 9223372036854775807) AS a;
 END $$;
 
--- As restore_items, with kinds and details.
+-- Empty items, wherever they are there; and where they are not, keep their positions. Returns how many were not empty.
+-- Token counts stay: they are no content, and every item has some.
+CREATE FUNCTION standpipe.empty_items(
+    of_tenant text, of_subject text, positions bigint[], of_session text, of_version bigint
+) RETURNS bigint LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    count bigint;
+BEGIN
+    INSERT INTO standpipe.items AS i (tenant, subject, position, session, version, entry, chunk, role, speaker,
+        spoken_at_us, text, terms, tokens, gone)
+    SELECT of_tenant, of_subject, p.position, of_session, of_version, 0, 0, 0, '', 0, '', '', '{}', true
+    FROM unnest(positions) AS p (position)
+    ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
+        terms = '', detail = '', gone = true
+    WHERE NOT i.gone;
+    GET DIAGNOSTICS count = ROW_COUNT;
+    DELETE FROM standpipe.changes
+    WHERE tenant = of_tenant AND subject = of_subject AND position = ANY (positions);
+    RETURN count;
+END $$;
+
+-- As restore_items, with kinds and details; whoever read the event before it was redacted brings back what is gone.
 CREATE FUNCTION standpipe.restore_event_items(
     of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
     event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
@@ -1210,29 +1260,31 @@ CREATE FUNCTION standpipe.restore_event_items(
 ) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    item_last bigint;
-    count CONSTANT bigint := cardinality(restore_event_items.entries);
+    of_scope standpipe.scopes;
+    taken_out integer[];
+    after_position CONSTANT bigint := event_position_end - cardinality(restore_event_items.entries);
 BEGIN
-    PERFORM 1 FROM standpipe.events
-    WHERE tenant = of_tenant AND session = of_session AND version = of_version AND items_count = count;
+    SELECT * INTO of_scope FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    SELECT redacted INTO taken_out FROM standpipe.events
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version
+        AND items_count = event_position_end - after_position;
     IF NOT FOUND THEN
-        PERFORM 1 FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session AND swept_at_us > 0;
-        IF FOUND THEN  -- meanwhile
-            RETURN true;
-        END IF;
-        -- Another count would move every later position of the subject, and with it what citations point at.
-        RETURN false;
-    END IF;
-    SELECT items_position INTO item_last FROM standpipe.scopes
-    WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
-    IF event_position_end <= coalesce(item_last, 0) THEN
+        -- It was swept meanwhile, or else another count would move every later position of the subject, and with it what
+        -- citations point at.
+        RETURN EXISTS (
+            SELECT 1 FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session AND swept_at_us > 0);
+    ELSIF event_position_end <= coalesce(of_scope.items_position, 0) OR of_scope.erased_at_us > 0 THEN
         RETURN true;
     END IF;
-    PERFORM standpipe.write_items(of_tenant, of_subject, event_position_end - count, of_session, of_version,
-        event_committed_at_us, restore_event_items.entries, restore_event_items.chunks, restore_event_items.roles,
-        restore_event_items.speakers, restore_event_items.spoken_at_us, restore_event_items.texts,
-        restore_event_items.terms, restore_event_items.tokens, restore_event_items.kinds, restore_event_items.details);
-    IF event_position_end - count = item_last THEN
+    PERFORM standpipe.write_items(of_tenant, of_subject, after_position, of_session, of_version, event_committed_at_us,
+        restore_event_items.entries, restore_event_items.chunks, restore_event_items.roles, restore_event_items.speakers,
+        restore_event_items.spoken_at_us, restore_event_items.texts, restore_event_items.terms,
+        restore_event_items.tokens, restore_event_items.kinds, restore_event_items.details);
+    IF cardinality(taken_out) > 0 THEN
+        PERFORM standpipe.empty_items(of_tenant, of_subject, array_agg(after_position + e.number), of_session, of_version)
+        FROM unnest(restore_event_items.entries) WITH ORDINALITY AS e (entry, number) WHERE e.entry = ANY (taken_out);
+    END IF;
+    IF after_position = of_scope.items_position THEN
         UPDATE standpipe.scopes SET items_position = standpipe.end_of_run(of_tenant, of_subject, event_position_end)
         WHERE tenant = of_tenant AND subject = of_subject;
     END IF;
@@ -1247,8 +1299,6 @@ CREATE OR REPLACE FUNCTION standpipe.restore_items(
     SELECT standpipe.restore_event_items(of_tenant, of_subject, of_session, of_version, event_position_end,
         event_committed_at_us, entries, chunks, roles, speakers, spoken_at_us, texts, terms, tokens, '{}', '{}')
 $$;
-
-DROP FUNCTION standpipe.put_items;
 
 CREATE OR REPLACE FUNCTION standpipe.drop_derived() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -1272,7 +1322,7 @@ DECLARE
     of_scope standpipe.scopes;
     span record;
     erased_at bigint;
-    gone bigint;
+    took boolean := false;
     items_gone bigint := 0;
     events_gone bigint;
 BEGIN
@@ -1290,20 +1340,12 @@ BEGIN
         SELECT version, position_end - items_count AS after_position, position_end FROM standpipe.events
         WHERE tenant = of_tenant AND session = of_session AND items_count > 0 ORDER BY version
     LOOP
-        INSERT INTO standpipe.items AS i (tenant, subject, position, session, version, entry, chunk, role, speaker,
-            spoken_at_us, text, terms, tokens, gone)
-        SELECT of_tenant, head.subject, p.position, of_session, span.version, 0, 0, 0, '', 0, '', '', '{}', true
-        FROM generate_series(span.after_position + 1, span.position_end) AS p (position)
-        ON CONFLICT (tenant, subject, position) DO UPDATE SET role = 0, speaker = '', spoken_at_us = 0, text = '',
-            terms = '', detail = '', gone = true
-        WHERE NOT i.gone;
-        GET DIAGNOSTICS gone = ROW_COUNT;
-        items_gone := items_gone + gone;
-        DELETE FROM standpipe.changes WHERE tenant = of_tenant AND subject = head.subject
-            AND position > span.after_position AND position <= span.position_end;
+        items_gone := items_gone + standpipe.empty_items(of_tenant, head.subject,
+            ARRAY(SELECT generate_series(span.after_position + 1, span.position_end)), of_session, span.version);
         PERFORM standpipe.empty_vectors(of_tenant, head.subject, span.after_position, span.position_end);
+        took := true;
     END LOOP;
-    IF items_gone > 0 THEN
+    IF took THEN
         UPDATE standpipe.scopes SET epoch = epoch + 1,
             items_position = standpipe.end_of_run(of_tenant, head.subject, of_scope.items_position)
         WHERE tenant = of_tenant AND subject = head.subject;
@@ -1313,12 +1355,12 @@ BEGIN
     DELETE FROM standpipe.tool_calls WHERE tenant = of_tenant AND session = of_session;
     DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session;
     UPDATE standpipe.sessions SET swept_at_us = standpipe.now_us(), ended = true, erased_at_us = erased_at,
-        keep_us = CASE WHEN erased_at > 0 THEN 1 ELSE keep_us END
+        keep_us = CASE WHEN erased_at > 0 THEN 1 ELSE keep_us END  -- listed until it is forgotten
     WHERE tenant = of_tenant AND session = of_session;
     IF erased_at > 0 THEN
         UPDATE standpipe.erasures SET logs = logs + 1, events = events + events_gone, items = items + items_gone
         WHERE tenant = of_tenant AND subject = head.subject AND done_at_us = 0
-            AND session = CASE WHEN of_scope.erased_at_us > 0 THEN '' ELSE of_session END;
+            AND session IN ('', of_session);
     END IF;
     RETURN true;
 END $$;
@@ -1338,5 +1380,207 @@ BEGIN
         INSERT INTO standpipe.keys (tenant, subject, key_id, wrapped, wrapping)
         VALUES (of_tenant, of_subject, new_key_id, new_wrapped, new_wrapping) ON CONFLICT (tenant, subject) DO NOTHING;
         RETURN QUERY SELECT * FROM standpipe.keys WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+END $$;
+
+-- Mark a subject, or one session of it, as erased (R29); again, it changes nothing. Nobody else holds a subject's row
+-- while it waits for a session's, so this waits for appends at work, and those that come after see the mark.
+CREATE FUNCTION standpipe.erase(of_tenant text, of_subject text, of_session text)
+RETURNS SETOF standpipe.erasures LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    now_us CONSTANT bigint := standpipe.now_us();
+    head standpipe.sessions;
+    marked boolean;
+    keys_gone bigint := 0;
+BEGIN
+    IF of_session = '' THEN
+        -- The new epoch tells those who hold the items.
+        INSERT INTO standpipe.scopes AS s (tenant, subject, position, items_position, erased_at_us)
+        VALUES (of_tenant, of_subject, 0, 0, now_us)
+        ON CONFLICT (tenant, subject) DO UPDATE SET erased_at_us = now_us, epoch = s.epoch + 1 WHERE s.erased_at_us = 0;
+        marked := FOUND;
+        DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject;
+        DELETE FROM standpipe.keys WHERE tenant = of_tenant AND subject = of_subject;
+        GET DIAGNOSTICS keys_gone = ROW_COUNT;
+    ELSE
+        LOOP
+            SELECT * INTO head FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session FOR UPDATE;
+            IF FOUND THEN
+                IF head.subject <> of_subject THEN
+                    RETURN;
+                END IF;
+                marked := head.erased_at_us = 0;
+                UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true, keep_us = greatest(keep_us, 1)
+                WHERE tenant = of_tenant AND session = of_session AND erased_at_us = 0;
+                EXIT;
+            END IF;
+            -- An id that was never used: there is nothing to remove, and nobody will use it.
+            INSERT INTO standpipe.sessions (tenant, session, subject, version, event_hash, ended, weight_bytes,
+                position_end, created_at_us, updated_at_us, swept_at_us, erased_at_us)
+            VALUES (of_tenant, of_session, of_subject, 0, decode(repeat('00', 32), 'hex'), true, 0, 0, now_us, now_us,
+                now_us, now_us)
+            ON CONFLICT DO NOTHING;
+            marked := FOUND;
+            EXIT WHEN FOUND;
+        END LOOP;
+    END IF;
+    -- What was erased before, and was begun anew since, is erased anew.
+    INSERT INTO standpipe.erasures (tenant, subject, session, asked_at_us, keys)
+    VALUES (of_tenant, of_subject, of_session, now_us, keys_gone)
+    ON CONFLICT (tenant, subject, session) DO UPDATE SET asked_at_us = excluded.asked_at_us, done_at_us = 0, logs = 0,
+        events = 0, items = 0, events_redacted = 0, keys = excluded.keys WHERE marked;
+    RETURN QUERY SELECT * FROM standpipe.erasures
+    WHERE tenant = of_tenant AND subject = of_subject AND session = of_session;
+END $$;
+
+-- Let a subject that was erased begin anew, and its sessions, but those that were erased by themselves (R30); false
+-- while the erasure is at work.
+CREATE FUNCTION standpipe.reopen(of_tenant text, of_subject text)
+RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM 1 FROM standpipe.erasures
+    WHERE tenant = of_tenant AND subject = of_subject AND session = '' AND done_at_us = 0;
+    IF FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us > 0;
+    IF FOUND THEN
+        DELETE FROM standpipe.sessions s
+        WHERE s.tenant = of_tenant AND s.subject = of_subject AND s.erased_at_us > 0 AND s.swept_at_us > 0
+            AND s.keep_us = 0 AND NOT EXISTS (
+                SELECT 1 FROM standpipe.erasures e
+                WHERE e.tenant = of_tenant AND e.subject = of_subject AND e.session = s.session);
+        UPDATE standpipe.scopes SET erased_at_us = 0 WHERE tenant = of_tenant AND subject = of_subject;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Put another body in an event's place, and empty the items of some of its entries (R28). Locks as an append does. Items
+-- that are not there, amid a rebuild, are emptied when they are put back.
+CREATE FUNCTION standpipe.redact(
+    of_tenant text, of_session text, of_version bigint, new_body bytea, of_entries integer[], for_subject text,
+    for_session text
+) RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    of_subject text;
+    span record;
+    items_gone bigint;
+BEGIN
+    SELECT subject INTO of_subject FROM standpipe.sessions
+    WHERE tenant = of_tenant AND session = of_session AND swept_at_us = 0 FOR UPDATE;
+    PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    UPDATE standpipe.events SET body = new_body, redacted = redacted || of_entries,
+        body_hash = CASE body_hash WHEN '' THEN sha256(body) ELSE body_hash END
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version
+    RETURNING position_end - items_count AS after_position, position_end INTO span;
+    IF NOT FOUND THEN  -- swept: nothing is left of it
+        RETURN;
+    END IF;
+    items_gone := standpipe.empty_items(of_tenant, of_subject, ARRAY(
+        SELECT position FROM standpipe.items WHERE tenant = of_tenant AND subject = of_subject
+            AND position > span.after_position AND position <= span.position_end AND entry = ANY (of_entries)
+            AND NOT gone), of_session, of_version);
+    PERFORM standpipe.empty_vectors(of_tenant, of_subject, span.after_position, span.position_end);
+    UPDATE standpipe.scopes SET epoch = epoch + 1 WHERE tenant = of_tenant AND subject = of_subject;
+    DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session AND version >= of_version;
+    UPDATE standpipe.erasures SET events_redacted = events_redacted + 1, items = items + items_gone
+    WHERE tenant = of_tenant AND subject = for_subject AND session = for_session;
+END $$;
+
+-- What follows is as before, but that it knows of subjects that are erased, which take no vectors.
+CREATE OR REPLACE FUNCTION standpipe.know_model(new_model text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.models IN ACCESS EXCLUSIVE MODE;
+    INSERT INTO standpipe.models (model) VALUES (new_model) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        INSERT INTO standpipe.work (tenant, subject, model, since_us)
+        SELECT f.tenant, f.subject, new_model, f.since_us FROM (
+            SELECT s.tenant, s.subject, standpipe.committed_at_us(s.tenant, s.subject, 1) AS since_us
+            FROM standpipe.scopes s WHERE s.items_position > 0 AND s.erased_at_us = 0
+        ) AS f WHERE f.since_us IS NOT NULL ON CONFLICT DO NOTHING;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION standpipe.put_vectors(
+    of_tenant text, of_subject text, of_model text, after_position bigint, new_vectors bytea[], new_components text[]
+) RETURNS boolean LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    item_last bigint;
+    vector_last bigint;
+    of_epoch bigint;
+    new_last CONSTANT bigint := after_position + cardinality(new_vectors);
+BEGIN
+    SELECT items_position, epoch INTO item_last, of_epoch FROM standpipe.scopes
+    WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us = 0 FOR UPDATE;
+    SELECT coalesce(max(position), 0) INTO vector_last FROM standpipe.vectors
+    WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    IF vector_last <> after_position OR new_last > coalesce(item_last, 0) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO standpipe.vectors (tenant, subject, model, position, vector, components)
+    SELECT of_tenant, of_subject, of_model, after_position + v.number, v.vector, v.components::standpipe.components
+    FROM unnest(new_vectors, new_components) WITH ORDINALITY AS v (vector, components, number);
+    IF of_epoch > 0 THEN
+        PERFORM standpipe.empty_vectors(of_tenant, of_subject, after_position, new_last);
+    END IF;
+    IF new_last = item_last THEN
+        DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    ELSE
+        UPDATE standpipe.work SET worker = '', due_at_us = 0, attempts = 0, reason = '', parked_at_us = 0,
+            since_us = coalesce(standpipe.committed_at_us(of_tenant, of_subject, new_last + 1), since_us)
+        WHERE tenant = of_tenant AND subject = of_subject AND model = of_model;
+    END IF;
+    RETURN true;
+END $$;
+
+-- As session_end, with the hash of each body that was replaced.
+CREATE FUNCTION standpipe.session_tail(
+    of_tenant text, of_session text, of_tokenizer text, known_version bigint, asked_version bigint, window_bytes bigint
+) RETURNS TABLE (
+    session text, version bigint, kind integer, request_id text, committed_at_us bigint, body bytea, previous_hash bytea,
+    event_hash bytea, weight_end_bytes bigint, position_end bigint, body_hash bytea
+) LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    end_version bigint;
+    end_bytes bigint;
+    after bigint := known_version;
+    fold record;
+BEGIN
+    SELECT s.version, s.weight_bytes INTO end_version, end_bytes FROM standpipe.sessions s
+    WHERE s.tenant = of_tenant AND s.session = of_session;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF asked_version < end_version THEN
+        end_version := greatest(asked_version, 0);
+        SELECT e.weight_end_bytes INTO end_bytes FROM standpipe.events e
+        WHERE e.tenant = of_tenant AND e.session = of_session AND e.version = end_version;
+    END IF;
+    IF known_version = end_version OR (0 < known_version AND known_version < end_version AND end_bytes - window_bytes <= (
+        SELECT e.weight_end_bytes FROM standpipe.events e
+        WHERE e.tenant = of_tenant AND e.session = of_session AND e.version = known_version
+    )) THEN
+        RETURN QUERY SELECT of_session, known_version, 0, NULL, NULL::bigint, NULL::bytea, NULL::bytea, NULL::bytea,
+            NULL::bigint, end_version, NULL::bytea;
+    ELSE
+        SELECT c.version, c.weight_bytes, c.body INTO fold FROM standpipe.checkpoints c
+        WHERE c.tenant = of_tenant AND c.session = of_session AND c.tokenizer = of_tokenizer
+            AND c.version <= end_version AND c.weight_bytes <= end_bytes - window_bytes
+        ORDER BY c.version DESC LIMIT 1;
+        after := coalesce(fold.version, 0);
+        RETURN QUERY SELECT of_session, after, 0, of_tokenizer, NULL::bigint, fold.body, NULL::bytea, NULL::bytea,
+            fold.weight_bytes, end_version, NULL::bytea;
+    END IF;
+    IF after < end_version THEN
+        RETURN QUERY SELECT e.session, e.version, e.kind, e.request_id, e.committed_at_us, e.body, e.previous_hash,
+            e.event_hash, e.weight_end_bytes, e.position_end, e.body_hash
+        FROM standpipe.events e
+        WHERE e.tenant = of_tenant AND e.session = of_session AND e.version > after AND e.version <= end_version
+        ORDER BY e.version;
     END IF;
 END $$;
