@@ -12,7 +12,7 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines bench lock clean
+.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii bench lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,6 +115,10 @@ release-api: $(TOOLS)/buf/ready  ## Make today's protos the ones that must not b
 eval: setup  ## Measure recall, prefix reuse and determinism on conversations: make eval DATA=DIR
 	@test -n "$(DATA)" || { echo "say which conversations: make eval DATA=DIR"; exit 2; }
 	$(BIN)/standpipe eval $(DATA) --out build --models-dir $(MODELS)
+
+eval-pii: setup  ## Measure what is found of personal data in labelled texts: make eval-pii DATA=FILE
+	@test -n "$(DATA)" || { echo "say which texts: make eval-pii DATA=FILE"; exit 2; }
+	$(BIN)/python -m tests.eval.pii $(DATA)
 
 eval-engines: setup  ## The same on every pair of engines, whose bundles must be equal: make eval-engines DATA=DIR
 	@test -n "$(DATA)" || { echo "say which conversations: make eval-engines DATA=DIR"; exit 2; }

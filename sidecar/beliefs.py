@@ -102,6 +102,8 @@ class Change:
     recorded_at_us: int
     change: fact_pb2.MemoryChange
     """Its references are whole: none is relative to its event."""
+    text: str = ""
+    """A claim's line, as it was frozen when it was written."""
 
     @classmethod
     def of(cls, item: StoredItem) -> Change:
@@ -112,6 +114,7 @@ class Change:
             ref=Ref(item.session, item.version, item.entry),
             recorded_at_us=detail.recorded_at_us,
             change=whole(detail.change, item.session, item.version),
+            text=item.text,
         )
 
 
@@ -163,6 +166,8 @@ class Claim:
     position: int
     fact: fact_pb2.Fact
     """As it was recorded. Never changed."""
+    text: str
+    """It as a line."""
     form: Form
     recorded_at_us: int
     starts_us: int
@@ -275,6 +280,8 @@ class Known:
         """The last change's."""
         self.profile: dict[str, str] = {}
         """By attribute, in the order of names."""
+        self.profile_refs: dict[str, Ref] = {}
+        """Where each attribute was set last."""
         self._keyed = keyed
         self._claims: dict[Ref, Claim] = {}
         self._tombstones: set[bytes] = set()
@@ -286,6 +293,7 @@ class Known:
         after = Known(self._keyed)
         after.clock_us, after.position = self.clock_us, self.position
         after.profile = dict(self.profile)
+        after.profile_refs = dict(self.profile_refs)
         after._claims = dict(self._claims)
         after._tombstones = set(self._tombstones)
         after._rejected = set(self._rejected)
@@ -395,6 +403,7 @@ class Known:
         elif kind == "profile":
             for attribute in what.profile.attributes:
                 self.profile.pop(attribute.name, None)
+                self.profile_refs[attribute.name] = change.ref
                 if attribute.value:
                     self.profile[attribute.name] = attribute.value
         elif kind == "review":
@@ -406,6 +415,7 @@ class Known:
             ref=change.ref,
             position=change.position,
             fact=fact,
+            text=change.text,
             form=form_of(fact),
             recorded_at_us=change.recorded_at_us,
             starts_us=fact.valid_from.ToMicroseconds() if fact.HasField("valid_from") else self.clock_us,

@@ -130,6 +130,9 @@ item_tokens_max: Final = 96
 recall_candidates_max: Final = 512
 """Items of one ranking: four times what 4,000 tokens hold, and it bounds the sorting."""
 
+segment_citations_max: Final = 65
+"""References of one segment: a claim, and as many sources as it can have; or what was folded into one item."""
+
 omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
 

@@ -25,7 +25,7 @@ import re
 import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -170,6 +170,13 @@ def unpack_terms(data: bytes) -> Terms:
         raise ValueError(f"packed terms are five bytes each, not {len(data)} in all")
     hashes = np.frombuffer(data, "<u4", n).astype(np.uint32)
     return Terms(hashes, np.frombuffer(data, np.uint8, n, offset=4 * n))
+
+
+def weight(bag: Terms) -> int:
+    """Return a number for a text's terms: that of two texts together is the sum of theirs, so that
+    texts of the same words have the same, and others but by chance.
+    """
+    return int(bag.hashes.astype(np.int64) @ bag.counts.astype(np.int64))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -392,6 +399,8 @@ class Block:
     """int32[n], size as rendered."""
     lengths: np.ndarray
     """int32[n], terms counted with repetition."""
+    weights: np.ndarray
+    """int64[n], the `weight` of the terms."""
     vectors: np.ndarray
     """int8[n, d], zeros where there is no vector."""
     scales: np.ndarray
@@ -409,6 +418,7 @@ class Block:
             "previous": _Column(np.int32),
             "tokens": _Column(np.int32),
             "lengths": _Column(np.int32),
+            "weights": _Column(np.int64),
             "vectors": _Column(np.int8, dimensions),
             "scales": _Column(np.float32),
         }
@@ -453,6 +463,7 @@ class Block:
             "positions": positions,
             "tokens": [item.tokens for item in items],
             "lengths": [int(item.terms.counts.sum(dtype=np.int64)) for item in items],
+            "weights": [weight(item.terms) for item in items],
             "vectors": vectors,
             "scales": [0 if item.vector is None else item.scale for item in items],
         }
@@ -485,6 +496,11 @@ class Block:
             columns["previous"].append(self._last_of_session[session])
             self._last_of_session[session] = index
         return columns
+
+    def __contains__(self, position: int) -> bool:
+        """Return whether an item has this position."""
+        index = int(np.searchsorted(self.positions, position))
+        return index < len(self) and bool(self.positions[index] == position)
 
     def put_vector(self, position: int, vector: np.ndarray, scale: float) -> None:
         """Give the item at `position` the vector that `quantise` made of its text, else
@@ -532,13 +548,14 @@ def rank(
     settings: Settings = Settings(),
     limit_positions: int | None = None,
     vector_limit: int | None = None,
-    exclude: Iterable[int] = (),
+    among: np.ndarray | None = None,
 ) -> Ranking:
     """Order the block's items by relevance to the query.
 
     Items past position `limit_positions` do not exist: the ranking equals that of a block without
     them. Items past position `vector_limit` have no vector, and without a vector an item is ranked
-    by its terms alone. Items at the positions in `exclude` count as context and are not ranked.
+    by its terms alone. Of the items that are left, only those in `among` (bool[n]) are ranked, and
+    can show that the scope has something to say; the others count as context.
     """
     positions = block.positions
     n = vectors_end = len(block)
@@ -548,7 +565,8 @@ def rank(
         vectors_end = int(positions[:n].searchsorted(vector_limit, "right"))
     bm25, matched = _bm25(block, query.terms, n, settings)
     cosines, known = _cosines(block, query, vectors_end, n)
-    if not _relevant(cosines, matched, known, settings).any():
+    relevant = _relevant(cosines, matched, known, settings)
+    if not (relevant if among is None else relevant & among).any():
         return Ranking(_NONE, _NONE, {})
 
     parts = _own(bm25, cosines, known, settings)
@@ -558,9 +576,7 @@ def rank(
     for part in parts.values():
         total += part
 
-    ranked = np.arange(n)
-    if excluded := list(exclude):
-        ranked = ranked[np.isin(positions[:n], excluded, invert=True)]
+    ranked = np.arange(n) if among is None else np.flatnonzero(among)
     items = ranked[_ordered(total[ranked], ranked, settings.candidates_max)]
     parts = {name: part[items].astype(np.int64) for name, part in parts.items()}
     parts["repeat"] = round(-settings.repeat_cost * MICRO) * _better_chunks(block.messages[items])

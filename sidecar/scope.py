@@ -7,40 +7,51 @@ the scope (R24), and a block belongs to one. What is gone is not in a block: it 
 
 A scope of more than `limits.scope_items_max` items is ranked over its newest: from a base that moves in steps
 and depends on the position alone, so that every pod ranks the same items.
+
+What turns said, facts, and chunks of documents share the positions, and nothing else: each of the three is ranked by
+itself, so that none moves the statistics or the neighbours of another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import datetime
+import heapq
 import time
-from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence, Set
+from bisect import bisect_left, bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
 
-from sidecar import limits, recall, segment
+import numpy as np
+
+from sidecar import limits, normal, recall, segment
+from sidecar.beliefs import Lifetime, Ref, Standing
+from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
-from sidecar.stores.record import Record, ScopeRead, ScopeState, StoredItem
-from standpipe.v1 import turn_pb2
+from sidecar.stores.record import ItemKind, Record, ScopeRead, ScopeState, StoredItem
+from standpipe.v1 import memory_pb2, turn_pb2
 
 _BASE_STEP = limits.scope_items_max // 8
 _PAGE_ITEMS = 8192
 """Items of one read while a scope is loaded: some megabytes."""
 
 _DAY_US = 86_400_000_000
+_EPOCH = datetime.date(1970, 1, 1)
 
 _NO_FLOOR = recall.Settings(cosine_floor=-2.0, lexical_floor=0.0, lexical_floor_alone=0.0, score_floor=-1000.0)
 """For policies that want the budget filled whatever there is."""
 
 
 Group = tuple[str, int]
-"""A session and a day (since 1970, UTC): items of one group stand under one date."""
+"""What stands under one line: a session and a day (since 1970, UTC), or a document's log and version."""
 
 
 class Candidate(NamedTuple):
-    """An item that recall may show."""
+    """An item that may be shown."""
 
     item: StoredItem
     piece: segment.Piece
@@ -64,6 +75,284 @@ def base_of(position: int) -> int:
     return max(0, -(-(position - limits.scope_items_max) // _BASE_STEP) * _BASE_STEP)
 
 
+class _Ranked(NamedTuple):
+    """A ranking over one part."""
+
+    part: _Part
+    ranking: recall.Ranking
+    among: np.ndarray | None
+    total: int
+    """Items that could be ranked."""
+    relevant: int
+    """Those above the relevance floor, or all if there is none. Only the best of them are in the ranking."""
+    end: int
+    """Indices below it are visible."""
+
+
+class _Part:
+    """The items of a scope that are of one sort, in order of position."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.block = recall.Block(dimensions)
+        self.items: list[StoredItem] = []
+        self._groups: list[Group] = []
+        self._sessions: dict[str, list[int]] = {}
+        self._names: dict[str, str] = {}
+        self._pieces: dict[tuple[str, int], segment.Piece] = {}
+        self._tokens: dict[str, list[int]] = {}
+        """By tokenizer, the stored counts of all items; shorter where some item has none."""
+        self._counts: dict[tuple[str, int], int] = {}
+        self._text_bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return (
+            self.block.nbytes
+            + self._text_bytes
+            + 500 * len(self.items)
+            + 1000 * len(self._pieces)
+            + 150 * len(self._counts)
+        )
+
+    def append(self, fresh: Sequence[StoredItem]) -> None:
+        """Take in items that follow those that are there."""
+        self.block.append([self._ranked_as(item, recall.unpack_terms(item.terms)) for item in fresh])
+        self._note(fresh)
+        for item in fresh:
+            kept = replace(item, terms=b"", session=self._name(item.session), speaker=self._name(item.speaker))
+            self._sessions.setdefault(kept.session, []).append(len(self.items))
+            self.items.append(kept)
+            self._groups.append(self._group(kept))
+            for tokenizer, tokens in item.tokens.items():
+                self._tokens.setdefault(tokenizer, []).append(tokens)
+            self._text_bytes += len(item.text) + len(item.detail)
+
+    def _note(self, fresh: Sequence[StoredItem]) -> None:
+        """Take note of what one sort of items needs to know."""
+
+    def _ranked_as(self, item: StoredItem, terms: recall.Terms) -> recall.Item:
+        """Return what the ranking needs of an item: what it stands beside, above all."""
+        return recall.Item(
+            position=item.position,
+            message=(item.session, item.version, item.entry),
+            session=item.session,
+            speaker=item.speaker,
+            terms=terms,
+            tokens=next(iter(item.tokens.values())),
+        )
+
+    def _group(self, item: StoredItem) -> Group:
+        """Return what an item is shown under."""
+        return item.session, item.spoken_at_us // _DAY_US
+
+    def end(self, position: int) -> int:
+        """Return how many items there are up to a position."""
+        return int(self.block.positions.searchsorted(position, "right"))
+
+    def rank(
+        self,
+        query: recall.Query,
+        *,
+        position: int,
+        vector_position: int,
+        floor: bool,
+        among: np.ndarray | None = None,
+    ) -> _Ranked:
+        """Rank the items up to a position, of those `among` which there are."""
+        settings = recall.Settings() if floor else _NO_FLOOR
+        ranking = recall.rank(
+            self.block,
+            query,
+            settings=settings,
+            limit_positions=position,
+            vector_limit=vector_position,
+            among=among,
+        )
+        # A ranking that is not full was cut at the floor; a full one only at its size.
+        floored = floor and len(ranking.items) < settings.candidates_max
+        end = self.end(position)
+        total = end if among is None else int(among.sum())
+        relevant = len(ranking.items) if floored or not len(ranking.items) else total
+        return _Ranked(self, ranking, among, total, relevant, end)
+
+    def piece(self, index: int, *, tokens: int, tokenizer: str) -> segment.Piece:
+        """Return the segment of an item, without a score; it is made once."""
+        piece = self._pieces.get((tokenizer, index))
+        if piece is None:
+            item = self.items[index]
+            ref = turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
+            piece = self._pieces[tokenizer, index] = segment.quoted_piece(
+                item.role,
+                item.speaker,
+                item.text,
+                ref,
+                tokens,
+                listed=item.kind != ItemKind.CHUNK,
+                stated=_detail(item).trust,
+            )
+        return piece
+
+    def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
+        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
+        stored = self._tokens.get(tokenizer)
+        if stored is not None and len(stored) == len(self.items):
+            return [stored[index] for index in indices]
+        return [self._counted(index, tokenizer, count) for index in indices]
+
+    def _counted(self, index: int, tokenizer: str, count: Count) -> int:
+        item = self.items[index]
+        tokens = item.tokens.get(tokenizer) or self._counts.get((tokenizer, index))
+        if tokens is None:
+            header = segment.header(item.role, item.speaker) if item.kind == ItemKind.CHUNK else segment.LISTED
+            tokens = self._counts[tokenizer, index] = count(header + segment.quoted_body(item.text))
+        return tokens
+
+    def groups(self, indices: Sequence[int]) -> list[Group]:
+        """Return the groups of items."""
+        return [self._groups[index] for index in indices]
+
+    def of_session(self, session: str, *, from_version: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (index, version, entry) of a session's items from a version on."""
+        indices = self._sessions.get(session, [])
+        start = bisect_left(indices, from_version, key=lambda index: self.items[index].version)
+        for index in indices[start:]:
+            yield index, self.items[index].version, self.items[index].entry
+
+    def _name(self, name: str) -> str:
+        return self._names.setdefault(name, name)
+
+
+class _Turns(_Part):
+    """What was said."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(dimensions)
+        self._said: list[int] = []
+        """A number for what each says: equal for equal words, whoever says them and when."""
+        self._forms: dict[int, str] = {}
+        self._prefixes: dict[tuple[int, str], int] = {}
+
+    def _note(self, fresh: Sequence[StoredItem]) -> None:
+        for item, weight in zip(fresh, self.block.weights[len(self.items) :].tolist(), strict=True):
+            self._said.append(weight - self._prefix(item.spoken_at_us // _DAY_US, item.speaker))
+
+    def twins(self, indices: Sequence[int]) -> dict[int, int]:
+        """Return the number of the group that each item is in that says the same as others among them, in the same
+        role, under the same name and with the same trust.
+
+        Most items have no twin; what they say is compared as numbers, and only where these are equal as text.
+        """
+        said = [self._said[index] for index in indices]
+        if len(set(said)) == len(said):
+            return {}
+        alike: dict[int, list[int]] = {}
+        for index, number in zip(indices, said, strict=True):
+            alike.setdefault(number, []).append(index)
+        groups: dict[tuple[int, str, int, str], list[int]] = {}
+        for found in alike.values():
+            if len(found) > 1:
+                for index in found:
+                    item = self.items[index]
+                    key = item.role, item.speaker, _detail(item).trust, self._form(index)
+                    groups.setdefault(key, []).append(index)
+        return {index: found[0] for found in groups.values() if len(found) > 1 for index in found}
+
+    def _form(self, index: int) -> str:
+        form = self._forms.get(index)
+        if form is None:
+            form = self._forms[index] = normal.form(self.items[index].text)
+        return form
+
+    def _prefix(self, day: int, speaker: str) -> int:
+        """Return what the date and the speaker weigh, which stand before every item's text in its terms."""
+        weight = self._prefixes.get((day, speaker))
+        if weight is None:
+            date = _EPOCH + datetime.timedelta(days=day)
+            terms = recall.item_terms("", speaker=speaker, year=date.year, month=date.month, day=date.day)
+            weight = self._prefixes[day, speaker] = recall.weight(terms)
+        return weight
+
+
+class _Facts(_Part):
+    """Claims, each beside nothing: that one was recorded after another says nothing."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(dimensions)
+        self._places: dict[Ref, int] = {}
+        self._held: tuple[Standing, int, np.ndarray] | None = None
+        self._counts_of: tuple[Standing, Mapping[memory_pb2.BeliefStatus, int]] | None = None
+
+    def _note(self, fresh: Sequence[StoredItem]) -> None:
+        for index, item in enumerate(fresh, len(self.items)):
+            self._places[Ref(item.session, item.version, item.entry)] = index
+
+    def held(self, standing: Standing, end: int) -> np.ndarray:
+        """Return which of the first items are held true: bool[end]."""
+        if self._held is None or self._held[0] is not standing or self._held[1] != end:
+            mask = np.zeros(end, bool)
+            for belief in standing.held:
+                index = self._places.get(belief.claim.ref, end)
+                if index < end:
+                    mask[index] = True
+            self._held = (standing, end, mask)
+        return self._held[2]
+
+    def counts(self, standing: Standing) -> Mapping[memory_pb2.BeliefStatus, int]:
+        """Return how many claims stand where."""
+        if self._counts_of is None or self._counts_of[0] is not standing:
+            self._counts_of = (standing, Counter(belief.status for belief in standing.beliefs))
+        return self._counts_of[1]
+
+    def ref(self, index: int) -> Ref:
+        """Return the id of a claim."""
+        item = self.items[index]
+        return Ref(item.session, item.version, item.entry)
+
+    def index(self, ref: Ref) -> int | None:
+        """Return where a claim is."""
+        return self._places.get(ref)
+
+    def _ranked_as(self, item: StoredItem, terms: recall.Terms) -> recall.Item:
+        return replace(super()._ranked_as(item, terms), session=item.position)
+
+    def _group(self, item: StoredItem) -> Group:  # noqa: ARG002 - all stand together
+        return "", 0
+
+
+class _Documents(_Part):
+    """Chunks of documents, each beside those of its own version alone."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(dimensions)
+        self._versions: dict[str, list[tuple[int, int]]] = {}
+        """By document, (version, its first chunk), in order."""
+        self._latest: np.ndarray | None = None
+
+    def _note(self, fresh: Sequence[StoredItem]) -> None:
+        for index, item in enumerate(fresh, len(self.items)):
+            versions = self._versions.setdefault(item.session, [])
+            if not versions or versions[-1][0] != item.version:
+                versions.append((item.version, index))
+        self._latest = None
+
+    def latest(self, end: int) -> np.ndarray:
+        """Return which of the first chunks are of their document's latest version then: bool[end]."""
+        if self._latest is None or len(self._latest) != end:
+            last = {
+                session: next((version for version, first in reversed(versions) if first < end), 0)
+                for session, versions in self._versions.items()
+            }
+            self._latest = np.array([item.version == last[item.session] for item in self.items[:end]], bool)
+        return self._latest
+
+    def _ranked_as(self, item: StoredItem, terms: recall.Terms) -> recall.Item:
+        return replace(super()._ranked_as(item, terms), session=(item.session, item.version))
+
+    def _group(self, item: StoredItem) -> Group:
+        return item.session, item.version
+
+
 class ScopeMemory:
     """One subject's items after `base`, with their vectors of one model."""
 
@@ -80,29 +369,20 @@ class ScopeMemory:
         self.vector_position = base
         self.read_at = 0.0
         """When the record store last answered for it, in `time.monotonic()` seconds."""
-        self._block = recall.Block(dimensions if model else 1)
-        self._items: list[StoredItem] = []
-        self._groups: list[Group] = []
-        self._sessions: dict[str, list[int]] = {}
-        self._pieces: dict[tuple[str, int], segment.Piece] = {}
+        self.turns = _Turns(dimensions if model else 1)
+        self.facts = _Facts(dimensions if model else 1)
+        self.documents = _Documents(dimensions if model else 1)
         self.lock = asyncio.Lock()
         """Held while the block grows, and while another thread ranks it."""
-        self._names: dict[str, str] = {}
-        self._tokens: dict[str, list[int]] = {}
-        """By tokenizer, the stored counts of all items; shorter where some item has none."""
-        self._counts: dict[tuple[str, int], int] = {}
-        self._text_bytes = 0
 
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return (
-            self._block.nbytes
-            + self._text_bytes
-            + 500 * len(self._items)
-            + 1000 * len(self._pieces)
-            + 150 * len(self._counts)
-        )
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def _parts(self) -> tuple[_Part, ...]:
+        return self.turns, self.facts, self.documents
 
     def read(self, *, count_max: int = _PAGE_ITEMS) -> ScopeRead:
         """Return the read that brings this block up to date."""
@@ -123,34 +403,17 @@ class ScopeMemory:
         """
         self.read_at = time.monotonic()
         fresh = [item for item in state.items if item.position > self.position and not item.gone]
-        self._block.append(
-            [
-                recall.Item(
-                    position=item.position,
-                    message=(item.session, item.version, item.entry),
-                    session=item.session,
-                    speaker=item.speaker,
-                    terms=recall.unpack_terms(item.terms),
-                    tokens=next(iter(item.tokens.values())),
-                )
-                for item in fresh
-            ]
-        )
-        for item in fresh:
-            kept = replace(item, terms=b"", session=self._name(item.session), speaker=self._name(item.speaker))
-            self._sessions.setdefault(kept.session, []).append(len(self._items))
-            self._items.append(kept)
-            self._groups.append((kept.session, kept.spoken_at_us // _DAY_US))
-            for tokenizer, tokens in item.tokens.items():
-                self._tokens.setdefault(tokenizer, []).append(tokens)
-            self._text_bytes += len(item.text)
+        for part, kinds in zip(self._parts, _KINDS, strict=True):
+            # A change that claims nothing has no text: there is nothing to find.
+            part.append([item for item in fresh if item.kind in kinds and (item.text or part is self.turns)])
         # Without items there are none up to the position: of a subject that was erased, however far it was read (R29).
         self.position = max(self.position, state.items[-1].position if state.items else state.position)
         for position, packed in enumerate(state.vectors, read.after_vector_position + 1):
             if self.vector_position < position <= self.position:
                 vector, scale = recall.unpack_vector(packed)
-                if scale:  # else it has none, or is gone
-                    self._block.put_vector(position, vector, scale)
+                for part in self._parts if scale else ():  # else it has none, or is gone
+                    if position in part.block:
+                        part.block.put_vector(position, vector, scale)
                 self.vector_position = position
         return self.position >= state.position and self.vector_position >= min(state.vector_position, self.position)
 
@@ -164,120 +427,207 @@ class ScopeMemory:
         count: Count,
         session: str,
         floor: bool,
+        fold: bool = True,
     ) -> Candidates:
-        """Rank the memory as it was at `position`, with the vectors up to `vector_position`."""
-        settings = recall.Settings() if floor else _NO_FLOOR
-        ranking = recall.rank(
-            self._block, query, settings=settings, limit_positions=position, vector_limit=vector_position
+        """Rank what was said as it was at `position`, with the vectors up to `vector_position`.
+
+        `fold`: what says the same as something better is shown with it.
+        """
+        ranked = self.turns.rank(query, position=position, vector_position=vector_position, floor=floor)
+        found = Candidates([ranked], tokenizer=tokenizer, count=count, session=session)
+        if fold:
+            found.twins = self.turns.twins(found.indices)
+        return found
+
+    def rank_facts(
+        self,
+        query: recall.Query,
+        standing: Standing,
+        lifetimes: Mapping[str, Lifetime],
+        *,
+        position: int,
+        vector_position: int,
+        tokenizer: str,
+        count: Count,
+        now_us: int,
+        floor: bool,
+    ) -> Facts:
+        """Rank the claims that are held true; a claim's score halves with each half-life of its kind."""
+        held = self.facts.held(standing, self.facts.end(position))
+        ranked = self.facts.rank(query, position=position, vector_position=vector_position, floor=floor, among=held)
+        return Facts(ranked, standing, lifetimes, tokenizer=tokenizer, count=count, now_us=now_us)
+
+
+_KINDS = (
+    frozenset((ItemKind.CHUNK,)),
+    frozenset((ItemKind.CHANGE, ItemKind.HELD)),
+    frozenset((ItemKind.DOCUMENT,)),
+)
+"""The kinds of items of a scope's turns, facts and documents."""
+
+
+class Library(NamedTuple):
+    """A scope's documents as they were at a point."""
+
+    memory: ScopeMemory
+    position: int
+    vector_position: int
+
+
+def rank_documents(
+    libraries: Sequence[Library], query: recall.Query, *, tokenizer: str, count: Count, floor: bool
+) -> Candidates:
+    """Rank the latest versions' chunks of several scopes: each by itself, and all by their scores."""
+    ranked = []
+    for memory, position, vector_position in libraries:
+        latest = memory.documents.latest(memory.documents.end(position))
+        ranked.append(
+            memory.documents.rank(query, position=position, vector_position=vector_position, floor=floor, among=latest)
         )
-        # A ranking that is not full was cut at the floor; a full one only at its size.
-        floored = floor and len(ranking.items) < settings.candidates_max
-        total = int(self._block.positions.searchsorted(position, "right"))
-        relevant = len(ranking.items) if floored or not len(ranking.items) else total
-        return Candidates(
-            self, ranking, total=total, relevant=relevant, tokenizer=tokenizer, count=count, session=session
-        )
-
-    def candidate(self, index: int, *, score_micros: int, tokens: int, tokenizer: str) -> Candidate:
-        """Return one item with its segment and score."""
-        return Candidate(self._items[index], self.piece(index, tokens=tokens, tokenizer=tokenizer), score_micros)
-
-    def piece(self, index: int, *, tokens: int, tokenizer: str) -> segment.Piece:
-        """Return the segment of an item, without a score; it is made once."""
-        piece = self._pieces.get((tokenizer, index))
-        if piece is None:
-            item = self._items[index]
-            ref = turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
-            piece = segment.quoted_piece(item.role, item.speaker, item.text, ref, tokens)
-            self._pieces[tokenizer, index] = piece
-        return piece
-
-    def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
-        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
-        stored = self._tokens.get(tokenizer)
-        if stored is not None and len(stored) == len(self._items):
-            return [stored[index] for index in indices]
-        return [self._counted(index, tokenizer, count) for index in indices]
-
-    def _counted(self, index: int, tokenizer: str, count: Count) -> int:
-        item = self._items[index]
-        tokens = item.tokens.get(tokenizer) or self._counts.get((tokenizer, index))
-        if tokens is None:
-            text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
-            tokens = self._counts[tokenizer, index] = count(text)
-        return tokens
-
-    def groups(self, indices: Sequence[int]) -> list[Group]:
-        """Return the groups of items."""
-        return [self._groups[index] for index in indices]
-
-    def of_session(self, session: str, *, from_version: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (index, version, entry) of a session's items from a version on."""
-        indices = self._sessions.get(session, [])
-        start = bisect_left(indices, from_version, key=lambda index: self._items[index].version)
-        for index in indices[start:]:
-            yield index, self._items[index].version, self._items[index].entry
-
-    def _name(self, name: str) -> str:
-        return self._names.setdefault(name, name)
+    return Candidates(ranked, tokenizer=tokenizer, count=count, session="")
 
 
 class Candidates:
-    """A ranking over a scope, as bundle assembly reads it: parallel lists in rank order."""
+    """A ranking, as bundle assembly reads it: parallel lists in rank order.
 
-    def __init__(
-        self,
-        memory: ScopeMemory,
-        ranking: recall.Ranking,
-        *,
-        total: int,
-        relevant: int,
-        tokenizer: str,
-        count: Count,
-        session: str,
-    ) -> None:
+    Items are known by indices, which ascend as they are to be shown.
+    """
+
+    def __init__(self, ranked: Sequence[_Ranked], *, tokenizer: str, count: Count, session: str) -> None:
         self.session = session
-        self.total = total
-        self.indices: list[int] = ranking.items.tolist()
-        self.scores: list[int] = ranking.scores.tolist()
-        self.tokens = memory.tokens(self.indices, tokenizer=tokenizer, count=count)
-        self.groups = memory.groups(self.indices)
-        self.relevant = relevant
-        """Items above the relevance floor, or all if there is none. Only the best of them are in the lists."""
-        self.below_floor = total - relevant
-        self.chosen = 0
-        """How many of them the bundle shows; set by its assembly."""
-        self._memory = memory
+        self.total = sum(one.total for one in ranked)
+        self._ranked = ranked
+        self._starts = list(accumulate((one.end for one in ranked), initial=0))
         self._tokenizer = tokenizer
         self._count = count
+        self.indices: list[int] = ranked[0].ranking.items.tolist() if ranked else []
+        self.scores: list[int] = ranked[0].ranking.scores.tolist() if ranked else []
+        if len(ranked) > 1:
+            self._merge()
+        self.tokens: list[int] = self._each(lambda part, at: part.tokens(at, tokenizer=tokenizer, count=count))
+        self.groups: list[Group] = self._each(lambda part, at: part.groups(at))
+        self.relevant = sum(one.relevant for one in ranked)
+        """Items above the relevance floor, or all if there is none. Only the best of them are in the lists."""
+        self.below_floor = self.total - self.relevant
+        self.twins: Mapping[int, int] = {}
+        """Of items that say the same, by index: a number that is the same for all of them."""
+        self.chosen = 0
+        """How many of them the bundle shows; set by its assembly."""
+        self.folded = 0
+        """How many it shows with another that says the same; set by its assembly."""
+
+    def _merge(self) -> None:
+        """Put the rankings in one order: by score, of equal ones the first scope's first."""
+        found = [
+            (-score, start + index)
+            for one, start in zip(self._ranked, self._starts, strict=False)
+            for index, score in zip(one.ranking.items.tolist(), one.ranking.scores.tolist(), strict=True)
+        ]
+        best = heapq.nsmallest(limits.recall_candidates_max, found)
+        self.indices, self.scores = [index for _, index in best], [-score for score, _ in best]
+
+    def _each(self, of: Callable[[_Part, Sequence[int]], list[Any]]) -> list[Any]:
+        """Return something of every item, in rank order."""
+        if len(self._ranked) == 1:
+            return of(self._ranked[0].part, self.indices)
+        return [value for index in self.indices for part, at in [self._part(index)] for value in of(part, [at])]
+
+    def _part(self, index: int) -> tuple[_Part, int]:
+        """Return which part an item is of, and where it is there."""
+        which = bisect_right(self._starts, index) - 1
+        return self._ranked[which].part, index - self._starts[which]
 
     def at(self, place: int) -> Candidate:
         """Return the candidate at a place of the ranking."""
-        return self._memory.candidate(
-            self.indices[place],
-            score_micros=self.scores[place],
-            tokens=self.tokens[place],
-            tokenizer=self._tokenizer,
-        )
+        part, index = self._part(self.indices[place])
+        return Candidate(part.items[index], self.piece(place), self.scores[place])
 
     def piece(self, place: int) -> segment.Piece:
         """Return the segment of the candidate at a place of the ranking."""
-        return self._memory.piece(self.indices[place], tokens=self.tokens[place], tokenizer=self._tokenizer)
+        part, index = self._part(self.indices[place])
+        return part.piece(index, tokens=self.tokens[place], tokenizer=self._tokenizer)
+
+    def sources(self, place: int) -> Sequence[turn_pb2.EventRef]:  # noqa: ARG002 - what was said has none
+        """Return what the candidate at a place was made of."""
+        return ()
+
+    def title(self, place: int) -> str:
+        """Return the title of the document that the candidate at a place is a chunk of."""
+        part, index = self._part(self.indices[place])
+        return _detail(part.items[index]).title
 
     def unlisted(self) -> Iterator[Candidate]:
         """Yield the items that are in no list: behind the best, or below the floor; by position."""
         listed = set(self.indices)
-        for index in range(self.total):
-            if index not in listed:
-                (tokens,) = self._memory.tokens([index], tokenizer=self._tokenizer, count=self._count)
-                yield self._memory.candidate(index, score_micros=0, tokens=tokens, tokenizer=self._tokenizer)
+        for one, start in zip(self._ranked, self._starts, strict=False):
+            for index in range(one.end) if one.among is None else np.flatnonzero(one.among).tolist():
+                if start + index not in listed:
+                    (tokens,) = one.part.tokens([index], tokenizer=self._tokenizer, count=self._count)
+                    piece = one.part.piece(index, tokens=tokens, tokenizer=self._tokenizer)
+                    yield Candidate(one.part.items[index], piece, 0)
 
     def shown_elsewhere(self, refs: Set[tuple[int, int]]) -> frozenset[int]:
         """Return the indices of this session's items whose (version, entry) is among `refs`."""
         if not refs:
             return frozenset()
-        items = self._memory.of_session(self.session, from_version=min(refs)[0])
+        items = self._ranked[0].part.of_session(self.session, from_version=min(refs)[0])
         return frozenset(index for index, version, entry in items if (version, entry) in refs)
+
+
+class Facts(Candidates):
+    """A ranking of claims."""
+
+    def __init__(
+        self,
+        ranked: _Ranked,
+        standing: Standing,
+        lifetimes: Mapping[str, Lifetime],
+        *,
+        tokenizer: str,
+        count: Count,
+        now_us: int,
+    ) -> None:
+        self.standing = standing
+        assert isinstance(ranked.part, _Facts)
+        self._facts = ranked.part
+        self.counts = ranked.part.counts(standing)
+        super().__init__([_decayed(ranked, standing, lifetimes, now_us)], tokenizer=tokenizer, count=count, session="")
+
+    def sources(self, place: int) -> Sequence[turn_pb2.EventRef]:
+        """Return the sources of the claim, those that confirmations added too."""
+        belief = self.standing.get(self._facts.ref(self.indices[place]))
+        return belief.claim.sources if belief else ()
+
+    def places(self, refs: Set[Ref]) -> frozenset[int]:
+        """Return the indices of claims."""
+        return frozenset(index for index in map(self._facts.index, refs) if index is not None)
+
+
+def _decayed(ranked: _Ranked, standing: Standing, lifetimes: Mapping[str, Lifetime], now_us: int) -> _Ranked:
+    """Halve what is scored with each half-life that has passed since a claim was recorded or confirmed."""
+    if not any(one.half_life_s for one in lifetimes.values()) or not len(ranked.ranking.items):
+        return ranked
+    assert isinstance(ranked.part, _Facts)
+    scores = ranked.ranking.scores.copy()
+    for at, index in enumerate(ranked.ranking.items.tolist()):
+        belief = standing.get(ranked.part.ref(index))
+        assert belief is not None
+        claim = belief.claim
+        lifetime = lifetimes.get(claim.fact.kind or "fact")
+        if lifetime is not None and lifetime.half_life_s and not claim.pinned and scores[at] > 0:
+            lives = max(0, now_us - claim.seen_at_us) / (lifetime.half_life_s * 1_000_000)
+            # Rounded, so that the last bit of a maths library cannot show.
+            scores[at] = int(scores[at]) * round(2.0**-lives * recall.MICRO) // recall.MICRO
+    order = np.lexsort((ranked.ranking.items, -scores))
+    ranking = recall.Ranking(ranked.ranking.items[order], scores[order], {})
+    return ranked._replace(ranking=ranking)
+
+
+_NO_DETAIL = log_pb2.ItemDetail()
+
+
+def _detail(item: StoredItem) -> log_pb2.ItemDetail:
+    return log_pb2.ItemDetail.FromString(item.detail) if item.detail else _NO_DETAIL
 
 
 class Scopes:

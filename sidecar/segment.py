@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from typing import cast
 
 from sidecar import canonical, limits
-from standpipe.v1 import bundle_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, fact_pb2, turn_pb2
 
 Count = Callable[[str], int]
 """Counts the tokens of a text, with one tokenizer."""
 
 LISTED = "- "
 """The header of what is listed and nobody's utterance: a fact, a chunk of a document."""
+
+_TRUST = {
+    turn_pb2.ROLE_USER: fact_pb2.TRUST_USER,
+    turn_pb2.ROLE_ASSISTANT: fact_pb2.TRUST_INFERRED,
+    turn_pb2.ROLE_TOOL: fact_pb2.TRUST_EXTERNAL,
+    turn_pb2.ROLE_DOCUMENT: fact_pb2.TRUST_EXTERNAL,
+}
 
 _FENCE_LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:recalled|earlier)\b)", re.IGNORECASE)
 
@@ -49,6 +56,11 @@ def piece(segment: bundle_pb2.Segment) -> Piece:
         )
     )
     return Piece(segment, segment.tokens, digest)
+
+
+def trust(role: int, stated: int = fact_pb2.TRUST_UNSPECIFIED) -> fact_pb2.Trust:
+    """Return how far something is trusted that was said in a role; `stated`: how far, as it was found at write."""
+    return cast(fact_pb2.Trust, stated) or _TRUST.get(cast(turn_pb2.Role, role), fact_pb2.TRUST_UNSPECIFIED)
 
 
 def label(role: int, name: str) -> str:
@@ -105,8 +117,10 @@ def weight_bytes(entry: turn_pb2.TurnEntry) -> int:
     return min(len(shown.encode()) + 1, limits.entry_weight_bytes)
 
 
-def message_piece(message: turn_pb2.Message, ref: turn_pb2.EventRef, tokens: int | Count) -> Piece:
-    """Make the history segment of a message. `tokens`: its stored count, or what counts it."""
+def message_piece(
+    message: turn_pb2.Message, ref: turn_pb2.EventRef, tokens: int | Count, *, stated: int = fact_pb2.TRUST_UNSPECIFIED
+) -> Piece:
+    """Make the history segment of a message. `tokens`: its stored count, or what counts it; `stated`: see `trust`."""
     return _sealed(
         bundle_pb2.Segment(
             kind=bundle_pb2.SEGMENT_KIND_TEXT,
@@ -115,6 +129,7 @@ def message_piece(message: turn_pb2.Message, ref: turn_pb2.EventRef, tokens: int
             header=header(message.role, message.speaker),
             body=body(message_text(message)),
             citations=[ref],
+            trust=trust(message.role, stated),
         ),
         tokens,
     )
@@ -131,6 +146,7 @@ def call_piece(call: turn_pb2.ToolCall, ref: turn_pb2.EventRef, tokens: int | Co
             body=body(call.arguments_json),
             tool_call_id=call.id,
             citations=[ref],
+            trust=trust(turn_pb2.ROLE_ASSISTANT),
         ),
         tokens,
     )
@@ -148,21 +164,34 @@ def result_piece(result: turn_pb2.ToolResult, tool_name: str, ref: turn_pb2.Even
             tool_call_id=result.call_id,
             is_error=result.is_error,
             citations=[ref],
+            trust=trust(turn_pb2.ROLE_TOOL),
         ),
         tokens,
     )
 
 
-def quoted_piece(role: int, speaker: str, text: str, ref: turn_pb2.EventRef, tokens: int) -> Piece:
-    """Make the recall segment of a piece of memory, apart from the score that a query gives it."""
+def quoted_piece(
+    role: int,
+    speaker: str,
+    text: str,
+    ref: turn_pb2.EventRef,
+    tokens: int | Count,
+    *,
+    listed: bool = False,
+    stated: int = fact_pb2.TRUST_UNSPECIFIED,
+) -> Piece:
+    """Make the segment of a piece of memory, apart from the score that a query gives it: what was said in a turn, or
+    what is listed. `stated`: see `trust`.
+    """
     return _sealed(
         bundle_pb2.Segment(
             kind=bundle_pb2.SEGMENT_KIND_TEXT,
             role=cast(turn_pb2.Role, role),
             name=speaker,
-            header=header(role, speaker),
+            header=LISTED if listed else header(role, speaker),
             body=quoted_body(text),
             citations=[ref],
+            trust=trust(role, stated),
         ),
         tokens,
     )

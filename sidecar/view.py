@@ -309,8 +309,10 @@ def _entries(
                     tokens=count(header + body) if counts is None else counts.extract,
                     rank=summary.rank(analysis.salience, offsets[-1]),
                     role=entry.message.role,
+                    trust=analysis.trust,
                 )
-            yield index, (segment.message_piece(entry.message, ref, tokens),), extract
+            piece = segment.message_piece(entry.message, ref, tokens, stated=analysis.trust)
+            yield index, (piece,), extract
 
 
 def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
@@ -324,6 +326,7 @@ def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
             tokens=extract.tokens,
             score_micros=extract.rank * 1000,
             citations=[turn_pb2.EventRef(session_id=view.session, version=extract.version, entry=extract.entry)],
+            trust=segment.trust(extract.role, extract.trust),
         )
     )
 

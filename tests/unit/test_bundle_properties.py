@@ -300,7 +300,7 @@ def check_that_recall_takes_what_ranks_highest(served: Served) -> None:
         (part.citations[0].version, part.citations[0].entry) for part in served.section(HISTORY) if not part.shortened
     }
     others = sum(section.tokens for section in served.bundle.sections if section.source != RECALL)
-    fence = sum(frames(tokenizer).line(text).tokens for text in (bundle.RECALL_OPENING, bundle.RECALL_CLOSING))
+    fence = sum(frames(tokenizer).line(text).tokens for text in (bundle.OPENINGS[RECALL], bundle.CLOSING))
     cap = min(served.allocation.caps[RECALL], served.allocation.total - others)
     room = room_all = cap - fence
     groups: set[tuple[str, int]] = set()

@@ -165,14 +165,22 @@ def test_a_short_ranking_holds_the_best_candidates(items, query, count):
 
 
 @given(scopes(), queries(), st.sets(st.integers(0, 80)))
-def test_excluded_items_are_not_ranked_and_change_no_score_but_repeats(items, query, exclude):
-    """What the history already shows is context still."""
+def test_other_items_are_not_ranked_and_change_no_score_but_repeats(items, query, others):
+    """What is no candidate is context still."""
     free = replace(OPEN, repeat_cost=0)
     block = block_of(items)
-    whole, rest = (rank(block, query, settings=free, exclude=e) for e in ((), exclude))
-    keep = ~np.isin(block.positions[whole.items], list(exclude))
+    among = ~np.isin(block.positions, list(others))
+    whole, rest = (rank(block, query, settings=free, among=each) for each in (None, among))
+    keep = among[whole.items]
     assert rest.items.tolist() == whole.items[keep].tolist()
     assert rest.scores.tolist() == whole.scores[keep].tolist()
+
+
+def test_what_is_no_candidate_shows_no_relevance():
+    """A query that only others answer finds nothing, however much room there is."""
+    block = block_of(talk("boat", "rain", "river"))
+    assert len(rank(block, Query.of("boat")).items)
+    assert not len(rank(block, Query.of("boat"), among=np.array([False, True, True])).items)
 
 
 def test_equal_items_stand_in_order_of_position():
@@ -255,7 +263,7 @@ def test_empty_cases():
     block.append(talk("boat"))
     assert not len(rank(block, Query.of("boat"), limit_positions=-1).items)
     assert not len(rank(block, Query.of("")).items)
-    assert not len(rank(block, Query.of("boat"), exclude=[0]).items)
+    assert not len(rank(block, Query.of("boat"), among=np.array([False])).items)
     assert len(rank(block, Query.of("boat")).items) == 1
 
 

@@ -194,7 +194,7 @@ async def test_a_block_is_of_one_epoch(record: SqliteRecord, path: Path, monkeyp
     monkeypatch.setattr(ScopeMemory.read, "__kwdefaults__", {"count_max": 2})
     memory = await Scopes(record, model="", dimensions=1).load("acme", "ana")
     assert memory.epoch == 1
-    assert [one.text for one in memory._items] == ["text1", "text3", "text5"]
+    assert [one.text for one in memory.turns.items] == ["text1", "text3", "text5"]
 
 
 def test_what_may_have_been_removed_is_asked_for() -> None:

@@ -102,7 +102,7 @@ class Counts(_message.Message):
     def __init__(self, whole: _Optional[int] = ..., extract: _Optional[int] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Extract(_message.Message):
-    __slots__ = ("version", "entry", "header", "body", "tokens", "rank", "role")
+    __slots__ = ("version", "entry", "header", "body", "tokens", "rank", "role", "trust")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class Extract(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     version: int
     entry: int
     header: str
@@ -117,7 +118,8 @@ class Extract(_message.Message):
     tokens: int
     rank: int
     role: _turn_pb2.Role
-    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ...) -> None: ...
+    trust: _fact_pb2.Trust
+    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ...) -> None: ...
 
 class OpenCall(_message.Message):
     __slots__ = ("version", "entry", "call", "tokens")
