@@ -894,7 +894,8 @@ END $$;
 
 -- expansion: 4
 -- The tables are changed in the order in which an append takes them, so that it and this do not wait for each other.
--- Whether a session or a subject was erased: when, 0 for never. A subject's sessions take it over when they are swept.
+-- Whether a session, or its subject, was erased: when, 0 for never. Such a session is also `ended`, which the releases
+-- before know, and has some `keep_us` until it is forgotten.
 ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
 
 -- SHA-256 of the body that the event's hash covers, if another has taken its place; and the entries that were taken out.
@@ -1383,8 +1384,10 @@ BEGIN
     END IF;
 END $$;
 
--- Mark a subject, or one session of it, as erased (R29); again, it changes nothing. Nobody else holds a subject's row
--- while it waits for a session's, so this waits for appends at work, and those that come after see the mark.
+-- Mark a subject, or one session of it, as erased (R29); again, it changes nothing; without a row the session is another
+-- subject's. Locks as an append does, sessions before the subject's counters: so it waits for appends at work, and those
+-- that come after find the mark. A session that begins meanwhile is not seen: its appends are refused from then on, and
+-- `mark_late_sessions` marks it.
 CREATE FUNCTION standpipe.erase(of_tenant text, of_subject text, of_session text)
 RETURNS SETOF standpipe.erasures LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -1395,6 +1398,11 @@ DECLARE
     keys_gone bigint := 0;
 BEGIN
     IF of_session = '' THEN
+        PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us > 0;
+        IF NOT FOUND THEN
+            UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true, keep_us = greatest(keep_us, 1)
+            WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us = 0;
+        END IF;
         -- The new epoch tells those who hold the items.
         INSERT INTO standpipe.scopes AS s (tenant, subject, position, items_position, erased_at_us)
         VALUES (of_tenant, of_subject, 0, 0, now_us)
