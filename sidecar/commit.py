@@ -158,7 +158,9 @@ class Committer:
         if request.facts:
             subject = subject or await self.gateway.subject_of(tenant, request.session_id, deadline=deadline)
             if not subject:
-                raise InvalidField("is required: a session belongs to the subject of its first turn", field="subject_id")
+                raise InvalidField(
+                    "is required: a session belongs to the subject of its first turn", field="subject_id"
+                )
             known, _ = await self.gateway.look(tenant, subject, request.session_id, deadline=deadline)
         draft = Draft(known=known, now_us=now_us, entries=len(request.turn.entries))
         try:
