@@ -318,7 +318,7 @@ async def test_a_slow_endpoint_is_given_up(tmp_path: Path, endpoint: Endpoint, m
 
 
 async def test_a_giant_turn_is_shown_in_part(tmp_path: Path, endpoint: Endpoint) -> None:
-    """A question holds extract_text_chars_max: of a turn that is larger its beginning is shown, and the next one waits."""
+    """A question holds extract_text_chars_max: of a larger turn the beginning is shown, and the next one waits."""
     found = settings(tmp_path / "record.db")
     async with serving(tmp_path / "record.db") as pod:
         await pod.append("s", "1", said("word " * limits.extract_text_chars_max))
