@@ -253,6 +253,10 @@ caller learns that nothing was written. A tenth of what is left, if that is less
 record_grace_ms: Final = 1000
 """How long after its deadline a commit may still end by itself: then its connection is given up."""
 
+scrub_wait_ms: Final = 2000
+"""How long a scrub of PostgreSQL waits for transactions that began before it, since these still see what was removed:
+commits end within milliseconds, and who makes a backup is not waited for."""
+
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 
