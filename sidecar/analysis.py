@@ -15,7 +15,7 @@ from google.protobuf import timestamp_pb2
 from sidecar import beliefs, limits, names, recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
-from sidecar.stores.record import ItemKind, NewItem
+from sidecar.stores.record import EventKind, ItemKind, NewItem, StoredEvent
 from standpipe.v1 import fact_pb2, turn_pb2
 
 _NOWHERE = turn_pb2.EventRef()
@@ -129,6 +129,13 @@ def change_text(change: fact_pb2.MemoryChange) -> str:
     since = f"from {_day(fact.valid_from)}" if fact.HasField("valid_from") else ""
     until = f"until {_day(fact.valid_to)}" if fact.HasField("valid_to") else ""
     return f"{shown} ({', '.join(filter(None, (since, until)))})" if since or until else shown
+
+
+def items_of(event: StoredEvent) -> list[NewItem]:
+    """Return the recall items of an event as it was stored."""
+    if event.kind == EventKind.TURN:
+        return items(log_pb2.StoredTurn.FromString(event.body))
+    return memory_items(log_pb2.StoredMemory.FromString(event.body)) if event.kind == EventKind.MEMORY else []
 
 
 def memory_items(stored: log_pb2.StoredMemory) -> list[NewItem]:
