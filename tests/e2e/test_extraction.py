@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from sidecar import limits
+from sidecar.cli.rebuild import rebuild
 from sidecar.config import Config
 from sidecar.errors import EndpointUnavailable
 from sidecar.extraction import Extraction
@@ -22,6 +24,7 @@ from sidecar.telemetry import Log
 from sidecar.worker import Worker
 from standpipe.v1 import fact_pb2, memory_pb2, memory_pb2_grpc, turn_pb2
 from tests.e2e.pods import Local, Pod, answered, call, said, serving, settings
+from tests.e2e.test_cli import run
 from tests.endpoint import Endpoint, Entry, cite, fact, nothing
 
 HELD, QUARANTINED = memory_pb2.BELIEF_STATUS_HELD, memory_pb2.BELIEF_STATUS_QUARANTINED
@@ -340,3 +343,44 @@ async def test_a_pod_without_extraction_asks_nobody(tmp_path: Path, endpoint: En
         await pod.hydrate("s", "Lisbon")
         assert pod.metrics()["standpipe_extracted_turns_total"] == 0
     assert endpoint.asked == []
+
+
+async def test_a_rebuild_changes_nothing_that_was_recorded(tmp_path: Path, endpoint: Endpoint) -> None:
+    """P9: after everything derived was made anew every turn is shown again, and what was recorded at first stands."""
+    endpoint.answer = lambda shown: {"facts": [fact("home", "Lisbon", cite(shown[0]))]}
+    found = settings(tmp_path / "record.db")
+    async with serving(tmp_path / "record.db") as pod:
+        await pod.append("s", "1", said("I live in Lisbon, near the river."))
+        async with working(found, endpoint) as worker:
+            await drain(worker)
+    before = len(endpoint.asked)
+    await asyncio.to_thread(
+        CliRunner().invoke,
+        rebuild,
+        ["--record", found["record"], "--encryption-keys-file", found["encryption_keys_file"]],
+        catch_exceptions=False,
+    )
+    endpoint.answer = lambda shown: {"facts": [fact("view", "the river", cite(shown[0]))]}
+    async with serving(tmp_path / "record.db") as pod:
+        async with working(found, endpoint) as worker:
+            await drain(worker)
+        assert len(endpoint.asked) > before
+        assert [value for _, value, _, _ in told(await beliefs(pod))] == ["Lisbon"]
+
+
+async def test_the_command_extracts_and_ends(tmp_path: Path, endpoint: Endpoint) -> None:
+    """`standpipe work --once --extract` does what there is, and says in one line what it lacks without an endpoint."""
+    endpoint.answer = lambda shown: {"facts": [fact("home", "Lisbon", cite(shown[0]))]}
+    found = settings(tmp_path / "record.db")
+    flags = ["--record", found["record"], "--encryption-keys-file", found["encryption_keys_file"], "--http", ""]
+    flags += ["--models-dir", found["models_dir"], "--embedder", "none", "--once", "--extract"]
+    async with serving(tmp_path / "record.db") as pod:
+        await pod.append("s", "1", said("I live in Lisbon."))
+        without = await asyncio.to_thread(run, "work", *flags)
+        assert without.returncode == 2
+        assert "extractor_url" in without.stderr
+        assert endpoint.asked == []
+        model = ["--extractor-url", endpoint.url, "--extractor-model", "stand-in"]
+        done = await asyncio.to_thread(run, "work", *flags, *model)
+        assert done.returncode == 0, done.stderr
+        assert [value for _, value, _, _ in told(await beliefs(pod))] == ["Lisbon"]

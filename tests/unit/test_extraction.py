@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import limits, normal
-from sidecar.extraction import Place, Proposed, propose
-from standpipe.v1 import fact_pb2
+from sidecar.extraction import Place, Proposed, _texts, propose
+from sidecar.log.v1 import log_pb2
+from sidecar.stores.record import EventKind, StoredEvent
+from standpipe import assistant, tool_call, tool_result, user
+from standpipe.v1 import fact_pb2, turn_pb2
 
 BEFORE, SAID, TOOL = Place("chat", 2, 0), Place("chat", 3, 0), Place("chat", 3, 2)
 SHOWN = {
@@ -172,6 +178,43 @@ def test_a_turn_gives_so_many_claims() -> None:
     found = taken(*[proposal(attribute=f"trait {number}") for number in range(limits.facts_per_request_max + 3)])
     assert len(found.claims[3]) == limits.facts_per_request_max
     assert found.refused == {"too_many": 3}
+
+
+def stored(*entries: turn_pb2.TurnEntry, pii: Sequence[tuple[int, int, str]] = ()) -> StoredEvent:
+    """Return a turn as the log has it, with finds in its first entry."""
+    body = log_pb2.StoredTurn(turn=turn_pb2.Turn(entries=entries), analyses=[log_pb2.EntryAnalysis() for _ in entries])
+    for start, end, kind in pii:
+        body.analyses[0].pii.add(start=start, end=end, kind=kind)
+    return StoredEvent(
+        session="chat",
+        version=3,
+        kind=EventKind.TURN,
+        request_id="r",
+        committed_at_us=0,
+        body=body.SerializeToString(),
+        previous_hash=b"",
+        event_hash=b"",
+        weight_end_bytes=0,
+        position_end=1,
+    )
+
+
+def test_personal_data_is_masked_before_it_leaves() -> None:
+    """P8: where the policy masks, the endpoint is shown the kinds of what was found, and never the values."""
+    event = stored(user("Write to ana@example.org, today."), assistant("I will."), pii=[(9, 24, "EMAIL")])
+    assert [text for _, text, _ in _texts(event, masked=True)] == ["Write to <EMAIL>, today.", "I will."]
+    assert next(_texts(event, masked=False))[1] == "Write to ana@example.org, today."
+
+
+def test_what_is_shown_says_who_spoke_and_when() -> None:
+    """Each text is shown with its place, role, speaker and time; calls, and what ends a session, are not."""
+    at = datetime.datetime(2026, 3, 1, 9, tzinfo=datetime.UTC)
+    event = stored(user("Hello.", speaker="Ana", at=at), tool_call("c", "look"), tool_result("c", "seen"))
+    assert list(_texts(event, masked=False)) == [
+        (Place("chat", 3, 0), "Hello.", {"role": "user", "speaker": "Ana", "said_at": "2026-03-01T09:00:00Z"}),
+        (Place("chat", 3, 2), "seen", {"role": "tool"}),
+    ]
+    assert not list(_texts(replace(event, kind=EventKind.END), masked=False))
 
 
 def test_limits_of_an_order_agree() -> None:
