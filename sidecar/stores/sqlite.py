@@ -773,8 +773,8 @@ def _restore_items(
     _put_items(db, scope, start, origin, items)
     for entry in json.loads(row[1]):  # whoever read the event before it was redacted brings them along
         db.execute(SQL["empty_items_of_entry"], (*scope, start, event.position_end, entry))
-    if start == items_position:
-        _join_items(db, scope, start)
+    if start <= items_position:  # below it, if the first of its items were gone before
+        _join_items(db, scope, items_position)
     db.execute(SQL["order_work"], (*scope, event.committed_at_us))
 
 

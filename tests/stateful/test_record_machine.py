@@ -45,6 +45,7 @@ from sidecar.stores.record import (
     NewEvent,
     NewItem,
     ParkedRead,
+    Read,
     Record,
     Scope,
     ScopeRead,
@@ -121,6 +122,8 @@ class RecordMachine(RuleBasedStateMachine):
             self.run(self.records[0].claim(model=model, worker="first", lease_s=0, count_max=1))
         self.sessions: dict[Key, ModelSession] = {}
         self.items: dict[Key, list[ModelItem]] = {}
+        self.idle: set[Key] = set()
+        """Subjects that were rebuilt when all of their items were gone: nobody waits for their vectors."""
         self.erased: set[Key] = set()
         self.erasures: dict[tuple[str, str, str], bool] = {}
         """Of what was erased ever, whether that is finished."""
@@ -148,6 +151,48 @@ class RecordMachine(RuleBasedStateMachine):
         for record in self.records:
             self.run(record.close())
         self.runner.close()
+
+    def write(self, tenant: str, subject: str, session: str, *, items: Sequence[NewItem], restored: bool) -> bool:
+        """Write an event that nothing but an erasure is in the way of; return whether it was written."""
+        held = self.sessions.get((tenant, session))
+        subject = held.subject if held else subject
+        alive = held if held and not held.erased else None
+        version = len(alive.events) if alive else 0
+        event = turn(session, tenant=tenant, subject=subject, expected=version, items=items)
+        erased = (tenant, subject) in self.erased
+        anew = held is None or (restored and self.erasures.get((tenant, subject, session), False))
+        try:
+            call = self.record.restore(event, committed_at_us=1) if restored else self.record.append(event)
+            appended = self.run(call)
+        except Erased:
+            assert erased or not (alive or anew)
+            return False
+        assert not erased
+        assert alive or anew
+        alive = self.sessions[tenant, session] = alive or ModelSession(subject=subject)
+        memory = self.items.setdefault((tenant, subject), [])
+        alive.events.append(event)
+        memory += [ModelItem(session, version + 1, new) for new in items]
+        if items:
+            self.idle.discard((tenant, subject))
+        alive.positions.append(len(memory))
+        assert (appended.version, appended.position) == (version + 1, len(memory))
+        return True
+
+    @rule(
+        tenant=tenants,
+        subject=subjects,
+        session=sessions,
+        kinds=st.lists(st.sampled_from(ItemKind), max_size=3),
+        restored=st.booleans(),
+    )
+    def go_on(self, tenant: str, subject: str, session: str, kinds: Sequence[ItemKind], restored: bool) -> None:
+        """Append what is right, or restore it."""
+        held = self.sessions.get((tenant, session))
+        if held and held.events and held.events[-1].kind == EventKind.END and not held.erased:
+            return
+        items = [item(kind.name, entry=entry, kind=kind, detail=b"detail") for entry, kind in enumerate(kinds)]
+        self.write(tenant, subject, session, items=items, restored=restored)
 
     def refusal(self, event: NewEvent) -> type[StandpipeError] | None:
         """Return what the contract says that a new event is refused for (R2, R7 to R10)."""
@@ -269,6 +314,8 @@ class RecordMachine(RuleBasedStateMachine):
         held.open_calls = (held.open_calls | set(opened)) - set(answered)
         memory = self.items.setdefault((tenant, held.subject), [])
         memory += [ModelItem(session, len(held.events), new) for new in event.items]
+        if event.items:
+            self.idle.discard((tenant, held.subject))
         held.positions.append(len(memory))
         assert not outcome.replayed
         assert (outcome.version, outcome.position) == (len(held.events), len(memory))
@@ -295,7 +342,7 @@ class RecordMachine(RuleBasedStateMachine):
         due = {
             (*key, model): self.orders.get((*key, model), ModelOrder())
             for key, items in self.items.items()
-            if len(items) > self.vectors.get((*key, model), 0) and key not in self.erased
+            if len(items) > self.vectors.get((*key, model), 0) and key not in self.erased | self.idle
         }
         due = {key: order for key, order in due.items() if order.claim is None and not order.parked}
         worn = {key for key, order in due.items() if order.attempts >= limits.work_attempts_max}
@@ -451,13 +498,8 @@ class RecordMachine(RuleBasedStateMachine):
             own = (tenant, subject, key[1]) in self.erasures
             if (key[0], held.subject) == (tenant, subject) and held.erased and not own:
                 del self.sessions[key]
-        session = f"restored-{self.calls}"
-        event = turn(session, tenant=tenant, subject=subject, expected=0, texts=["again"])
-        position = self.run(self.record.restore(event, committed_at_us=1)).position
-        memory = self.items.setdefault((tenant, subject), [])
-        memory.append(ModelItem(session, 1, event.items[0]))
-        assert position == len(memory)
-        self.sessions[tenant, session] = ModelSession(subject=subject, events=[event], positions=[position])
+        # Its items wait for vectors from the first event on.
+        assert self.write(tenant, subject, f"anew-{self.calls}", items=[item("again")], restored=True)
 
     @precondition(lambda self: any(held.events for held in self.sessions.values()))
     @rule(data=st.data(), entries=st.lists(st.integers(0, 3), unique=True, max_size=2), body=st.binary(max_size=5))
@@ -488,6 +530,7 @@ class RecordMachine(RuleBasedStateMachine):
         self.vectors.clear()
         self.orders.clear()
         self.folds.clear()
+        self.idle = {key for key, items in self.items.items() if all(one.gone for one in items)}
         keys = list(self.sessions)
         shuffle.shuffle(keys)
         listed = self.run(self.record.sessions_all(after=("", ""), count_max=99))
@@ -505,83 +548,85 @@ class RecordMachine(RuleBasedStateMachine):
         return events
 
     @invariant()
-    def heads_agree(self) -> None:
-        """Every head, read or missing, is what was appended."""
-        keys = [(tenant, session) for tenant in ("acme", "rival") for session in ("s1", "s2", "s3")]
-        heads = self.run(self.record.fetch([HeadRead(tenant=tenant, session=session) for tenant, session in keys]))
-        for key, head in zip(keys, heads, strict=True):
-            held = self.sessions.get(key)
-            if held is None:
-                assert head is None
-                continue
-            assert isinstance(head, Head)
-            assert (head.version, head.subject) == (len(held.events), held.subject)
-            assert (head.erased, head.expired) == (held.erased, held.erased)
-            if held.erased:
-                continue
+    def the_store_agrees(self) -> None:
+        """Whatever is read, all in one batch, is what was written and is not gone."""
+        heads = [(tenant, session) for tenant in ("acme", "rival") for session in ("s1", "s2", "s3")]
+        scopes = sorted(self.items)
+        reads: list[Read] = [HeadRead(tenant=tenant, session=session) for tenant, session in heads]
+        reads += [HeldRead(tenant=tenant, after_subject="", count_max=99) for tenant in ("acme", "rival")]
+        for tenant, subject in scopes:
+            reads.append(ChangesRead(tenant=tenant, subject=subject))
+            reads += [ScopeRead(tenant=tenant, subject=subject, model=model) for model in MODELS]
+        reads += [LagRead(model=model) for model in MODELS]
+        answers: Any = iter(self.run(self.record.fetch([*reads, ParkedRead()])))
+        for key in heads:
+            self.head_agrees(key, next(answers))
+        for tenant in ("acme", "rival"):
+            listed = [subject for subject in next(answers) if (tenant, subject) not in self.erased]
+            assert listed == [subject for owner, subject in scopes if owner == tenant and self.waits(owner, subject)]
+        for key in scopes:
+            changes = next(answers)
+            for model in MODELS:
+                self.memory_agrees(key, model, next(answers), changes)
+        *lags, parked = answers
+        for model, lag in zip(MODELS, lags, strict=True):
+            self.lag_agrees(model, lag, parked)
+
+    def waits(self, tenant: str, subject: str) -> bool:
+        """Return whether a subject that is not erased has a change that is held back."""
+        held = [one for one in self.items[tenant, subject] if one.new.kind == ItemKind.HELD and not one.gone]
+        return bool(held) and (tenant, subject) not in self.erased
+
+    def head_agrees(self, key: Key, head: Any) -> None:
+        """Check a head, read or missing."""
+        held = self.sessions.get(key)
+        if held is None:
+            assert head is None
+            return
+        assert isinstance(head, Head)
+        assert (head.version, head.subject) == (len(held.events), held.subject)
+        assert (head.erased, head.expired) == (held.erased, held.erased)
+        if not held.erased:
             assert head.ended == (held.events[-1].kind == EventKind.END)
             assert head.position_end == held.positions[-1]
             assert head.weight_bytes == sum(event.weight_bytes for event in held.events)
 
-    @invariant()
-    def memories_agree(self) -> None:
-        """Every subject's items, changes, vectors and lag are what was appended and embedded, and is not gone."""
-        for model in MODELS:
-            waiting = {}
-            for key, held in self.items.items():
-                tenant, subject = key
-                embedded = self.vectors.get((*key, model), 0)
-                memory, changes = self.run(
-                    self.record.fetch(
-                        [
-                            ScopeRead(tenant=tenant, subject=subject, model=model),
-                            ChangesRead(tenant=tenant, subject=subject),
-                        ]
-                    )
-                )
-                assert isinstance(memory, ScopeState)
-                assert isinstance(changes, ScopeState)
-                assert (memory.position, changes.position, changes.epoch) == (len(held), len(held), memory.epoch)
-                if key in self.erased:
-                    assert (list(memory.items), list(memory.vectors), list(changes.items)) == ([], [], [])
-                    continue
-                assert [
-                    (found.session, found.version, found.kind, found.gone, found.text, found.detail)
-                    for found in memory.items
-                ] == [one.shown() for one in held]
-                assert [found.position for found in memory.items] == list(range(1, len(held) + 1))
-                assert list(changes.items) == [
-                    one for one in memory.items if not one.gone and one.kind in {ItemKind.CHANGE, ItemKind.HELD}
-                ]
-                assert memory.vector_position == embedded
-                assert memory.vectors == [
-                    bytes(len(b"%d" % position)) if held[position - 1].gone else b"%d" % position
-                    for position in range(1, embedded + 1)
-                ]
-                if embedded < len(held):
-                    waiting[key] = len(held) - embedded
-            parked = {key[:2] for key, order in self.orders.items() if order.parked and key[2] == model}
-            lag, listed = self.run(self.record.fetch([LagRead(model=model), ParkedRead()]))
-            assert isinstance(lag, Lag)
-            assert lag.items == sum(items for key, items in waiting.items() if key not in parked)
-            assert lag.parked == len(parked)
-            assert isinstance(listed, list)
-            found = {(one.tenant, one.subject): one.items for one in listed if one.model == model}
-            assert found == {key: waiting[key] for key in parked}
+    def memory_agrees(self, key: Key, model: str, memory: Any, changes: Any) -> None:
+        """Check a subject's items, changes and vectors."""
+        held, embedded = self.items[key], self.vectors.get((*key, model), 0)
+        assert isinstance(memory, ScopeState)
+        assert isinstance(changes, ScopeState)
+        assert (memory.position, changes.position, changes.epoch) == (len(held), len(held), memory.epoch)
+        if key in self.erased:
+            assert (list(memory.items), list(memory.vectors), list(changes.items)) == ([], [], [])
+            return
+        assert [
+            (found.session, found.version, found.kind, found.gone, found.text, found.detail) for found in memory.items
+        ] == [one.shown() for one in held]
+        assert [found.position for found in memory.items] == list(range(1, len(held) + 1))
+        assert list(changes.items) == [
+            one for one in memory.items if not one.gone and one.kind in {ItemKind.CHANGE, ItemKind.HELD}
+        ]
+        assert memory.vector_position == embedded
+        assert memory.vectors == [
+            bytes(len(b"%d" % position)) if held[position - 1].gone else b"%d" % position
+            for position in range(1, embedded + 1)
+        ]
 
-    @invariant()
-    def held_changes_are_listed(self) -> None:
-        """Of the subjects that are not erased, those are listed that have a held change."""
-        for tenant in ("acme", "rival"):
-            (listed,) = self.run(self.record.fetch([HeldRead(tenant=tenant, after_subject="", count_max=99)]))
-            assert isinstance(listed, list)
-            assert [subject for subject in listed if (tenant, subject) not in self.erased] == sorted(
-                subject
-                for (owner, subject), items in self.items.items()
-                if owner == tenant
-                and (owner, subject) not in self.erased
-                and any(one.new.kind == ItemKind.HELD and not one.gone for one in items)
-            )
+    def lag_agrees(self, model: str, lag: Any, listed: Any) -> None:
+        """Check how far a model is behind, and what is parked of it."""
+        waiting = {
+            key: len(held) - self.vectors.get((*key, model), 0)
+            for key, held in self.items.items()
+            if len(held) > self.vectors.get((*key, model), 0) and key not in self.idle | self.erased
+        }
+        parked = {key[:2] for key, order in self.orders.items() if order.parked and key[2] == model}
+        assert isinstance(lag, Lag)
+        assert lag.items == sum(items for key, items in waiting.items() if key not in parked)
+        assert lag.parked == len(parked)
+        assert isinstance(listed, list)
+        found = {(one.tenant, one.subject): one.items for one in listed if one.model == model}
+        assert found == {key: waiting[key] for key in parked}
 
 
 class SqliteMachine(RecordMachine):
