@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from sidecar import limits, names, segment, summary, view
+from sidecar import limits, names, pii, segment, summary, view
 from sidecar.beliefs import Belief, Ref
 from sidecar.policy import DOCUMENTS, FACTS, HISTORY, POLICY, PROFILE, RANKED, RECALL, SUMMARY, Allocation, Policy
 from sidecar.scope import Candidates, Facts, Group
@@ -58,6 +58,8 @@ class Frames:
     """The lines that Standpipe writes, and shortened entries, for one tokenizer: counted once and kept."""
 
     count: Count
+    masked: bool = False
+    """Whether what stands in the profile and in titles is shown in masked form."""
     _lines: dict[str, Piece] = field(default_factory=dict)
     _known: dict[tuple[str, Ref, int], Piece] = field(default_factory=dict)
     _short: dict[tuple[bytes, int], Piece] = field(default_factory=dict)
@@ -82,9 +84,11 @@ class Frames:
         key = (text, ref, trust)
         if key not in self._known:
             _bound(self._known)
-            self._known[key] = segment.quoted_piece(
-                turn_pb2.ROLE_USER, "", text, ref.message(), self.count, listed=True, stated=trust
+            shown = pii.masked(text) if self.masked else text
+            piece = segment.quoted_piece(
+                turn_pb2.ROLE_USER, "", shown, ref.message(), self.count, listed=True, stated=trust
             )
+            self._known[key] = segment.marked(piece, masked=shown != text)
         return self._known[key]
 
     def clamped(self, piece: Piece, tokens_max: int) -> Piece:
@@ -439,6 +443,7 @@ def _line(source: bundle_pb2.Source, candidates: Candidates, place: int, frames:
     if source == RECALL:
         return frames.line(_date(number))
     title = candidates.title(place)
+    title = pii.masked(title) if frames.masked else title
     return frames.line(segment.defused(f'From "{title}":' if title else f"From {names.own(log).document}:"))
 
 
@@ -550,7 +555,7 @@ def _render(
     made.tokens = sum(section.tokens for section in shown)
     assert made.tokens <= allocation.total, "P5: the bundle is over budget"
     made.budget_tokens = allocation.total
-    made.tokenizer = session.tokenizer
+    made.tokenizer = segment.tokenizer_of(session.tokenizer)
     made.fingerprint = digest.digest()
     made.policy = policy.id
     made.session_version = session.version

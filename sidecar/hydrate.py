@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from sidecar import bundle, limits, names, policy, recall, validate, view
+from sidecar import bundle, limits, names, policy, recall, segment, validate, view
 from sidecar.beliefs import Beliefs, BeliefStore
 from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import (
@@ -376,7 +376,7 @@ class Hydrator:
             rules = await self._leases.policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
         except PolicyNotFound:
             raise ReplayUnavailable("the policy version is gone", missing="policy") from None
-        self._tokenizers.get(receipt.tokenizer)
+        self._tokenizers.get(segment.tokenizer_of(receipt.tokenizer))
         read = self._sessions.read(receipt.tenant, receipt.session, receipt.tokenizer, None, at=receipt.version)
         state = (await self._record.fetch([read]))[0] if receipt.version else None
         if receipt.version and state is None:
@@ -480,7 +480,7 @@ class Hydrator:
     async def _look_up(self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded) -> _Inputs:
         """Read the policy, the session's view and the subject's memory, from as few places as will do."""
         rules = self._leases.policies.nearest(plan.tenant, plan.route)
-        tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
+        tokenizer = _counted_as(plan, rules) if rules else plan.tokenizer or self._tokenizers.written[0]
         near = self._sessions.held(plan.tenant, plan.session, tokenizer)
         wanted = _wanted(rules, plan.include, plan.subject or (near.subject if near else ""), plan.query)
         memory = self._held(plan, near, wanted)
@@ -560,13 +560,14 @@ class Hydrator:
         session = look.view
         if session is None or plan.fully or plan.exactly is not None:
             return None
+        heard_since = time.monotonic() - limits.nearest_s  # however near, what was erased is not shown for long (P11)
         if plan.nearest:
-            rules = self._leases.policies.nearest(plan.tenant, plan.route)
+            rules = self._leases.policies.nearest(plan.tenant, plan.route) if session.heard.at > heard_since else None
         elif look.fresh or (plan.at_least and look.tail_version and plan.at_least.version <= session.version):
             rules = self._leases.policy(plan.tenant, plan.route)
         else:
             return None
-        if rules is None or (plan.tokenizer or rules.tokenizer) != tokenizer or _outlived(session, rules):
+        if rules is None or _counted_as(plan, rules) != tokenizer or _outlived(session, rules):
             return None
         wanted = _wanted(rules, plan.include, session.subject, plan.query)
         if not wanted or not memory_too:
@@ -577,9 +578,7 @@ class Hydrator:
             *([memory.beliefs] if wanted & {PROFILE, FACTS} else []),
             *([memory.library] if DOCUMENTS in wanted else []),
         )
-        # However near, what was erased, or has gone with its session's log, is not shown for long.
-        oldest = time.monotonic() - limits.sweep_pause_s
-        if not plan.nearest or any(one is None or one.read_at < oldest for one in needed):
+        if not plan.nearest or any(one is None or one.read_at < heard_since for one in needed):
             return None
         return self._as_held(rules, self._owned(session, plan), memory)
 
@@ -610,8 +609,8 @@ class Hydrator:
         route = cast("StoredRoute | None", answers[0])
         gains = iter(zip(more, cast("list[ScopeState]", answers[2:]), strict=True))
         rules = await self._leases.policies.follow(plan.tenant, plan.route, route, asked_at=asked_at)
-        if (plan.tokenizer or rules.tokenizer) != tokenizer:  # the route moved to a policy that counts otherwise
-            tokenizer = plan.tokenizer or rules.tokenizer
+        if _counted_as(plan, rules) != tokenizer:  # the route moved to a policy that counts or masks otherwise
+            tokenizer = _counted_as(plan, rules)
             look = await self._sessions.look(plan.tenant, plan.session, tokenizer, deadline=deadline)
             session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, look.view, at=at)
             answers[1] = (await self._record.fetch([session_read], deadline=deadline))[0]
@@ -734,7 +733,8 @@ class Hydrator:
         clock = clock or _Clock()
         frames = self._frames.get(session.tokenizer)
         if frames is None:
-            frames = bundle.Frames(self._tokenizers.get(session.tokenizer).count)
+            count = self._tokenizers.get(segment.tokenizer_of(session.tokenizer)).count
+            frames = bundle.Frames(count, masked=session.tokenizer.endswith(segment.MASKED))
             self._frames[session.tokenizer] = frames
         allocation = policy.allocate(
             rules,
@@ -866,6 +866,12 @@ class Hydrator:
         if plan.subject and session.subject != plan.subject:
             raise SubjectMismatch("the session belongs to another subject")
         return session
+
+
+def _counted_as(plan: _Plan, rules: Policy) -> str:
+    """Return under which name a view's tokens are counted: a tokenizer's, or that of its masked form."""
+    tokenizer = plan.tokenizer or rules.tokenizer
+    return segment.masked_as(tokenizer) if rules.mask else tokenizer
 
 
 def _seen(done: asyncio.Task[Vector]) -> None:

@@ -13,7 +13,6 @@ from typing import cast
 
 from sidecar import analysis, canonical, limits
 from sidecar.errors import StoreCorrupt
-from sidecar.log.v1 import log_pb2
 from sidecar.stores.record import EventKind, EventsRead, Head, HeadRead, Record, StoredEvent
 
 Progress = Callable[[int, int], None]
@@ -32,9 +31,8 @@ async def rebuild(record: Record, *, progress: Progress = lambda _sessions, _eve
     sessions = events = 0
     async for tenant, head, page in _log(record):
         for event in page:
-            if event.kind == EventKind.TURN:
-                items = analysis.items(log_pb2.StoredTurn.FromString(event.body))
-                await record.restore_items(tenant, subject=head.subject, event=event, items=items)
+            if event.kind != EventKind.END:
+                await record.restore_items(tenant, subject=head.subject, event=event, items=analysis.items_of(event))
         events += len(page)
         sessions += page[-1].version == head.version
         progress(sessions, events)

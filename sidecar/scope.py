@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from sidecar import limits, normal, recall, segment
+from sidecar import limits, normal, pii, recall, segment
 from sidecar.beliefs import Lifetime, Ref, Standing
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
@@ -185,9 +185,9 @@ class _Part:
         """Return the segment of an item, without a score; it is made once."""
         piece = self._pieces.get((tokenizer, index))
         if piece is None:
-            item = self.items[index]
+            item = self._shown(index, tokenizer)
             ref = turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
-            piece = self._pieces[tokenizer, index] = segment.quoted_piece(
+            piece = segment.quoted_piece(
                 item.role,
                 item.speaker,
                 item.text,
@@ -196,18 +196,27 @@ class _Part:
                 listed=item.kind != ItemKind.CHUNK,
                 stated=_detail(item).trust,
             )
+            self._pieces[tokenizer, index] = segment.marked(piece, masked=item != self.items[index])
         return piece
 
+    def _shown(self, index: int, tokenizer: str) -> StoredItem:
+        """Return an item as it is shown where `tokenizer` counts: as it is, or in masked form."""
+        item = self.items[index]
+        if not tokenizer.endswith(segment.MASKED):
+            return item
+        return replace(item, text=pii.mask(item.text, _detail(item).pii), speaker=pii.masked(item.speaker))
+
     def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
-        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
+        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer or form."""
         stored = self._tokens.get(tokenizer)
         if stored is not None and len(stored) == len(self.items):
             return [stored[index] for index in indices]
         return [self._counted(index, tokenizer, count) for index in indices]
 
     def _counted(self, index: int, tokenizer: str, count: Count) -> int:
-        item = self.items[index]
-        tokens = item.tokens.get(tokenizer) or self._counts.get((tokenizer, index))
+        item = self._shown(index, tokenizer)
+        stored = item.tokens.get(segment.tokenizer_of(tokenizer)) if item == self.items[index] else None
+        tokens = stored or self._counts.get((tokenizer, index))
         if tokens is None:
             header = segment.header(item.role, item.speaker) if item.kind == ItemKind.CHUNK else segment.LISTED
             tokens = self._counts[tokenizer, index] = count(header + segment.quoted_body(item.text))

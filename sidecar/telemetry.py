@@ -111,6 +111,7 @@ class Telemetry:
         self.extracted_turns = counter("extracted_turns_total", "Turns that were shown to the endpoint.")
         self.extraction_claims = counter("extraction_claims_total", "Claims that were recorded.", "outcome")
         self.extraction_refused = counter("extraction_refused_total", "Proposals that were refused.", "cause")
+        self.trivial_items = counter("items_trivial_total", "Items that say nothing, and were given no vector.")
         self.unembeddable_items = counter("unembeddable_items_total", "Items that the model could not embed.")
         self.record_sessions = gauge("record_sessions", "Sessions that have a log, about.")
         self.record_events = gauge("record_events", "Events in the record store, about.")

@@ -34,7 +34,7 @@ async def pods(
     request: pytest.FixtureRequest, tmp_path: Path, postgres_server: Postgres
 ) -> AsyncIterator[tuple[Local, Local]]:
     """Two servers on one record store, of each engine, with a session "s" of anna that all roles have spoken in."""
-    settings: dict[str, Any] = {"plaintext": True}
+    settings: dict[str, Any] = {}
     name = ""
     if request.param == "postgresql":
         name = await asyncio.to_thread(postgres_server.create_database)
