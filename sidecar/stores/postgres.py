@@ -260,6 +260,10 @@ def _runs_again(error: Exception, *, fresh: bool) -> bool:
     return isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
 
 
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the record store is closed")
+
+
 def _late(phase: str) -> DeadlineExceeded:
     return DeadlineExceeded(_LATE[1], phase=phase)
 
@@ -795,6 +799,20 @@ async def _regrant(db: Connection, timeout_ms: str, change: GrantsChange) -> Non
                     await _execute(db, "put_grant", *values)
 
 
+async def _scrub(db: Connection) -> bool:
+    """Vacuum what erasures touch, once nobody can see what they removed; False if somebody still can (R32)."""
+    (horizon,) = await _one_row(db, "horizon")
+    give_up_at = time.monotonic() + limits.scrub_wait_ms / 1000
+    while (await _one_row(db, "held_up", horizon))[0]:
+        if time.monotonic() >= give_up_at:
+            return False
+        await asyncio.sleep(0.02)
+    await _execute(db, "vacuum")
+    if (await _one_row(db, "may_checkpoint"))[0]:
+        await _execute(db, "checkpoint")
+    return True
+
+
 # --- the schema ----------------------------------------------------------------------------------------------------
 
 
@@ -903,12 +921,14 @@ class PostgresRecord(Record):
         *,
         pool_max: int = limits.record_pool_max,
         migrate: bool = True,
+        components: bool = True,
         wait_ms: int = limits.deadline_default_ms,
     ) -> None:
         self._address = _address(dsn)
         self._pool_max = pool_max
         self._migrates = migrate
         self._wait_ms = wait_ms
+        self._components = components
         self._pool = _Pool(self._address, count_max=pool_max)
         # Reads never wait behind all the commits: one connection is theirs.
         self._writers = asyncio.Semaphore(max(1, pool_max - 1))
@@ -963,7 +983,7 @@ class PostgresRecord(Record):
     ) -> bool:
         await self._know(model)
         values = (scope.tenant, scope.subject, model, scope.vector_position)
-        arrays = (list(vectors), [_components(vector) for vector in vectors])
+        arrays = (list(vectors), [_components(vector) if self._components else None for vector in vectors])
         rows = await self._write("put_vectors", *values, *arrays, sight=_Sight(scope.tenant), deadline=deadline)
         return bool(rows[0][0])
 
@@ -1015,9 +1035,13 @@ class PostgresRecord(Record):
         await self._write("redact", *values, sight=_Sight(tenant))
 
     async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
-        rows = await self._write("erase", tenant, subject, session, sight=_Sight(tenant))
+        key = (tenant, subject, session)
+        rows = await self._write("erase", *key, sight=_Sight(tenant), deadline=math.inf)
         if not rows:
             raise SubjectMismatch("the session belongs to another subject")
+        if not session:
+            values = (tenant, subject, tenant, subject)
+            await self._write("mark_late_sessions", *values, sight=_Sight(tenant), deadline=math.inf)
         return erasure_of(rows[0])
 
     async def finish_erasure(self, erasure: Erasure) -> Erasure:
@@ -1031,6 +1055,19 @@ class PostgresRecord(Record):
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         values = _append_values(event, restored_at_us=committed_at_us)
         return _appended(event, (await self._write("append", *values, sight=_Sight(event.tenant)))[0])
+
+    async def scrub(self) -> None:
+        if not self._open:
+            raise _closed()
+        db = await _connect(self._address)  # of its own: a vacuum may take longer than anybody should wait for the pool
+        try:
+            done = await _scrub(db)
+        except Exception as error:
+            raise store_error(error) from error
+        finally:
+            await db.close()
+        if not done:
+            raise StoreUnavailable("another transaction can still see what was removed: try again when it has ended")
 
     async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
         values = (tenant, key.subject, key.key_id, key.wrapped, key.wrapping)
@@ -1118,7 +1155,7 @@ class PostgresRecord(Record):
     async def _call(self, work: Work[T], *, phase: str, deadline: Deadline | None) -> T:
         """Run a call in a task, and wait for it until its deadline."""
         if not self._open:
-            raise StoreUnavailable("the record store is closed")
+            raise _closed()
         now = time.monotonic()
         call = _Call(phase, now + self._wait_ms / 1000 if deadline is None else deadline)
         if call.give_up_at <= now:

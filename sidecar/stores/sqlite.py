@@ -964,6 +964,20 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
         return signing_key
 
 
+def _scrub(path: Path, busy_ms: int) -> None:
+    """Leave nothing of what was removed in the file and its -wal (R32).
+
+    `secure_delete` overwrites what is deleted where it stands. It knows nothing of the copies that stay in the gaps of
+    pages when SQLite moves rows to balance its trees, so the file is written anew. That takes the room of a second
+    copy, and commits wait for it.
+    """
+    with contextlib.closing(_connect(path, busy_ms=busy_ms, read_only=False)) as db:
+        for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            row = db.execute(step).fetchone()
+            if row and row[0]:
+                raise StoreUnavailable("a reader holds what was removed in the record store's -wal; retry")
+
+
 # --- its examination ---------------------------------------------------------------------------------------------
 
 
@@ -1192,6 +1206,14 @@ class SqliteRecord(Record):
 
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         return await self._write(partial(_restore, event=event, committed_at_us=committed_at_us))
+
+    async def scrub(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("the record store is closed")
+        try:
+            await asyncio.to_thread(_scrub, self._path, self._lock_wait_ms)
+        except Exception as error:
+            raise store_error(error) from error
 
     async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
         return await self._write(partial(_put_key, tenant=tenant, key=key))

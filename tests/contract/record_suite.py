@@ -2170,3 +2170,25 @@ class RecordSuite:
             assert len(page) <= 2
             seen += page
         assert seen == made
+
+    # --- R32 ---
+
+    async def test_r32_a_scrub_changes_nothing_that_is_there(self, record: Record, reopen: Reopen) -> None:
+        """Appends go on beside scrubs, and what was there before and came meanwhile is read after, often (R32)."""
+        other = await reopen()
+        await record.append(turn("gone", texts=["gone"]))
+        await record.append(turn(texts=["kept"]))
+        await erase(record, session="gone")
+        before, memory = await log(record), await scope_of(record)
+        appends = [asyncio.ensure_future((record, other)[n % 2].append(turn(texts=[f"{n}"]))) for n in range(20)]
+        for _ in range(2):
+            await record.scrub()
+        await asyncio.gather(*appends)
+        await other.scrub()
+        for handle in (record, other):
+            assert (await log(handle))[:1] == before
+            assert len(await log(handle)) == 21
+            assert list((await scope_of(handle)).items)[:2] == list(memory.items)
+        await record.close()
+        with pytest.raises(StoreUnavailable):
+            await record.scrub()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -37,7 +38,19 @@ from sidecar.errors import (
 )
 from sidecar.stores.record import Appended, HeadRead, NewEvent, Record, ScopeRead, SessionRead
 from sidecar.stores.sqlite import APPLICATION_ID, ERRORS, READERS, SCHEMA, SQL, SqliteRecord, store_error
-from tests.contract.record_suite import RawRecord, RecordSuite, Reopen, item, log, scope_of, turn
+from tests.contract.record_suite import (
+    MODEL,
+    RawRecord,
+    RecordSuite,
+    Reopen,
+    claim,
+    erase,
+    fresh,
+    item,
+    log,
+    scope_of,
+    turn,
+)
 
 ROOT: Final = Path(__file__).parents[2]
 CHILD_ENV: Final = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -632,3 +645,77 @@ async def test_reads_go_by_keys(opened: Callable[..., Any], path: Path) -> None:
             and step not in {"SCAN held", "SCAN models", "SCAN models USING COVERING INDEX sqlite_autoindex_models_1"}
         ], (name, plan)
         assert not [step for step in plan if "TEMP B-TREE" in step], (name, plan)
+
+
+# --- what was erased ------------------------------------------------------------------------------------------------
+
+
+def traces(path: Path, mark: bytes = b"xylophone") -> dict[str, int]:
+    """Return how often a mark stands in the bytes of each of the store's files."""
+    files = sorted(path.parent.glob(f"{path.name}*"))
+    return {file.name.removeprefix(path.name): file.read_bytes().count(mark) for file in files}
+
+
+async def fill(record: SqliteRecord) -> list[str]:
+    """Write long and short turns of many sessions in turns, so that SQLite moves many rows; return the marked ones."""
+    dice = random.Random(7)
+    marked = [f"marked-{number}" for number in range(6)]
+    sessions = [*marked, *(f"kept-{number}" for number in range(12))]
+    for _ in range(60):
+        dice.shuffle(sessions)
+        events = []
+        for session in sessions:
+            word = "xylophone " if session in marked else "trombone "
+            texts = [word * dice.choice([1, 3, 20, 100, 300]) for _ in range(dice.randrange(3))]
+            calls = [f"{word}-{fresh('call')}"]
+            events.append(turn(session, texts=texts, opened_calls=calls, request_id=f"{word}{fresh('request')}"))
+        await asyncio.gather(*map(record.append, events))
+        for held in await claim(record):
+            count = held.scope.position - held.scope.vector_position
+            await record.put_vectors(held.scope, model=MODEL, vectors=[b"vector of xylophone"] * count)
+    return marked
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_nothing_erased_is_left_in_the_files(opened: Callable[..., Any], path: Path, whole: bool) -> None:
+    """After a scrub no byte of an erased subject, or session, stands in any of the files of the store (R32, P11)."""
+    record = await opened()
+    other = await opened()
+    marked = await fill(record)
+    await record.append(turn("bob's", subject="bob", texts=["trombone"]))
+    assert traces(path)[""] + traces(path)["-wal"] > 1000
+    for session in [""] if whole else [*marked, *(f"kept-{number}" for number in range(12))]:
+        await erase(record, session=session)
+    await other.fetch([HeadRead(tenant="acme", session="s")])
+    await record.scrub()
+    assert set(traces(path).values()) == {0}
+    await asyncio.gather(*(other.append(turn("new", subject="bob", texts=["trombone " * 50])) for _ in range(50)))
+    assert set(traces(path).values()) == {0}
+    assert traces(path, b"trombone")[""] > 0
+
+
+async def test_a_scrub_waits_for_readers(opened: Callable[..., Any], path: Path) -> None:
+    """While a snapshot from before holds what was removed, a scrub is refused, and works when it is over (R32)."""
+    record = await opened(lock_wait_ms=150)
+    await fill(record)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        await erase(record)
+        with pytest.raises(StoreUnavailable):
+            await record.scrub()
+        assert sum(traces(path).values()) > 0
+        reader.execute("ROLLBACK")
+        await record.scrub()
+    assert set(traces(path).values()) == {0}
+
+
+async def test_a_scrub_waits_for_writers(opened: Callable[..., Any], path: Path) -> None:
+    """While another process holds the write lock a scrub is refused, and works when it is over (R32, R18)."""
+    record = await opened(lock_wait_ms=150)
+    await record.append(turn(texts=["xylophone"]))
+    await erase(record)
+    with locked(path), pytest.raises(StoreUnavailable):
+        await record.scrub()
+    await record.scrub()
+    assert set(traces(path).values()) == {0}

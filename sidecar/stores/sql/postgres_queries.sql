@@ -30,10 +30,8 @@ COMMIT;
 
 -- name: head
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
-        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
-    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
-FROM standpipe.sessions s WHERE tenant = %b AND session = %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+FROM standpipe.sessions WHERE tenant = %b AND session = %b;
 
 -- name: session_end
 SELECT session, version, kind, request_id, committed_at_us, body, previous_hash, event_hash, weight_end_bytes,
@@ -54,24 +52,18 @@ WHERE place = 1 OR size_bytes <= %b ORDER BY version;
 
 -- name: sessions_of_tenant
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
-        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
-    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
-FROM standpipe.sessions s WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+FROM standpipe.sessions WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_subject
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
-        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
-    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
-FROM standpipe.sessions s WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+FROM standpipe.sessions WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_all
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN greatest(erased_at_us, (
-        SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject
-    )) > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
-FROM standpipe.sessions s WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
+FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
 -- The tenant stands in the inner statement too, as a value: so one partition is planned, not all.
@@ -200,23 +192,27 @@ ORDER BY updated_at_us + keep_us, tenant, session LIMIT %b;
 -- name: erased_sessions
 SELECT s.tenant, s.session FROM standpipe.erasures e JOIN standpipe.sessions s ON s.tenant = e.tenant
     AND s.subject = e.subject AND (e.session = '' OR s.session = e.session)
-WHERE e.done_at_us = 0 AND CASE e.session WHEN '' THEN s.swept_at_us = 0 OR s.keep_us > 0 OR s.erased_at_us = 0
-    ELSE s.keep_us > 0 AND s.erased_at_us > 0 END
+WHERE e.done_at_us = 0 AND s.erased_at_us > 0 AND s.keep_us > 0
 ORDER BY s.tenant, s.session LIMIT %b;
 
 -- name: sweep
 SELECT standpipe.sweep(%b::text, %b::text);
 
 -- name: forgotten
-UPDATE standpipe.sessions s SET keep_us = 0, erased_at_us = greatest(s.erased_at_us, (
-    SELECT c.erased_at_us FROM standpipe.scopes c WHERE c.tenant = s.tenant AND c.subject = s.subject))
-WHERE tenant = %b AND session = %b AND swept_at_us > 0;
+UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND swept_at_us > 0;
 
 -- erasure --------------------------------------------------------------------------------------------------------
 
 -- name: erase
 SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
 FROM standpipe.erase(%b::text, %b::text, %b::text);
+
+-- name: mark_late_sessions
+-- Of a subject that is erased: those that began while it was being marked.
+UPDATE standpipe.sessions SET erased_at_us = standpipe.now_us(), ended = true, keep_us = greatest(keep_us, 1)
+WHERE tenant = %b AND subject = %b AND erased_at_us = 0 AND EXISTS (
+    SELECT 1 FROM standpipe.scopes WHERE tenant = %b AND subject = %b AND erased_at_us > 0
+);
 
 -- name: finish_erasure
 UPDATE standpipe.erasures SET done_at_us = CASE done_at_us WHEN 0 THEN greatest(standpipe.now_us(), asked_at_us)
@@ -237,6 +233,28 @@ SELECT standpipe.reopen(%b::text, %b::text);
 
 -- name: redact
 SELECT standpipe.redact(%b::text, %b::text, %b::bigint, %b::bytea, %b::integer[], %b::text, %b::text);
+
+-- name: horizon
+-- Who began after this sees nothing of what was removed before it.
+SELECT pg_snapshot_xmax(pg_current_snapshot())::xid::text;
+
+-- name: held_up
+-- Whether anybody may still see what was removed before. Of other roles' transactions the role may know nothing.
+SELECT EXISTS (
+    SELECT 1 FROM pg_stat_activity WHERE coalesce(datname, current_database()) = current_database()
+        AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker' AND greatest(age(backend_xmin), age(backend_xid)) > age(%b::text::xid)
+);
+
+-- name: vacuum
+-- The indexes too, for the ids of requests and calls in them. What the role does not own the server passes over.
+VACUUM (INDEX_CLEANUP ON) standpipe.events, standpipe.items, standpipe.vectors, standpipe.tool_calls,
+    standpipe.checkpoints, standpipe.keys;
+
+-- name: may_checkpoint
+SELECT rolsuper OR pg_has_role(oid, 'pg_checkpoint', 'USAGE') FROM pg_roles WHERE rolname = current_user;
+
+-- name: checkpoint
+CHECKPOINT;
 
 -- keys -----------------------------------------------------------------------------------------------------------
 

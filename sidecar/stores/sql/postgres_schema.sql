@@ -894,7 +894,8 @@ END $$;
 
 -- expansion: 4
 -- The tables are changed in the order in which an append takes them, so that it and this do not wait for each other.
--- Whether a session or a subject was erased: when, 0 for never. A subject's sessions take it over when they are swept.
+-- Whether a session, or its subject, was erased: when, 0 for never. Such a session is also `ended`, which the releases
+-- before know, and has some `keep_us` until it is forgotten.
 ALTER TABLE standpipe.sessions ADD COLUMN erased_at_us bigint NOT NULL DEFAULT 0;
 
 -- SHA-256 of the body that the event's hash covers, if another has taken its place; and the entries that were taken out.
@@ -1252,7 +1253,7 @@ BEGIN
     RETURN count;
 END $$;
 
--- As restore_items, with kinds and details, and beside items that are gone, which the caller may have left out.
+-- As restore_items, with kinds and details; whoever read the event before it was redacted brings back what is gone.
 CREATE FUNCTION standpipe.restore_event_items(
     of_tenant text, of_subject text, of_session text, of_version bigint, event_position_end bigint,
     event_committed_at_us bigint, entries integer[], chunks integer[], roles integer[], speakers bytea[],
@@ -1261,50 +1262,30 @@ CREATE FUNCTION standpipe.restore_event_items(
 #variable_conflict use_column
 DECLARE
     of_scope standpipe.scopes;
-    of_event record;
-    gone bigint[] := '{}';
-    count CONSTANT bigint := cardinality(restore_event_items.entries);
-    start bigint;
-    put bigint := 0;
-    until bigint;
+    taken_out integer[];
+    after_position CONSTANT bigint := event_position_end - cardinality(restore_event_items.entries);
 BEGIN
-    SELECT items_count, redacted INTO of_event FROM standpipe.events
-    WHERE tenant = of_tenant AND session = of_session AND version = of_version;
+    SELECT * INTO of_scope FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    SELECT redacted INTO taken_out FROM standpipe.events
+    WHERE tenant = of_tenant AND session = of_session AND version = of_version
+        AND items_count = event_position_end - after_position;
     IF NOT FOUND THEN
-        -- Swept meanwhile, or there never was one.
+        -- It was swept meanwhile, or else another count would move every later position of the subject, and with it what
+        -- citations point at.
         RETURN EXISTS (
             SELECT 1 FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session AND swept_at_us > 0);
-    END IF;
-    SELECT * INTO of_scope FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
-    start := event_position_end - of_event.items_count;
-    IF count < of_event.items_count THEN
-        SELECT coalesce(array_agg(position ORDER BY position), '{}') INTO gone FROM standpipe.items
-        WHERE tenant = of_tenant AND subject = of_subject AND position > start AND position <= event_position_end
-            AND gone;
-    END IF;
-    IF count + cardinality(gone) <> of_event.items_count THEN
-        -- Another count would move every later position of the subject, and with it what citations point at.
-        RETURN false;
     ELSIF event_position_end <= coalesce(of_scope.items_position, 0) OR of_scope.erased_at_us > 0 THEN
         RETURN true;
     END IF;
-    FOREACH until IN ARRAY gone || (event_position_end + 1) LOOP  -- the items before it that are not gone
-        PERFORM standpipe.write_items(of_tenant, of_subject, start, of_session, of_version, event_committed_at_us,
-            entries[put + 1:put + until - start - 1], chunks[put + 1:put + until - start - 1],
-            roles[put + 1:put + until - start - 1], speakers[put + 1:put + until - start - 1],
-            spoken_at_us[put + 1:put + until - start - 1], texts[put + 1:put + until - start - 1],
-            terms[put + 1:put + until - start - 1], tokens[put + 1:put + until - start - 1],
-            kinds[put + 1:put + until - start - 1], details[put + 1:put + until - start - 1]);
-        put := put + until - start - 1;
-        start := until;
-    END LOOP;
-    IF count = of_event.items_count AND cardinality(of_event.redacted) > 0 THEN
-        -- Whoever read the event before it was redacted brings these along.
-        PERFORM standpipe.empty_items(of_tenant, of_subject, array_agg(event_position_end - count + e.number), of_session, of_version)
-        FROM unnest(restore_event_items.entries) WITH ORDINALITY AS e (entry, number)
-        WHERE e.entry = ANY (of_event.redacted);
+    PERFORM standpipe.write_items(of_tenant, of_subject, after_position, of_session, of_version, event_committed_at_us,
+        restore_event_items.entries, restore_event_items.chunks, restore_event_items.roles, restore_event_items.speakers,
+        restore_event_items.spoken_at_us, restore_event_items.texts, restore_event_items.terms,
+        restore_event_items.tokens, restore_event_items.kinds, restore_event_items.details);
+    IF cardinality(taken_out) > 0 THEN
+        PERFORM standpipe.empty_items(of_tenant, of_subject, array_agg(after_position + e.number), of_session, of_version)
+        FROM unnest(restore_event_items.entries) WITH ORDINALITY AS e (entry, number) WHERE e.entry = ANY (taken_out);
     END IF;
-    IF event_position_end - of_event.items_count = of_scope.items_position THEN
+    IF after_position = of_scope.items_position THEN
         UPDATE standpipe.scopes SET items_position = standpipe.end_of_run(of_tenant, of_subject, event_position_end)
         WHERE tenant = of_tenant AND subject = of_subject;
     END IF;
@@ -1403,8 +1384,10 @@ BEGIN
     END IF;
 END $$;
 
--- Mark a subject, or one session of it, as erased (R29); again, it changes nothing. Nobody else holds a subject's row
--- while it waits for a session's, so this waits for appends at work, and those that come after see the mark.
+-- Mark a subject, or one session of it, as erased (R29); again, it changes nothing; without a row the session is another
+-- subject's. Locks as an append does, sessions before the subject's counters: so it waits for appends at work, and those
+-- that come after find the mark. A session that begins meanwhile is not seen: its appends are refused from then on, and
+-- `mark_late_sessions` marks it.
 CREATE FUNCTION standpipe.erase(of_tenant text, of_subject text, of_session text)
 RETURNS SETOF standpipe.erasures LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -1415,6 +1398,11 @@ DECLARE
     keys_gone bigint := 0;
 BEGIN
     IF of_session = '' THEN
+        PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us > 0;
+        IF NOT FOUND THEN
+            UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true, keep_us = greatest(keep_us, 1)
+            WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us = 0;
+        END IF;
         -- The new epoch tells those who hold the items.
         INSERT INTO standpipe.scopes AS s (tenant, subject, position, items_position, erased_at_us)
         VALUES (of_tenant, of_subject, 0, 0, now_us)
