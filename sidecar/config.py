@@ -33,6 +33,10 @@ _RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
 _HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+")
 """By their schemes alone: what follows is the driver's to read, and the engine's to refuse."""
 
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/%:@-]*)?")
+_MODEL = re.compile(r"[!-~]{0,100}")
+"""With its prompt's version it names an extractor, which has 128 bytes."""
+
 _HOT_FORMS = (
     "memory, redis[s]://HOST:PORT, redis+unix:///PATH, redis[s]+sentinel://HOST:PORT,…/NAME or"
     " redis[s]+cluster://HOST:PORT,…"
@@ -87,6 +91,11 @@ class Config:
     drain_ms: int = _setting(limits.drain_ms, "The most time from SIGTERM to the exit, 0 to 600000 ms.")
     view_cache_bytes: int = _setting(limits.view_cache_bytes, "Memory for session views, from 1 MiB.")
     block_cache_bytes: int = _setting(limits.block_cache_bytes, "Memory for recall blocks, from 1 MiB.")
+    extractor_url: str = _setting(
+        "", "The OpenAI-compatible endpoint of `standpipe work --extract`, such as https://llm.example/v1."
+    )
+    extractor_model: str = _setting("", "The model that the endpoint is asked for.")
+    extractor_key_file: str = _setting("", "A file with the endpoint's key on one line; empty: it takes none.")
 
     def __post_init__(self) -> None:
         _check(
@@ -124,6 +133,18 @@ class Config:
         _check(0 <= self.drain_ms <= 600_000, "drain_ms", "0 to 600000")
         _check(self.view_cache_bytes >= 1 << 20, "view_cache_bytes", "at least 1048576")
         _check(self.block_cache_bytes >= 1 << 20, "block_cache_bytes", "at least 1048576")
+
+        _check(
+            not self.extractor_url or bool(_ENDPOINT.fullmatch(self.extractor_url)),
+            "extractor_url",
+            "http[s]://HOST[:PORT][/PATH], without a user or a query",
+        )
+        _check(
+            bool(self.extractor_model) == bool(self.extractor_url) and bool(_MODEL.fullmatch(self.extractor_model)),
+            "extractor_model",
+            "set with extractor_url: 1 to 100 printable characters",
+        )
+        _check(self.extractor_key_file.isprintable(), "extractor_key_file", "a path, or empty")
 
     def masked(self) -> dict[str, Any]:
         """Return the settings for a log or a screen: a password inside an address is not among them."""

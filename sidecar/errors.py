@@ -20,6 +20,7 @@
     ├── Unauthenticated         UNAUTHENTICATED
     ├── StoreUnavailable        UNAVAILABLE          the one that a client retries
     │   ├── HotUnavailable      never leaves the server
+    │   ├── EndpointUnavailable never leaves the worker
     │   └── Draining
     ├── StoreReadOnly, StoreSchemaNewer, ModelInvalid, ConfigInvalid   FAILED_PRECONDITION
     ├── StoreFull, Overloaded   RESOURCE_EXHAUSTED
@@ -224,6 +225,10 @@ class StoreUnavailable(StandpipeError):
 
 class HotUnavailable(StoreUnavailable):
     """The hot store cannot be reached in time. No call fails for it alone: the record store answers instead."""
+
+
+class EndpointUnavailable(StoreUnavailable):
+    """The endpoint of the extraction cannot be reached, or cannot answer just now; nothing else waits for it."""
 
 
 class Draining(StoreUnavailable):

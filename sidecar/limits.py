@@ -133,6 +133,12 @@ recall_candidates_max: Final = 512
 segment_citations_max: Final = 65
 """References of one segment: a claim, and as many sources as it can have; or what was folded into one item."""
 
+search_results_max: Final = 100
+"""Results of one search: more than a person reads, and a fifth of a ranking."""
+
+search_results_default: Final = 20
+"""The same when a search names no number."""
+
 omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
 
@@ -288,6 +294,30 @@ outlast four pauses."""
 
 work_pause_s_max: Final = 60
 """The longest pause before a work order that failed is tried again, and of a projection whose store is away."""
+
+extract_items_max: Final = 64
+"""Items that one extraction step looks at: what extract_turns_max turns mostly have, and little that is read twice."""
+
+extract_turns_max: Final = 8
+"""Turns that one question shows: a model cites better among few, and a step that fails repeats no more."""
+
+extract_context_turns_max: Final = 2
+"""Turns before them that it shows, too: what "there" and "she" mean stands mostly in the one before."""
+
+extract_text_chars_max: Final = 24_000
+"""Text of one question: 6,000 tokens, which with the prompt and the answer fit into every model's window."""
+
+extract_answer_bytes: Final = 256 << 10
+"""One answer of the endpoint: some thousand proposals. What is larger is no answer."""
+
+extract_answers_max: Final = 2
+"""Answers that are asked for while none can be read: a model at temperature 0 rarely does better the third time."""
+
+extract_call_s: Final = 60
+"""One call of the endpoint: a large model on a busy machine writes a page in it."""
+
+extract_lease_s: Final = 300
+"""How long an extraction order is held: extract_answers_max calls, and the recording, twice over."""
 
 sweep_batch_max: Final = 64
 """Expired sessions that are listed at once: each is removed in a transaction of its own, and another process may have

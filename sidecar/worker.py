@@ -1,4 +1,4 @@
-"""A process that embeds and sweeps, and does not serve: `standpipe work`.
+"""A process that embeds, sweeps and, if it is told to, extracts, and does not serve: `standpipe work`.
 
 Any number of them work on one record store, beside sidecars or for those that are told not to (`project: false`). What
 a worker holds goes back when it ends in peace, and when its lease has passed if it dies.
@@ -15,25 +15,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sidecar.beliefs import BeliefStore
+from sidecar.chat import Chat
+from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder, EmbedQueue
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
+from sidecar.extraction import Extraction
+from sidecar.gateway import Gateway
 from sidecar.health import Health, HealthServer
+from sidecar.lease import Leases
 from sidecar.model import Model
+from sidecar.orders import Orders
+from sidecar.policies import Policies
 from sidecar.projection import EmbeddingProjection
+from sidecar.receipt import Signer
 from sidecar.retention import Retention
+from sidecar.sessions import Sessions
 from sidecar.stores.hot import Hot
-from sidecar.stores.record import Lag
+from sidecar.stores.record import Record
 from sidecar.telemetry import Log, Telemetry
+from sidecar.tokens import Tokenizers
 
 
 class Worker:
     """A worker's process: ``async with Worker(config) as worker``."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, extract: bool = False) -> None:
+        """`extract`: whether to ask the endpoint of the configuration for facts and summary entries."""
         self.config = config
+        self._extract = extract
+        self._orders: list[Orders] = []
         self.telemetry = Telemetry(Log(level=config.log_level))
         self._stack = contextlib.AsyncExitStack()
 
@@ -50,23 +64,28 @@ class Worker:
     ) -> None:
         await self._stack.aclose()
 
-    async def work(self, stop: asyncio.Event, *, once: bool) -> Lag | None:
-        """Work until `stop` is set, or, `once`, until nothing is left but what is parked: then return the lag."""
+    async def work(self, stop: asyncio.Event, *, once: bool) -> int:
+        """Work until `stop` is set, or, `once`, until nothing is left but parked orders; return how many these are."""
         if once:
             await self._retention.sweep()
         async with (
             _beside(self._retention.run()),
-            _beside(self._projection.drain() if once else self._projection.run()) as work,
+            _beside(self._drain() if once else asyncio.gather(*(orders.run() for orders in self._orders))) as work,
             _beside(stop.wait()) as stopped,
         ):
             await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
-            lag: Lag | None = work.result() if work.done() else None
-            return lag
+            return int(work.result()) if work.done() else 0
+
+    async def _drain(self) -> int:
+        """Do all that there is, what is extracted before it is embedded."""
+        return sum([(await orders.drain()).parked for orders in self._orders])
 
     async def _start(self) -> None:
         started, config, stack = time.perf_counter(), self.config, self._stack
-        if config.embedder == "none":
+        if config.embedder == "none" and not self._extract:
             raise ConfigInvalid("embedder must name a model, which a worker embeds with", field="embedder")
+        if self._extract and not config.extractor_url:
+            raise ConfigInvalid("extractor_url must name the endpoint that --extract asks", field="extractor_url")
         health = Health(self.telemetry)
         await stack.enter_async_context(_beside(health.beat()))
         address = ""
@@ -76,26 +95,62 @@ class Worker:
             address = f"{config.http.rpartition(':')[0]}:{pages.port}"
         record = await open_record(config)
         stack.push_async_callback(record.close)
-        embedder = await asyncio.to_thread(self._load)
-        queue = EmbedQueue(embedder)
-        stack.push_async_callback(queue.close)
-        self._projection = EmbeddingProjection(
-            record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
-        )
         hot: Hot[Any] = await open_hot(config, record)
         stack.push_async_callback(hot.close)
+        if self._extract:
+            self._orders.append(await self._extraction(record, hot))
+        provider = "none"
+        if config.embedder != "none":
+            embedder = await asyncio.to_thread(self._load)
+            provider = embedder.provider
+            queue = EmbedQueue(embedder)
+            stack.push_async_callback(queue.close)
+            self._orders.append(
+                EmbeddingProjection(
+                    record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
+                )
+            )
         eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
         self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")
-        self.telemetry.info.labels(version, record.engine, hot.engine, embedder.provider).set(1)
+        self.telemetry.info.labels(version, record.engine, hot.engine, provider).set(1)
         health.started = health.ready = True
         self.telemetry.log.info(
             "started",
             version=version,
             seconds=round(time.perf_counter() - started, 3),
             http=address,
-            provider=embedder.provider,
+            provider=provider,
         )
+
+    async def _extraction(self, record: Record, hot: Hot[Any]) -> Extraction:
+        """Return the extraction, with the write path that every claim goes."""
+        config, telemetry, stack = self.config, self.telemetry, self._stack
+        chat = Chat(
+            config.extractor_url,
+            model=config.extractor_model,
+            key_file=config.extractor_key_file,
+            telemetry=telemetry,
+        )
+        tokenizers = Tokenizers(Path(config.models_dir) / "tokenizers", config.tokenizers)
+        counters = {name: (await asyncio.to_thread(tokenizers.get, name)).count for name in config.tokenizers}
+        policies = Policies(record, tokenizers)
+        leases = Leases(record, hot, policies, telemetry)
+        stack.push_async_callback(leases.close)
+        await stack.enter_async_context(_beside(leases.run()))
+        sessions = Sessions(record, hot, leases, tokenizers, telemetry)
+        stack.push_async_callback(sessions.drain)
+        signing_key = await record.signing_key()
+        committer = Committer(
+            sessions=sessions,
+            gateway=Gateway(record, BeliefStore(record, key=signing_key)),
+            counters=counters,
+            signer=Signer(signing_key),
+            telemetry=telemetry,
+            wake_projection=asyncio.Event(),
+        )
+        stack.push_async_callback(committer.drain)
+        return Extraction(record, chat, committer, policies=policies, telemetry=telemetry)
 
     def _load(self) -> Embedder:
         model = Model.open(Path(self.config.models_dir) / self.config.embedder)

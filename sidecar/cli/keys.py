@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,11 +33,28 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--id", "key_id", default="", help="What the key is called; at random if it is not said.")
-def new(key_id: str) -> None:
-    """Print a new key, a line of the file that `encryption_keys_file` names."""
-    from sidecar.vault import new_line
+@click.option(
+    "--to", "path", metavar="FILE", type=click.Path(path_type=Path), help="Put it into a file, and print nothing."
+)
+def new(key_id: str, path: Path | None) -> None:
+    """Make a new key, a line of the file that `encryption_keys_file` names.
 
-    click.echo(new_line(key_id))
+    With --to it becomes the last line of a file, which is made for its owner alone if it is not there.
+    """
+    from sidecar.vault import new_line, parse
+
+    line = new_line(key_id)
+    if path is None:
+        click.echo(line)
+        return
+    try:
+        path.touch(mode=0o600)
+        before = path.read_text(encoding="ascii")
+        text = before + ("\n" if before and not before.endswith("\n") else "") + line + "\n"
+        parse(text)  # a name that is there already must not make the file unreadable
+        path.write_text(text, encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        show.fail(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', '') or 'it is no text'}")
 
 
 @record_flags
@@ -83,7 +101,7 @@ async def _check(settings: config.Config) -> int:
         said = broken.get(name) or ("encrypts" if name == vault.first else "needed until `standpipe keys rotate`")
         if not counts[name] and name != vault.first:
             said = "not needed any more"
-        out.print(f"{name}: {counts[name]:,} subjects' keys: {said}", markup=False, highlight=False)
+        out.print(f"{name}: {counts[name]:,} subjects' keys: {said}", markup=False, highlight=False, soft_wrap=True)
     return 1 if broken else 0
 
 

@@ -24,24 +24,24 @@ from sidecar.stores.record import ParkedOrder, ParkedRead, Record
 @click.command()
 @click.option("--config", "path", metavar="FILE", help=f"A YAML file of settings; also {config.CONFIG_VARIABLE}.")
 @click.option("--once", is_flag=True, help="End when nothing is left but what is parked.")
+@click.option("--extract", is_flag=True, help="Ask extractor_url for facts and summary entries, too.")
 @click.pass_context
-def work(ctx: click.Context, /, *, path: str | None, once: bool, **given: Any) -> None:
+def work(ctx: click.Context, /, *, path: str | None, once: bool, extract: bool, **given: Any) -> None:
     """Embed what sidecars commit and remove expired logs, without serving, until SIGTERM or SIGINT.
 
     It takes the settings of `serve`, and any number of processes may work on one record store. Logs go to stderr, one
     JSON object a line. With --once the exit code is 1 if orders are parked.
     """
     settings = config.load(path=path, environment=os.environ, flags=given)
-    ctx.exit(asyncio.run(_work(settings, once=once)))
+    ctx.exit(asyncio.run(_work(settings, once=once, extract=extract)))
 
 
-async def _work(settings: config.Config, *, once: bool) -> int:
+async def _work(settings: config.Config, *, once: bool, extract: bool) -> int:
     from sidecar.worker import Worker
 
     stop = stopping(settings)
-    async with Worker(settings) as worker:
-        lag = await worker.work(stop, once=once)
-    parked = lag.parked if lag else 0
+    async with Worker(settings, extract=extract) as worker:
+        parked = await worker.work(stop, once=once)
     worker.telemetry.log.info("stopped", parked=parked)
     return 1 if parked else 0
 

@@ -11,8 +11,9 @@ the events and checkpoints of tails. The digest of a request (R4) is keyed, sinc
 whoever guesses it. In the clear stay ids, names of subjects and sessions, times, counts, roles, kinds, and policies.
 
 The associated data of a value is the identity of its row: one that was moved to another row, subject or tenant does not
-open (StoreCorrupt). For an item its time, to the microsecond, stands for its version, which is not yet known then. What was written before encryption was switched on is read as it is. What was removed (R24, R28)
-is empty, or all zeros, and passes as such.
+open (StoreCorrupt). For an item its time, to the microsecond, stands for its version, which is not yet known then. What
+was written before encryption was switched on is read as it is. What was removed (R24, R28) is empty, or all zeros, and
+passes as such.
 
 A key costs no round trip of its own where the caller's reads name its subject or session: it is asked for in the same
 batch, every `limits.data_key_s`. A view of the hot store that cannot be opened is a miss.

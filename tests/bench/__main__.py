@@ -18,7 +18,7 @@ from tests.bench.figures import Bench, Figure
 from tests.bench.served import ServedBench
 from tests.servers import Postgres, Redis
 
-FAMILIES = ("warm", "recall", "commit", "process")
+FAMILIES = ("warm", "recall", "encryption", "commit", "process")
 
 
 STORES = ("embedded", "served")

@@ -11,8 +11,9 @@ import sqlite3
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +29,7 @@ from sidecar.model import Model
 from sidecar.stores.record import Record
 from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, turn_pb2
+from tests import keys
 from tests.bench import seed
 
 HYDRATE = "/standpipe.v1.ContextService/HydrateContext"
@@ -204,7 +206,7 @@ class Bench:
     def standpipe(self, db: str, *, embedder: str = MODEL) -> contextlib.AbstractAsyncContextManager[Child]:
         """Run Standpipe on one of the stores."""
         return child(
-            "standpipe", self._socket(), **self.addresses(db),
+            "standpipe", self._socket(), **self.stores(db),
             models_dir=str(self.models), embedder=embedder, tokenizers=[TOKENIZER],
         )  # fmt: skip
 
@@ -212,10 +214,15 @@ class Bench:
         """Return the settings that name one of the stores."""
         return {"record": f"sqlite:{self.work / db}.db"}
 
+    def stores(self, db: str) -> dict[str, Any]:
+        """Return the settings of one of the stores: all but `clear` are encrypted, as a deployment's are."""
+        how = {"plaintext": True} if db == "clear" else {"encryption_keys_file": keys.key_file()}
+        return {**self.addresses(db), **how}
+
     @contextlib.asynccontextmanager
     async def record(self, db: str) -> AsyncIterator[Record]:
         """Open one of the stores behind Standpipe's back."""
-        record = await open_record(Config(**self.addresses(db)))
+        record = await open_record(Config(**self.stores(db)))
         try:
             yield record
         finally:
@@ -300,6 +307,10 @@ class Bench:
             await seed.append(record, "hand", "hand", turns, counters)
             sample = [seed.note(self.random, number) for number in range(1000)]
             self.vectors = np.stack([self.embedder.embed_one(text) for text in sample])
+            await seed.embed(record, self.embedder.id, self.vectors)
+        async with self.record("clear") as record:
+            await seed.memories(record, "m1000", sample, counters)
+            await seed.append(record, "m1000", "m1000.new", iter([greeting]), counters)
             await seed.embed(record, self.embedder.id, self.vectors)
         print(f"stores filled in {time.perf_counter() - started:.1f} s", flush=True)
 
@@ -408,6 +419,33 @@ class Bench:
                     ratio(times, "hydrate", "floor", "embedding", "scan"), bar=self.scan_bar, ms=ms, note=note,
                 )
             )  # fmt: skip
+
+    async def encryption(self) -> None:
+        """Measure the same store encrypted and in plain text: hydrates that recall, and commits."""
+        turn, versions = self._turn(), {"encrypted": iter(range(1 << 30)), "plain": iter(range(1 << 30))}
+        async with self.standpipe("memory") as sealed, self.standpipe("clear") as clear:
+            servers = {"encrypted": sealed, "plain": clear}
+            hydrates: dict[str, Call] = {}
+            commits: dict[str, Call] = {}
+            for side, server in servers.items():
+                await self.prepare(server)
+                hydrates[side] = partial(self._hydrated, server)
+                commits[side] = partial(self._committed, server, versions[side], turn)
+                await self.warm_up(hydrates[side])
+                await commits[side]()
+            recalled = await interleave(hydrates, rounds=self.rounds, calls=self.calls)
+            written = await interleave(commits, rounds=self.rounds, calls=self.calls)
+        for name, title, times, bar in (
+            ("encrypted_recall_1000", "recall over 1,000 memories, encrypted / in plain text", recalled, 1.1),
+            ("encrypted_commit", "commit, encrypted / in plain text", written, None),
+        ):
+            self.add(Figure(name, title, ratio(times, "encrypted", "plain"), bar=bar, ms=behind(times)))
+
+    async def _hydrated(self, server: Child) -> bytes:
+        return await server.call(HYDRATE, self._asking("m1000.new", "m1000"))
+
+    async def _committed(self, server: Child, versions: Iterator[int], turn: turn_pb2.Turn) -> bytes:
+        return await server.call(COMMIT, _commit("encryption", next(versions), turn))
 
     async def _hand(self, server: Child) -> None:
         history = [

@@ -90,7 +90,7 @@ async def append(
         )
         waiting.append(asyncio.create_task(record.append(event)))
         await asyncio.sleep(0)
-        if len(waiting) >= 64:
+        if len(waiting) >= 64 or not number:  # the first asks for what the others then know
             await asyncio.gather(*waiting)
             waiting.clear()
     await asyncio.gather(*waiting)

@@ -55,7 +55,7 @@ class ServedBench(Bench):
         return self._addresses[db]
 
     async def fill(self, *, memories: int) -> None:
-        for name in ("plain", "plain2", "memory"):
+        for name in ("plain", "plain2", "memory", "clear"):
             database = self.postgres.create_database()
             await migrate(self.postgres.dsn(database), grant_to=[ROLE])
             self._addresses[name] = {

@@ -182,7 +182,8 @@ SWAPS = {
     " WHERE subject = 'u0' AND position = 1",
     "vector of another subject": "UPDATE vectors SET vector = (SELECT vector FROM vectors WHERE subject = 'u1'"
     " AND position = 1) WHERE subject = 'u0' AND position = 1",
-    "one bit": "UPDATE events SET body = CAST(substr(body, 1, 50) || x'00' || substr(body, 52) AS BLOB) WHERE session = 's0'",
+    "one bit": "UPDATE events SET body = CAST(substr(body, 1, 50) || x'00' || substr(body, 52) AS BLOB)"
+    " WHERE session = 's0'",
 }
 
 

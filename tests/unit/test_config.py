@@ -111,6 +111,13 @@ BAD: list[tuple[str, Any]] = [
     ("drain_ms", "600001"),
     ("view_cache_bytes", "1048575"),
     ("block_cache_bytes", "0"),
+    ("extractor_url", "llm.example/v1"),
+    ("extractor_url", "ftp://llm.example"),
+    ("extractor_url", "https://user:secret@llm.example/v1"),
+    ("extractor_url", "https://llm.example/v1?key=secret"),
+    ("extractor_url", "https://"),
+    ("extractor_model", "a-model-without-an-endpoint"),
+    ("extractor_key_file", "key\nsecret"),
 ]
 
 
