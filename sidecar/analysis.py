@@ -7,12 +7,12 @@ positions from the log alone (P9).
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import timestamp_pb2
 
-from sidecar import beliefs, limits, names, recall, segment, summary
+from sidecar import beliefs, limits, names, pii, recall, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import EventKind, ItemKind, NewItem, StoredEvent
@@ -43,11 +43,13 @@ def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_u
         else:
             whole = segment.result_piece(entry.tool_result, name, _NOWHERE, 0).segment
         shown = whole.header + whole.body
+        analysis.pii.extend(_stored(pii.find(segment.spoken_text(entry))))
         tokens = {tokenizer: count(shown) for tokenizer, count in counters.items()}
         spans: list[tuple[int, int]] = []
         if text.strip():
             small = tokens[lead] <= limits.item_tokens_max  # the common case: one item, counted already
             spans = [(0, len(text))] if small else recall.chunk(text, counters[lead])
+            analysis.trivial = len(spans) == 1 and recall.trivial(text)
         analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in spans)
         quoted = [segment.header(role, name) + segment.quoted_body(text[start:end]) for start, end in spans]
         chosen = summary.choose(text, role) if kind == "message" else None
@@ -95,6 +97,13 @@ def items(stored: log_pb2.StoredTurn) -> list[NewItem]:
                     tokens={
                         tokenizer: analysis.counts[at].chunks[chunk] for at, tokenizer in enumerate(stored.tokenizers)
                     },
+                    detail=_packed(
+                        log_pb2.ItemDetail(
+                            trust=analysis.trust,
+                            pii=_stored(pii.within(analysis.pii, span.start, span.end)),
+                            trivial=analysis.trivial,
+                        )
+                    ),
                 )
             )
     found += _change_items(
@@ -108,6 +117,7 @@ def analyse_change(change: fact_pb2.MemoryChange, counters: Mapping[str, Count])
     stored = log_pb2.StoredChange(change=change)
     text = change_text(change)
     if text:
+        stored.analysis.pii.extend(_stored(pii.find(text)))
         lead = next(iter(counters))
         spans = recall.chunk(text, counters[lead]) if change.HasField("document") else [(0, len(text))]
         stored.analysis.chunks.extend(log_pb2.Span(start=start, end=end) for start, end in spans)
@@ -175,12 +185,12 @@ def _change_items(
             detail.change.document.ClearField("text")
         else:
             text = change_text(change)
+            detail.pii.extend(analysis.pii)
         kind = ItemKind.HELD if change.held_back else ItemKind.CHANGE
         role = _role(change)
         found.append(item(entry, 0, text, counted=0 if text else None, role=role, kind=kind, detail=_packed(detail)))
         if change.HasField("document"):
             title = change.document.title
-            chunk_detail = _packed(log_pb2.ItemDetail(trust=change.trust, title=title))
             for chunk, span in enumerate(analysis.chunks):
                 part = change.document.text[span.start : span.end]
                 found.append(
@@ -192,7 +202,13 @@ def _change_items(
                         title=title,
                         role=role,
                         kind=ItemKind.DOCUMENT,
-                        detail=chunk_detail,
+                        detail=_packed(
+                            log_pb2.ItemDetail(
+                                trust=change.trust,
+                                title=title,
+                                pii=_stored(pii.within(analysis.pii, span.start, span.end)),
+                            )
+                        ),
                     )
                 )
     return found
@@ -209,6 +225,10 @@ def _role(change: fact_pb2.MemoryChange) -> int:
     fact = beliefs.claim_in(change)
     quoted = fact is not None and any(names.is_document(source.session_id) for source in fact.sources)
     return turn_pb2.ROLE_DOCUMENT if quoted else turn_pb2.ROLE_TOOL
+
+
+def _stored(found: Iterable[pii.Span]) -> list[log_pb2.PiiSpan]:
+    return [log_pb2.PiiSpan(start=one.start, end=one.end, kind=one.kind) for one in found]
 
 
 def _packed(detail: log_pb2.ItemDetail) -> bytes:

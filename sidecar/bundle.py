@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from sidecar import limits, names, segment, summary, view
+from sidecar import limits, names, pii, segment, summary, view
 from sidecar.beliefs import Belief, Ref
 from sidecar.policy import DOCUMENTS, FACTS, HISTORY, POLICY, PROFILE, RANKED, RECALL, SUMMARY, Allocation, Policy
 from sidecar.scope import Candidates, Facts, Group
@@ -58,6 +58,8 @@ class Frames:
     """The lines that Standpipe writes, and shortened entries, for one tokenizer: counted once and kept."""
 
     count: Count
+    masked: bool = False
+    """Whether what stands in the profile and in titles is shown in masked form."""
     _lines: dict[str, Piece] = field(default_factory=dict)
     _known: dict[tuple[str, Ref, int], Piece] = field(default_factory=dict)
     _short: dict[tuple[bytes, int], Piece] = field(default_factory=dict)
@@ -82,9 +84,11 @@ class Frames:
         key = (text, ref, trust)
         if key not in self._known:
             _bound(self._known)
-            self._known[key] = segment.quoted_piece(
-                turn_pb2.ROLE_USER, "", text, ref.message(), self.count, listed=True, stated=trust
+            shown = pii.masked(text) if self.masked else text
+            piece = segment.quoted_piece(
+                turn_pb2.ROLE_USER, "", shown, ref.message(), self.count, listed=True, stated=trust
             )
+            self._known[key] = segment.marked(piece, masked=shown != text)
         return self._known[key]
 
     def clamped(self, piece: Piece, tokens_max: int) -> Piece:
@@ -393,6 +397,44 @@ def _fill(
     return [_Quoted(opening), *_quoted(candidates, chosen, lines, folded), _Quoted(closing)]
 
 
+class Found(NamedTuple):
+    """Something that a query found, without a bundle around it."""
+
+    segment: bundle_pb2.Segment
+    said_at_us: int
+
+
+def best(candidates: Candidates) -> Iterator[Found]:
+    """Yield what a query found, best first; what says the same stands once."""
+    taken: dict[int, int] = {}
+    for place, index in enumerate(candidates.indices):
+        twin = candidates.twins.get(index)
+        if twin is not None:
+            taken.setdefault(twin, place)
+    folded = _folded(candidates, candidates.twins, taken)
+    for place, index in enumerate(candidates.indices):
+        if taken.get(candidates.twins.get(index, -1), place) == place:
+            candidate = candidates.at(place)
+            shown = bundle_pb2.Segment()
+            shown.CopyFrom(candidate.piece.segment)
+            _with(shown, _Quoted(candidate.piece, candidate.score_micros, _more(candidates, place, folded)))
+            yield Found(shown, candidate.item.spoken_at_us)
+
+
+def _more(
+    candidates: Candidates, place: int, folded: Mapping[int, Sequence[turn_pb2.EventRef]]
+) -> Sequence[turn_pb2.EventRef]:
+    """Return what a candidate's segment cites besides itself: its sources, and what it stands for."""
+    return (*candidates.sources(place), *folded.get(place, ()))[: limits.segment_citations_max - 1]
+
+
+def _with(copied: bundle_pb2.Segment, quoted: _Quoted) -> None:
+    """Put into the copy of a shared segment what is one query's."""
+    copied.score_micros = quoted.score_micros
+    if quoted.more:
+        copied.citations.extend(quoted.more)
+
+
 def _line(source: bundle_pb2.Source, candidates: Candidates, place: int, frames: Frames) -> Piece | None:
     """Return the line under which a candidate stands: a day, or a document."""
     if source == FACTS:
@@ -401,6 +443,7 @@ def _line(source: bundle_pb2.Source, candidates: Candidates, place: int, frames:
     if source == RECALL:
         return frames.line(_date(number))
     title = candidates.title(place)
+    title = pii.masked(title) if frames.masked else title
     return frames.line(segment.defused(f'From "{title}":' if title else f"From {names.own(log).document}:"))
 
 
@@ -434,8 +477,7 @@ def _quoted(
         if group != shown and line is not None:
             yield _Quoted(line)
         shown = group
-        more = (*candidates.sources(place), *folded.get(place, ()))
-        yield _Quoted(candidates.piece(place), candidates.scores[place], more[: limits.segment_citations_max - 1])
+        yield _Quoted(candidates.piece(place), candidates.scores[place], _more(candidates, place, folded))
 
 
 def _account(facts: Facts, omissions: Omissions) -> None:
@@ -508,15 +550,12 @@ def _render(
             cache_breakpoint=section.source not in RANKED,
         )
         one.segments.extend([piece.segment for piece in section.pieces])
-        # The pieces are shared by all queries; their copies take what is one query's.
         for copied, quoted in zip(one.segments, section.quoted, strict=False):
-            copied.score_micros = quoted.score_micros
-            if quoted.more:
-                copied.citations.extend(quoted.more)
+            _with(copied, quoted)
     made.tokens = sum(section.tokens for section in shown)
     assert made.tokens <= allocation.total, "P5: the bundle is over budget"
     made.budget_tokens = allocation.total
-    made.tokenizer = session.tokenizer
+    made.tokenizer = segment.tokenizer_of(session.tokenizer)
     made.fingerprint = digest.digest()
     made.policy = policy.id
     made.session_version = session.version

@@ -323,7 +323,7 @@ class Exporter:
             async for step in self._documents(tenant, subject, place, deadline):
                 yield step
                 place = step.then
-            place = replace(place, part=2, session="", version=0)
+            place = replace(place, part=2, position=0, session="", version=0)
         async for step in self._conversations(tenant, subject, place, deadline):
             yield step
 
@@ -333,8 +333,7 @@ class Exporter:
         """Yield the latest versions of the subject's documents."""
         if not place.position:
             place = replace(place, position=1)
-            yield _Step("## Documents", place)
-            yield _Step("", place)
+            yield _Step("## Documents\n", place)
         async for head in self._heads(tenant, subject, place.session, deadline):
             if head.expired or not names.is_own(head.session) or not names.own(head.session).document:
                 continue
@@ -349,9 +348,9 @@ class Exporter:
     async def _conversations(
         self, tenant: str, subject: str, place: _Place, deadline: Deadline | None
     ) -> AsyncIterator[_Step]:
-        if not place.session:
-            yield _Step("## Conversations", place)
-            yield _Step("", place)
+        if not place.position:
+            place = replace(place, position=1)
+            yield _Step("## Conversations\n", place)
         after = place.session
         if place.version:
             async for step in self._conversation(tenant, place, deadline):
@@ -362,8 +361,7 @@ class Exporter:
             if head.expired:
                 continue
             place = replace(place, session=head.session, version=1)
-            yield _Step(f"### {head.session}", place)
-            yield _Step("", place)
+            yield _Step(f"### {head.session}\n", place)
             async for step in self._conversation(tenant, place, deadline):
                 yield step
                 place = step.then

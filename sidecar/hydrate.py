@@ -1,9 +1,11 @@
 """HydrateContext: plan, look up, rank, fit, render; and ReplayContext, which does the same from a receipt.
 
 The query's embedding starts first and runs beside the lookups. Each store is asked at most once: the hot store for
-the session's tail, and, unless that is known to be the newest and nothing is to be recalled, the record store, in one
-batch, for the route, for what the session has that the view does not, and for what the subject's memory has that the
-cached block does not. A session or subject that is not cached yet costs a load.
+the session's tail, and, unless that is known to be the newest and nothing of memory is to be shown, the record store,
+in one batch, for the route, for what the session has that the view does not, and for what memory has that is not
+cached: items of the subject, changes of what is known of it, and the tenant's own documents. So a change of memory is
+seen by every hydrate that starts after it was acknowledged (P4). A session or subject that is not cached yet costs a
+load.
 
 Everything behind the lookups is `bundle.assemble`, a pure function. A receipt names its inputs, so replaying is
 looking up the same inputs again, as they were.
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import cast
+from typing import Any, TypeVar, cast
 
-from sidecar import bundle, limits, policy, recall, validate, view
+from sidecar import bundle, limits, names, policy, recall, segment, validate, view
+from sidecar.beliefs import Beliefs, BeliefStore
 from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import (
     DeadlineExceeded,
@@ -32,16 +36,27 @@ from sidecar.errors import (
     VersionInFuture,
 )
 from sidecar.lease import Leases
-from sidecar.policy import HISTORY, RECALL, Policy
+from sidecar.policy import DOCUMENTS, FACTS, HISTORY, PROFILE, RANKED, RECALL, Policy
 from sidecar.receipt import Receipt, Signer, Token
-from sidecar.scope import Candidates, ScopeMemory, Scopes, base_of
+from sidecar.scope import Candidates, Library, ScopeMemory, Scopes, base_of, rank_documents
+from sidecar.segment import Count
 from sidecar.sessions import Look, Sessions
 from sidecar.stores.hot import HotKey
-from sidecar.stores.record import Deadline, Read, Record, RouteRead, ScopeState, SessionState, StoredRoute
+from sidecar.stores.record import (
+    ChangesRead,
+    Deadline,
+    Read,
+    Record,
+    RouteRead,
+    ScopeRead,
+    ScopeState,
+    SessionState,
+    StoredRoute,
+)
 from sidecar.telemetry import Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
-from standpipe.v1 import bundle_pb2, context_pb2
+from standpipe.v1 import bundle_pb2, context_pb2, memory_pb2
 
 _FINISH_SHARE = 0.3
 """The share of the time left that is kept for ranking, fitting and rendering; at least `_FINISH_S_MIN`."""
@@ -51,6 +66,14 @@ _FINISH_S_MIN = 0.004
 _SOURCE: Mapping[int, bundle_pb2.Source] = {int(source): source for source in bundle_pb2.Source.values()}
 
 _SOURCE_NAMES = {source: bundle_pb2.Source.Name(source).removeprefix("SOURCE_").lower() for source in _SOURCE if source}
+
+_T = TypeVar("_T")
+
+_RULES = 1
+"""The rules by which bundles are made now (`Receipt.rules`): profile, facts, documents, and folding."""
+
+_MEMORY = (PROFILE, RECALL, FACTS, DOCUMENTS)
+"""The sources that are of a subject's memory, in the order in which they stand in a bundle."""
 
 _RANK_INLINE_ITEMS = 20_000
 """Scopes up to this size are ranked on the event loop, in a few milliseconds; larger ones in a thread."""
@@ -77,15 +100,27 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What there is of memory. None of each when it is not wanted, or could not be had."""
+
+    items: ScopeMemory | None = None
+    """The subject's."""
+    beliefs: Beliefs | None = None
+    library: ScopeMemory | None = None
+    """The items of the tenant's own documents."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Inputs:
     """What there is for a plan."""
 
     rules: Policy
     session: View
-    memory: ScopeMemory | None
-    """None when recall is not wanted, or could not be had."""
+    memory: _Remembered
     position: int
-    """The last item that this hydrate may see."""
+    """The subject's last item that this hydrate may see."""
+    known_position: int
+    """The subject's last change of memory that it may see."""
 
 
 @dataclass(slots=True)
@@ -118,6 +153,7 @@ class Hydrator:
         record: Record,
         sessions: Sessions,
         scopes: Scopes,
+        beliefs: BeliefStore,
         leases: Leases,
         tokenizers: Tokenizers,
         embedder: EmbedQueue | None,
@@ -128,6 +164,7 @@ class Hydrator:
         self._record = record
         self._sessions = sessions
         self._scopes = scopes
+        self._beliefs = beliefs
         self._leases = leases
         self._tokenizers = tokenizers
         self._embedder = embedder
@@ -165,14 +202,18 @@ class Hydrator:
         embedding = self._start_embedding(plan, deadline)
         try:
             inputs = await self._look_up(plan, deadline, clock, degraded)
-            rules, session, memory, position = inputs.rules, inputs.session, inputs.memory, inputs.position
-            wanted = memory is not None and RECALL in rules.sources and _included(plan.include, RECALL)
-            if wanted and embedding is None:  # the route has just moved to a policy that recalls
+            rules, session, memory = inputs.rules, inputs.session, inputs.memory
+            wanted = _wanted(rules, plan.include, session.subject, plan.query)
+            ranked = _ranked(wanted, memory)
+            if ranked and embedding is None:  # the route has just moved to a policy that recalls
                 embedding = self._start_embedding(plan, deadline)
-            query = await self._query(plan, rules, embedding if wanted else None, deadline, clock, degraded)
+            query = await self._query(plan, rules, embedding if ranked else None, ranked, deadline, clock, degraded)
         finally:
             if embedding is not None:
                 embedding.cancel()
+        items = memory.items if wanted & RANKED else None
+        library = memory.library if DOCUMENTS in wanted else None
+        beliefs = memory.beliefs if wanted & {PROFILE, FACTS} else None
         receipt = Receipt(
             tenant=plan.tenant,
             session=plan.session,
@@ -181,8 +222,8 @@ class Hydrator:
             policy_version=rules.version,
             tokenizer=session.tokenizer,
             version=session.version,
-            position=position if wanted and memory else 0,
-            vector_position=min(memory.vector_position, position) if wanted and memory else 0,
+            position=inputs.position if items else 0,
+            vector_position=min(items.vector_position, inputs.position) if items else 0,
             model=self._model_id if query.vector is not None else "",
             total_tokens=plan.total_tokens or 0,
             caps=tuple(sorted(plan.caps.items())),
@@ -191,14 +232,119 @@ class Hydrator:
             query_vector=recall.pack_vector(query.vector, query.scale) if query.vector is not None else b"",
             degraded=tuple(degraded.causes),
             served_at_us=time.time_ns() // 1000,
-            epoch=memory.epoch if wanted and memory else 0,
+            epoch=items.epoch if items else beliefs.epoch if beliefs else 0,
+            rules=_RULES,
+            known_position=inputs.known_position if beliefs else 0,
+            library_position=library.position if library else 0,
+            library_vector_position=library.vector_position if library else 0,
+            library_epoch=library.epoch if library else 0,
         )
         answer = context_pb2.HydrateContextResponse()
-        candidates = await self._assemble(
-            receipt, rules, session, memory if wanted else None, query, into=answer.bundle, clock=clock
-        )
-        self._complete(answer, plan, receipt, session, candidates, clock, position)
+        seen = _Remembered(items, beliefs, library)
+        candidates = await self._assemble(receipt, rules, session, seen, query, into=answer.bundle, clock=clock)
+        if not _is_new(answer.bundle, candidates):  # then it is as release 0.2.0 would have served it
+            receipt = replace(
+                receipt,
+                position=receipt.position if RECALL in wanted else 0,
+                vector_position=receipt.vector_position if RECALL in wanted else 0,
+                epoch=items.epoch if items and RECALL in wanted else 0,
+                rules=0,
+                known_position=0,
+                library_position=0,
+                library_vector_position=0,
+                library_epoch=0,
+            )
+        self._complete(answer, plan, receipt, session, candidates, clock, inputs)
         return answer
+
+    async def search(
+        self, tenant: str, request: memory_pb2.SearchMemoryRequest, *, deadline: Deadline
+    ) -> memory_pb2.SearchMemoryResponse:
+        """Find what a hydrate would, without a budget."""
+        for at, source in enumerate(request.sources):
+            if source not in RANKED:
+                raise InvalidField("must be RECALL, FACTS or DOCUMENTS", field=f"sources[{at}]")
+        validate.between(request.count_max, "count_max", 0, limits.search_results_max)
+        validate.text(request.query, "query", limit="query_bytes", maximum=limits.query_bytes)
+        if not request.query.strip():
+            raise InvalidField("must not be blank", field="query")
+        subject = validate.identifier(request.subject_id, "subject_id")
+        plan = self._plan(
+            tenant,
+            context_pb2.HydrateContextRequest(
+                session_id=subject,
+                subject_id=subject,
+                route=request.route,
+                query=request.query,
+                include=request.sources or sorted(RANKED),
+            ),
+        )
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                found, remembered = await self._search(plan, deadline)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before memory was searched", phase="search") from None
+        listed = [
+            (source, one)
+            for source, each in ((RECALL, found), (FACTS, remembered.facts), (DOCUMENTS, remembered.documents))
+            for one in (bundle.best(each) if each is not None else ())
+        ]
+        count = request.count_max or limits.search_results_default
+        best = sorted(range(len(listed)), key=lambda at: -listed[at][1].segment.score_micros)[:count]
+        answer = memory_pb2.SearchMemoryResponse()
+        for source, one in (listed[at] for at in sorted(best)):
+            answer.results.add(source=source, segment=one.segment).said_at.FromMicroseconds(one.said_at_us)
+        return answer
+
+    async def _search(self, plan: _Plan, deadline: Deadline) -> tuple[Candidates | None, bundle.Remembered]:
+        clock, degraded = _Clock(), _Degraded()
+        embedding = self._start_embedding(plan, deadline)
+        try:
+            items = self._scopes.fresh(plan.tenant, plan.subject)
+            beliefs = self._beliefs.fresh(plan.tenant, plan.subject)
+            library = self._scopes.fresh(plan.tenant, names.EVERYONE)
+            reads = items.read(), beliefs.read(), library.read()
+            asked_at = time.monotonic()
+            route, *gains = await self._record.fetch(
+                [RouteRead(tenant=plan.tenant, name=plan.route), *reads], deadline=deadline
+            )
+            known, gained, shelved = cast("list[ScopeState]", gains)
+            stored = cast("StoredRoute | None", route)
+            rules = await self._leases.policies.follow(plan.tenant, plan.route, stored, asked_at=asked_at)
+            items = await self._scopes.settle(items, reads[0], known)
+            beliefs = await self._beliefs.settle(beliefs, reads[1], gained)
+            library = await self._scopes.settle(library, reads[2], shelved)
+            memory = _Remembered(items, beliefs, library)
+            ranked = _ranked(_wanted(rules, plan.include, plan.subject, plan.query), memory)
+            query = await self._query(plan, rules, embedding if ranked else None, ranked, deadline, clock, degraded)
+        finally:
+            if embedding is not None:
+                embedding.cancel()
+        receipt = Receipt(
+            tenant=plan.tenant,
+            session="",
+            subject=plan.subject,
+            policy_name=rules.name,
+            policy_version=rules.version,
+            tokenizer=rules.tokenizer,
+            version=0,
+            position=items.position,
+            vector_position=items.vector_position,
+            model="",
+            total_tokens=0,
+            caps=(),
+            include=tuple(sorted(plan.include)),
+            query=plan.query,
+            query_vector=b"",
+            degraded=(),
+            served_at_us=time.time_ns() // 1000,
+            rules=_RULES,
+            known_position=beliefs.position,
+            library_position=library.position,
+            library_vector_position=library.vector_position,
+        )
+        nothing = view.empty(session="", subject=plan.subject, tokenizer=rules.tokenizer)
+        return await self._found(receipt, rules, nothing, memory, query)
 
     async def replay(
         self, tenant: str, request: context_pb2.ReplayContextRequest, *, deadline: Deadline
@@ -208,12 +354,12 @@ class Hydrator:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 answer = context_pb2.ReplayContextResponse(session_id=receipt.session, subject_id=receipt.subject)
-                epoch = await self._replay(receipt, into=answer.bundle, all_omissions=request.all_omissions)
+                same = await self._replay(receipt, into=answer.bundle, all_omissions=request.all_omissions)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the bundle was rendered", phase="replay") from None
         outcome = "equal" if answer.bundle.fingerprint == receipt.fingerprint else "different"
         self._telemetry.replays.labels(outcome).inc()
-        if outcome == "different" and epoch != receipt.epoch:
+        if outcome == "different" and not same:
             raise ReplayUnavailable(
                 "memory that the bundle saw is gone: erased, or its time had passed", missing="items"
             )
@@ -224,13 +370,13 @@ class Hydrator:
         answer.served_at.FromMicroseconds(receipt.served_at_us)
         return answer
 
-    async def _replay(self, receipt: Receipt, *, into: bundle_pb2.Bundle, all_omissions: bool) -> int:
-        """Render the bundle; return the epoch of the memory that was at hand."""
+    async def _replay(self, receipt: Receipt, *, into: bundle_pb2.Bundle, all_omissions: bool) -> bool:
+        """Render the bundle; return whether memory is of the epochs that it saw."""
         try:
             rules = await self._leases.policies.version(receipt.tenant, receipt.policy_name, receipt.policy_version)
         except PolicyNotFound:
             raise ReplayUnavailable("the policy version is gone", missing="policy") from None
-        self._tokenizers.get(receipt.tokenizer)
+        self._tokenizers.get(segment.tokenizer_of(receipt.tokenizer))
         read = self._sessions.read(receipt.tenant, receipt.session, receipt.tokenizer, None, at=receipt.version)
         state = (await self._record.fetch([read]))[0] if receipt.version else None
         if receipt.version and state is None:
@@ -243,19 +389,41 @@ class Hydrator:
             session = await self._sessions.settle(read, cast(SessionState, state), None, subject=receipt.subject)
         else:
             session = view.empty(session=receipt.session, subject=receipt.subject, tokenizer=receipt.tokenizer)
-        memory = None
-        if receipt.position:
-            memory = await self._scopes.at(
-                receipt.tenant, receipt.subject, position=receipt.position, model=receipt.model or self._model_id
-            )
-            if memory.position < receipt.position or memory.vector_position < receipt.vector_position:
-                raise ReplayUnavailable("memory that the bundle saw is gone", missing="items")
+        memory = await self._remembered(receipt)
         query = recall.Query.of(receipt.query)
         if receipt.query_vector:
             query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector))
         omissions_max = (1 << 30) if all_omissions else limits.omissions_listed_max
         await self._assemble(receipt, rules, session, memory, query, into=into, omissions_max=omissions_max)
-        return memory.epoch if memory else 0
+        subject = memory.items or memory.beliefs
+        return (subject.epoch if subject else 0, memory.library.epoch if memory.library else 0) == (
+            receipt.epoch,
+            receipt.library_epoch,
+        )
+
+    async def _remembered(self, receipt: Receipt) -> _Remembered:
+        """Return memory that holds all that a bundle saw. Raises ReplayUnavailable."""
+        tenant, model = receipt.tenant, receipt.model or self._model_id
+        items = beliefs = library = None
+        if receipt.position:
+            items = await self._scopes.at(tenant, receipt.subject, position=receipt.position, model=model)
+        if receipt.known_position:
+            beliefs = await self._beliefs.current(tenant, receipt.subject)
+        if receipt.library_position:
+            library = await self._scopes.at(tenant, names.EVERYONE, position=receipt.library_position, model=model)
+        if (
+            (items and (items.position < receipt.position or items.vector_position < receipt.vector_position))
+            or (beliefs and beliefs.position < receipt.known_position)
+            or (
+                library
+                and (
+                    library.position < receipt.library_position
+                    or library.vector_position < receipt.library_vector_position
+                )
+            )
+        ):
+            raise ReplayUnavailable("memory that the bundle saw is gone", missing="items")
+        return _Remembered(items, beliefs, library)
 
     # --- the steps --------------------------------------------------------------------------------------------
 
@@ -302,10 +470,8 @@ class Hydrator:
 
     def _start_embedding(self, plan: _Plan, deadline: Deadline) -> asyncio.Task[Vector] | None:
         """Start the query's embedding beside everything else."""
-        if self._embedder is None or not plan.query.strip() or not _included(plan.include, RECALL):
-            return None
         rules = self._leases.policies.nearest(plan.tenant, plan.route)
-        if rules is not None and RECALL not in rules.sources:
+        if self._embedder is None or not _wanted(rules, plan.include, plan.session, plan.query) & RANKED:
             return None
         task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
         task.add_done_callback(_seen)
@@ -314,40 +480,83 @@ class Hydrator:
     async def _look_up(self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded) -> _Inputs:
         """Read the policy, the session's view and the subject's memory, from as few places as will do."""
         rules = self._leases.policies.nearest(plan.tenant, plan.route)
-        tokenizer = plan.tokenizer or (rules.tokenizer if rules else self._tokenizers.written[0])
+        tokenizer = _counted_as(plan, rules) if rules else plan.tokenizer or self._tokenizers.written[0]
         near = self._sessions.held(plan.tenant, plan.session, tokenizer)
-        subject = plan.subject or (near.subject if near else "")
-        memory = self._scopes.held(plan.tenant, subject) if _wants_recall(plan, subject, rules) else None
+        wanted = _wanted(rules, plan.include, plan.subject or (near.subject if near else ""), plan.query)
+        memory = self._held(plan, near, wanted)
         look = Look(key=HotKey(plan.tenant, plan.session, tokenizer), view=near)
-        # Recall asks the record store anyway, in one trip with all else: then the hot store has nothing to add.
-        if near is None or memory is None or plan.nearest:
-            since = time.perf_counter_ns()
-            ttl_s = rules.session_hot_s if rules else None
-            look = await self._sessions.look(plan.tenant, plan.session, tokenizer, ttl_s=ttl_s, deadline=deadline)
-            clock.add("hot", since)
+        # Memory asks the record store anyway, in one trip with all else: then the hot store has nothing to add.
+        cold = not wanted or bool(wanted & RANKED and memory.items is None)
+        if near is None or cold or plan.nearest:
+            look = await self._look(plan, look, deadline, clock)
         at_hand = self._at_hand(plan, look, tokenizer)
         if at_hand is not None:
             return at_hand
-        if rules is None or not (rules.stale or plan.nearest) or plan.fully or plan.exactly:
+        # A session that may be shown without the record store is shown without what is known of the user, if need be.
+        lenient = look.view is not None and not plan.fully and not plan.exactly
+        optional = lenient and bool(wanted) and not wanted & RANKED
+        stale = rules is not None and rules.stale and not plan.fully and not plan.exactly
+        if not optional and not stale:
             return await self._ask_record(plan, look, memory, deadline, clock, degraded)
         try:
             async with asyncio.timeout(_spare_s(deadline)):
                 return await self._ask_record(plan, look, memory, deadline, clock, degraded)
-        except (StoreUnavailable, DeadlineExceeded, TimeoutError):
+        except (StoreUnavailable, DeadlineExceeded, TimeoutError) as error:
+            if optional:
+                look = await self._look(plan, look, deadline, clock)
+                at_hand = self._at_hand(plan, look, tokenizer, memory_too=False)
+                if at_hand is not None:
+                    cause = "store_unavailable" if isinstance(error, StoreUnavailable) else "store_timed_out"
+                    for source in _wanted(at_hand.rules, plan.include, at_hand.session.subject, plan.query):
+                        degraded.add(source, cause)
+                    return at_hand
             if (
-                look.view is None
+                not stale
+                or rules is None
+                or look.view is None
                 or _outlived(look.view, rules)
                 or (plan.at_least is not None and look.view.version < plan.at_least.version)
             ):
                 raise
         self._telemetry.log.warning("record store not reached; an old view is shown")
         degraded.add(HISTORY, "stale")
-        if _wants_recall(plan, look.view.subject, rules):
-            degraded.add(RECALL, "stale" if memory else "store_unavailable")
-        return _Inputs(rules, self._owned(look.view, plan), memory, memory.position if memory else 0)
+        wanted = _wanted(rules, plan.include, look.view.subject, plan.query)
+        memory = self._held(plan, look.view, wanted)
+        held = {RECALL: memory.items, FACTS: memory.beliefs, PROFILE: memory.beliefs, DOCUMENTS: memory.library}
+        for source in _MEMORY:
+            if source in wanted:
+                degraded.add(source, "stale" if held[source] else "store_unavailable")
+        return self._as_held(rules, self._owned(look.view, plan), memory)
 
-    def _at_hand(self, plan: _Plan, look: Look, tokenizer: str) -> _Inputs | None:
-        """Return what can be shown without asking the record store, if that is fresh enough for this request."""
+    async def _look(self, plan: _Plan, look: Look, deadline: Deadline, clock: _Clock) -> Look:
+        """Look at the hot store."""
+        since = time.perf_counter_ns()
+        rules = self._leases.policies.nearest(plan.tenant, plan.route)
+        ttl_s = rules.session_hot_s if rules else None
+        look = await self._sessions.look(plan.tenant, plan.session, look.key.tokenizer, ttl_s=ttl_s, deadline=deadline)
+        clock.add("hot", since)
+        return look
+
+    def _held(self, plan: _Plan, session: View | None, wanted: frozenset[bundle_pb2.Source]) -> _Remembered:
+        """Return what is wanted of memory as far as it is in the cache."""
+        subject = plan.subject or (session.subject if session else "")
+        return _Remembered(
+            self._scopes.held(plan.tenant, subject) if wanted & RANKED else None,
+            self._beliefs.held(plan.tenant, subject) if wanted & {PROFILE, FACTS} else None,
+            self._scopes.held(plan.tenant, names.EVERYONE) if DOCUMENTS in wanted else None,
+        )
+
+    def _as_held(self, rules: Policy, session: View, memory: _Remembered) -> _Inputs:
+        """Return inputs of all that is cached, however old."""
+        position = memory.items.position if memory.items else 0
+        known_position = memory.beliefs.position if memory.beliefs else 0
+        return _Inputs(rules, session, memory, position, known_position)
+
+    def _at_hand(self, plan: _Plan, look: Look, tokenizer: str, *, memory_too: bool = True) -> _Inputs | None:
+        """Return what can be shown without asking the record store, if that is fresh enough for this request.
+
+        `memory_too` false: the session alone, if it is fresh.
+        """
         session = look.view
         if session is None or plan.fully or plan.exactly is not None:
             return None
@@ -358,39 +567,50 @@ class Hydrator:
             rules = self._leases.policy(plan.tenant, plan.route)
         else:
             return None
-        if rules is None or (plan.tokenizer or rules.tokenizer) != tokenizer or _outlived(session, rules):
+        if rules is None or _counted_as(plan, rules) != tokenizer or _outlived(session, rules):
             return None
-        memory = None
-        if _wants_recall(plan, session.subject, rules):
-            memory = self._scopes.held(plan.tenant, session.subject)
-            if memory is None or not plan.nearest or memory.read_at < heard_since:
-                return None
-        return _Inputs(rules, self._owned(session, plan), memory, memory.position if memory else 0)
+        wanted = _wanted(rules, plan.include, session.subject, plan.query)
+        if not wanted or not memory_too:
+            return self._as_held(rules, self._owned(session, plan), _Remembered())
+        memory = self._held(plan, session, wanted)
+        needed = (
+            *([memory.items] if wanted & RANKED else []),
+            *([memory.beliefs] if wanted & {PROFILE, FACTS} else []),
+            *([memory.library] if DOCUMENTS in wanted else []),
+        )
+        if not plan.nearest or any(one is None or one.read_at < heard_since for one in needed):
+            return None
+        return self._as_held(rules, self._owned(session, plan), memory)
 
     async def _ask_record(
         self,
         plan: _Plan,
         look: Look,
-        memory: ScopeMemory | None,
+        memory: _Remembered,
         deadline: Deadline,
         clock: _Clock,
         degraded: _Degraded,
     ) -> _Inputs:
-        """Ask the record store, in one trip, for the route and what the session and the memory have gained."""
+        """Ask the record store, in one trip, for the route and what the session and memory have gained."""
         since = time.perf_counter_ns()
         tokenizer = look.key.tokenizer
         at = plan.exactly.version if plan.exactly else None
         session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, look.view, at=at)
-        reads: list[Read] = [RouteRead(tenant=plan.tenant, name=plan.route), session_read]
-        scope_read = memory.read() if memory is not None else None
-        if scope_read is not None:
-            reads.append(scope_read)
+        rules = self._leases.policies.nearest(plan.tenant, plan.route)
+        subject = plan.subject or (look.view.subject if look.view else "")
+        wanted = _wanted(rules, plan.include, subject, plan.query)
+        items = memory.items
+        beliefs = self._beliefs.fresh(plan.tenant, subject) if wanted & {PROFILE, FACTS} else None
+        library = self._scopes.fresh(plan.tenant, names.EVERYONE) if DOCUMENTS in wanted else None
+        more: list[ScopeRead | ChangesRead] = [one.read() for one in (items, beliefs, library) if one is not None]
+        reads: list[Read] = [RouteRead(tenant=plan.tenant, name=plan.route), session_read, *more]
         asked_at = time.monotonic()
         answers = await self._record.fetch(reads, deadline=deadline)
         route = cast("StoredRoute | None", answers[0])
+        gains = iter(zip(more, cast("list[ScopeState]", answers[2:]), strict=True))
         rules = await self._leases.policies.follow(plan.tenant, plan.route, route, asked_at=asked_at)
-        if (plan.tokenizer or rules.tokenizer) != tokenizer:  # the route moved to a policy that counts otherwise
-            tokenizer = plan.tokenizer or rules.tokenizer
+        if _counted_as(plan, rules) != tokenizer:  # the route moved to a policy that counts or masks otherwise
+            tokenizer = _counted_as(plan, rules)
             look = await self._sessions.look(plan.tenant, plan.session, tokenizer, deadline=deadline)
             session_read = self._sessions.read(plan.tenant, plan.session, tokenizer, look.view, at=at)
             answers[1] = (await self._record.fetch([session_read], deadline=deadline))[0]
@@ -404,37 +624,63 @@ class Hydrator:
                 f"the session is at version {session.version}; the token has seen {plan.at_least.version}",
                 current_version=session.version,
             )
-        if memory is not None and scope_read is not None:
-            memory = await self._scopes.settle(memory, scope_read, cast(ScopeState, answers[2]))
+        if items is not None:
+            read, gain = next(gains)
+            items = await self._scopes.settle(items, cast(ScopeRead, read), gain)
         clock.add("record", since)
-        if memory is None and _wants_recall(plan, session.subject, rules):
-            memory = await self._cold_memory(plan.tenant, session.subject, deadline, clock, degraded)
-        if memory is None:
-            return _Inputs(rules, session, None, 0)
-        position = memory.position
+        wanted = _wanted(rules, plan.include, session.subject, plan.query)
+        knows = sorted(wanted & {PROFILE, FACTS})
+        if beliefs is not None:
+            read, gain = next(gains)
+            settling = self._beliefs.settle(beliefs, cast(ChangesRead, read), gain)
+            beliefs = await self._in_time(settling, knows, deadline, clock, degraded)
+        elif knows:
+            reading = self._beliefs.current(plan.tenant, session.subject)
+            beliefs = await self._in_time(reading, knows, deadline, clock, degraded)
+        if library is not None:
+            read, gain = next(gains)
+            settling_library = self._scopes.settle(library, cast(ScopeRead, read), gain)
+            library = await self._in_time(settling_library, [DOCUMENTS], deadline, clock, degraded)
+        elif DOCUMENTS in wanted:
+            loading = self._scopes.load(plan.tenant, names.EVERYONE)
+            library = await self._in_time(loading, [DOCUMENTS], deadline, clock, degraded)
+        if items is None and wanted & RANKED:
+            loading = self._scopes.load(plan.tenant, session.subject)
+            items = await self._in_time(loading, sorted(wanted & RANKED), deadline, clock, degraded)
+        position = items.position if items else 0
+        known_position = beliefs.position if beliefs else 0
         if plan.exactly is not None:
             position = plan.exactly.position
-            if memory.base != base_of(position):
-                memory = await self._scopes.at(plan.tenant, session.subject, position=position, model=self._model_id)
-        if memory.base and RECALL in rules.sources:
-            degraded.add(RECALL, "items_max")
-        return _Inputs(rules, session, memory, position)
+            known_position = min(known_position, position)
+            if items is not None and items.base != base_of(position):
+                items = await self._scopes.at(plan.tenant, session.subject, position=position, model=self._model_id)
+        if items is not None and items.base:
+            for source in sorted(wanted & RANKED):
+                degraded.add(source, "items_max")
+        return _Inputs(rules, session, _Remembered(items, beliefs, library), position if items else 0, known_position)
 
-    async def _cold_memory(
-        self, tenant: str, subject: str, deadline: Deadline, clock: _Clock, degraded: _Degraded
-    ) -> ScopeMemory | None:
-        """Load a subject's memory, as far as the deadline allows; the load goes on for the next hydrate."""
+    async def _in_time(
+        self,
+        reading: Awaitable[_T],
+        sources: Sequence[bundle_pb2.Source],
+        deadline: Deadline,
+        clock: _Clock,
+        degraded: _Degraded,
+    ) -> _T | None:
+        """Wait for a part of memory as far as the deadline allows; a load goes on for the next hydrate."""
         since = time.perf_counter_ns()
         try:
             async with asyncio.timeout(_spare_s(deadline)):
-                return await self._scopes.load(tenant, subject)
-        except TimeoutError:
-            degraded.add(RECALL, "store_timed_out")
+                return await reading
+        except (TimeoutError, DeadlineExceeded):
+            cause = "store_timed_out"
         except StandpipeError as error:
             self._telemetry.log.warning("memory not loaded", reason=error.reason)
-            degraded.add(RECALL, "store_unavailable")
+            cause = "store_unavailable"
         finally:
             clock.add("record", since)
+        for source in sources:
+            degraded.add(source, cause)
         return None
 
     async def _query(
@@ -442,28 +688,33 @@ class Hydrator:
         plan: _Plan,
         rules: Policy,
         embedding: asyncio.Task[Vector] | None,
+        ranked: Sequence[bundle_pb2.Source],
         deadline: Deadline,
         clock: _Clock,
         degraded: _Degraded,
     ) -> recall.Query:
-        """Return the query with its vector, or without one if it does not come in time."""
+        """Return the query with its vector, or without one if it does not come in time; then all that is ranked is
+        reduced.
+        """
         if not plan.query.strip():
             return recall.Query.of("")
+        cause = ""
         if embedding is None:
-            if self._embedder is None and RECALL in rules.sources and _included(plan.include, RECALL):
-                degraded.add(RECALL, "embedder_off")
-            return recall.Query.of(plan.query)
-        since = time.perf_counter_ns()
-        try:
-            async with asyncio.timeout(min(rules.embed_ms / 1000, _spare_s(deadline))):
-                return recall.Query.of(plan.query, await asyncio.shield(embedding))
-        except (TimeoutError, DeadlineExceeded):
-            degraded.add(RECALL, "embedding_timed_out")
-        except StandpipeError as error:
-            self._telemetry.log.warning("query not embedded", reason=error.reason)
-            degraded.add(RECALL, "embedding_failed")
-        finally:
-            clock.add("embed", since)
+            cause = "" if self._embedder else "embedder_off"
+        else:
+            since = time.perf_counter_ns()
+            try:
+                async with asyncio.timeout(min(rules.embed_ms / 1000, _spare_s(deadline))):
+                    return recall.Query.of(plan.query, await asyncio.shield(embedding))
+            except (TimeoutError, DeadlineExceeded):
+                cause = "embedding_timed_out"
+            except StandpipeError as error:
+                self._telemetry.log.warning("query not embedded", reason=error.reason)
+                cause = "embedding_failed"
+            finally:
+                clock.add("embed", since)
+        for source in ranked if cause else ():
+            degraded.add(source, cause)
         return recall.Query.of(plan.query)
 
     async def _assemble(
@@ -471,7 +722,7 @@ class Hydrator:
         receipt: Receipt,
         rules: Policy,
         session: View,
-        memory: ScopeMemory | None,
+        memory: _Remembered,
         query: recall.Query,
         *,
         into: bundle_pb2.Bundle,
@@ -482,7 +733,8 @@ class Hydrator:
         clock = clock or _Clock()
         frames = self._frames.get(session.tokenizer)
         if frames is None:
-            frames = bundle.Frames(self._tokenizers.get(session.tokenizer).count)
+            count = self._tokenizers.get(segment.tokenizer_of(session.tokenizer)).count
+            frames = bundle.Frames(count, masked=session.tokenizer.endswith(segment.MASKED))
             self._frames[session.tokenizer] = frames
         allocation = policy.allocate(
             rules,
@@ -492,28 +744,72 @@ class Hydrator:
             include=frozenset(_SOURCE[source] for source in receipt.include),
         )
         since = time.perf_counter_ns()
-        candidates = None
-        if memory is not None and query.text:
-            rank = partial(
-                memory.rank,
-                query,
-                position=receipt.position,
-                vector_position=receipt.vector_position,
-                tokenizer=session.tokenizer,
-                count=frames.count,
-                session=session.session,
-                floor=rules.recall_floor,
-            )
-            if receipt.position - memory.base <= _RANK_INLINE_ITEMS:
-                candidates = rank()
-            else:
-                async with memory.lock:
-                    candidates = await asyncio.to_thread(rank)
+        candidates, remembered = await self._found(receipt, rules, session, memory, query)
         clock.add("rank", since)
         since = time.perf_counter_ns()
-        bundle.assemble(rules, allocation, session, candidates, frames=frames, omissions_max=omissions_max, into=into)
+        bundle.assemble(
+            rules,
+            allocation,
+            session,
+            candidates,
+            frames=frames,
+            remembered=remembered,
+            omissions_max=omissions_max,
+            into=into,
+        )
         clock.add("render", since)
         return candidates
+
+    async def _found(
+        self, receipt: Receipt, rules: Policy, session: View, memory: _Remembered, query: recall.Query
+    ) -> tuple[Candidates | None, bundle.Remembered]:
+        """Find what is remembered, in a thread if there is much of it."""
+        count = self._tokenizers.get(session.tokenizer).count
+        find = partial(self._find, receipt, rules, session, memory, query, count)
+        largest = max(receipt.position - memory.items.base if memory.items else 0, receipt.library_position)
+        if largest <= _RANK_INLINE_ITEMS:
+            return find()
+        async with AsyncExitStack() as stack:
+            for one in (memory.items, memory.library):
+                if one is not None:
+                    await stack.enter_async_context(one.lock)
+            return await asyncio.to_thread(find)
+
+    def _find(
+        self,
+        receipt: Receipt,
+        rules: Policy,
+        session: View,
+        memory: _Remembered,
+        query: recall.Query,
+        count: Count,
+    ) -> tuple[Candidates | None, bundle.Remembered]:
+        """Find what is remembered, as it was at the receipt's positions and time."""
+        include = frozenset(_SOURCE[source] for source in receipt.include)
+        wanted = _wanted(rules, include, receipt.subject, query.text)
+        standing = known = None
+        if receipt.rules and memory.beliefs is not None:
+            known = memory.beliefs.at(position=receipt.known_position)
+            standing = known.standing(now_us=receipt.served_at_us, lifetimes=rules.lifetimes)
+        rank: Any = {"tokenizer": session.tokenizer, "count": count, "floor": rules.recall_floor}
+        at: Any = {"position": receipt.position, "vector_position": receipt.vector_position}
+        candidates = facts = documents = None
+        if memory.items is not None and RECALL in wanted:
+            fold = receipt.rules > 0
+            candidates = memory.items.rank(query, session=session.session, fold=fold, **at, **rank)
+        if memory.items is not None and standing is not None and FACTS in wanted:
+            now_us = receipt.served_at_us
+            facts = memory.items.rank_facts(query, standing, rules.lifetimes, now_us=now_us, **at, **rank)
+        if receipt.rules and DOCUMENTS in wanted:
+            libraries = [Library(memory.items, **at)] if memory.items else []
+            if memory.library is not None:
+                libraries.append(Library(memory.library, receipt.library_position, receipt.library_vector_position))
+            documents = rank_documents(libraries, query, **rank)
+        if known is None or standing is None or PROFILE not in wanted:
+            return candidates, bundle.Remembered(facts=facts, documents=documents)
+        profile = [bundle.Attribute(name, value, known.profile_refs[name]) for name, value in known.profile.items()]
+        pinned = [belief for belief in standing.held if belief.claim.pinned]
+        return candidates, bundle.Remembered(profile, pinned, facts, documents)
 
     def _complete(
         self,
@@ -523,7 +819,7 @@ class Hydrator:
         session: View,
         candidates: Candidates | None,
         clock: _Clock,
-        position: int,
+        inputs: _Inputs,
     ) -> None:
         """Put beside the bundle what tells of it: receipt, token, times, costs."""
         served = answer.bundle
@@ -532,12 +828,12 @@ class Hydrator:
             tenant=plan.tenant,
             session=plan.session,
             version=session.version,
-            position=max(position, session.position_end),
+            position=max(inputs.position, inputs.known_position, session.position_end),
         )
         answer.degraded.extend(_degradations(receipt))
         answer.token_tax.bundle_tokens = served.tokens
         answer.token_tax.transcript_tokens = session.transcript_tokens
-        answer.token_tax.stable_tokens = sum(one.tokens for one in served.sections if one.source != RECALL)
+        answer.token_tax.stable_tokens = sum(one.tokens for one in served.sections if one.source not in RANKED)
         if candidates is not None:
             answer.recall.items = candidates.total
             answer.recall.items_without_vector = max(0, receipt.position - receipt.vector_position)
@@ -561,6 +857,7 @@ class Hydrator:
         if candidates is not None:
             telemetry.recalls.labels("hit" if candidates.chosen else "empty").inc()
             telemetry.recalled_items.inc(candidates.chosen)
+            telemetry.recall_folded.inc(candidates.folded)
         for item in answer.degraded:
             telemetry.degraded.labels(_SOURCE_NAMES[item.source], item.cause).inc()
 
@@ -569,6 +866,12 @@ class Hydrator:
         if plan.subject and session.subject != plan.subject:
             raise SubjectMismatch("the session belongs to another subject")
         return session
+
+
+def _counted_as(plan: _Plan, rules: Policy) -> str:
+    """Return under which name a view's tokens are counted: a tokenizer's, or that of its masked form."""
+    tokenizer = plan.tokenizer or rules.tokenizer
+    return segment.masked_as(tokenizer) if rules.mask else tokenizer
 
 
 def _seen(done: asyncio.Task[Vector]) -> None:
@@ -583,14 +886,33 @@ def _outlived(session: View, rules: Policy) -> bool:
     return bool(kept_us and session.version and session.committed_at_us + kept_us <= time.time_ns() // 1000)
 
 
-def _wants_recall(plan: _Plan, subject: str, rules: Policy | None) -> bool:
-    """Return whether recall is asked for; with `rules` None, as far as it is known."""
-    allowed = rules is None or RECALL in rules.sources
-    return allowed and bool(subject and plan.query.strip()) and _included(plan.include, RECALL)
+def _wanted(
+    rules: Policy | None, include: frozenset[bundle_pb2.Source], subject: str, query: str
+) -> frozenset[bundle_pb2.Source]:
+    """Return the sources of memory that are shown; with `rules` None, as far as it is known."""
+    if not subject:
+        return frozenset()
+    allowed = frozenset(_MEMORY) if rules is None else rules.sources.keys() & _MEMORY
+    asked = allowed if query.strip() else allowed - RANKED
+    return frozenset(asked & include if include else asked)
 
 
-def _included(include: frozenset[bundle_pb2.Source], source: bundle_pb2.Source) -> bool:
-    return not include or source in include
+def _ranked(wanted: frozenset[bundle_pb2.Source], memory: _Remembered) -> list[bundle_pb2.Source]:
+    """Return the sources in which the query looks for something."""
+    if memory.items is None:
+        return []
+    there = {
+        RECALL: True,
+        FACTS: memory.items.facts.count > 0,
+        DOCUMENTS: memory.items.documents.count > 0 or (memory.library and memory.library.documents.count > 0),
+    }
+    return [source for source in _MEMORY if source in wanted and there.get(source)]
+
+
+def _is_new(served: bundle_pb2.Bundle, candidates: Candidates | None) -> bool:
+    """Return whether a bundle, or what it says of itself, holds anything that release 0.2.0 did not know."""
+    kinds = {one.source for one in (*served.sections, *served.omission_counts)}
+    return bool(kinds & {PROFILE, FACTS, DOCUMENTS}) or bool(candidates and candidates.folded)
 
 
 def _spare_s(deadline: Deadline) -> float:

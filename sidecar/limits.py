@@ -133,6 +133,12 @@ recall_candidates_max: Final = 512
 segment_citations_max: Final = 65
 """References of one segment: a claim, and as many sources as it can have; or what was folded into one item."""
 
+search_results_max: Final = 100
+"""Results of one search: more than a person reads, and a fifth of a ranking."""
+
+search_results_default: Final = 20
+"""The same when a search names no number."""
+
 omissions_listed_max: Final = 32
 """Omissions that a served bundle lists; a replay can list all."""
 

@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 EMAIL: Final = "EMAIL"
 PHONE: Final = "PHONE"
@@ -26,6 +26,22 @@ URL: Final = "URL"
 SECRET: Final = "SECRET"  # noqa: S105 - a kind
 KINDS: Final = (SECRET, URL, EMAIL, IBAN, CARD, IP, US_SSN, PHONE)
 """All kinds. Finds that overlap are one, of the kind that stands first."""
+
+
+class Find(Protocol):
+    """What a find has to tell, as it was made or as it was stored."""
+
+    @property
+    def start(self) -> int:
+        """The first code point."""
+
+    @property
+    def end(self) -> int:
+        """The one behind the last."""
+
+    @property
+    def kind(self) -> str:
+        """What was found, of `KINDS`."""
 
 
 class Span(NamedTuple):
@@ -52,17 +68,22 @@ def find(text: str) -> list[Span]:
     return _merged(found)
 
 
-def mask(text: str, spans: Iterable[Span]) -> str:
+def mask(text: str, spans: Iterable[Find]) -> str:
     """Return a text with its finds replaced by their kinds, such as ``<EMAIL>``. `spans`: as `find` returns them."""
     parts: list[str] = []
     done = 0
-    for start, end, kind in spans:
-        parts += (text[done:start], f"<{kind}>")
-        done = end
+    for one in spans:
+        parts += (text[done : one.start], f"<{one.kind}>")
+        done = one.end
     return "".join((*parts, text[done:]))
 
 
-def within(spans: Iterable[Span], start: int, end: int) -> list[Span]:
+def masked(text: str) -> str:
+    """Return a text with what is found in it replaced: for what is not analysed when it is written, such as a name."""
+    return mask(text, find(text))
+
+
+def within(spans: Iterable[Find], start: int, end: int) -> list[Span]:
     """Return what of the finds lies in a part of the text, relative to it; what its border cuts is clipped."""
     return [
         Span(max(one.start, start) - start, min(one.end, end) - start, one.kind)

@@ -12,11 +12,12 @@ from typing import cast
 
 import numpy as np
 
-from sidecar import limits, recall
+from sidecar import limits, pii, recall
 from sidecar.embed import EmbedQueue, Vector
 from sidecar.errors import Internal
+from sidecar.log.v1 import log_pb2
 from sidecar.orders import Orders
-from sidecar.stores.record import Claim, Record, ScopeRead, ScopeState
+from sidecar.stores.record import Claim, Record, ScopeRead, ScopeState, StoredItem
 from sidecar.telemetry import Telemetry
 
 _PROBE = "ready"
@@ -53,10 +54,12 @@ class EmbeddingProjection(Orders):
         (answer,) = await self._record.fetch([read])
         state = cast(ScopeState, answer)
         if state.vector_position == scope.vector_position and state.items:
-            embedded = iter(await self._embed([item.text for item in state.items if not item.gone]))
-            gone = recall.pack_vector(*recall.quantise(np.zeros(self._dimensions, np.float32)))
-            vectors = [gone if item.gone else next(embedded) for item in state.items]
+            texts = [_text(item) for item in state.items]
+            embedded = iter(await self._embed([text for text in texts if text]))
+            none = recall.pack_vector(*recall.quantise(np.zeros(self._dimensions, np.float32)))
+            vectors = [next(embedded) if text else none for text in texts]
             if await self._record.put_vectors(scope, model=self._model_id, vectors=vectors):
+                self._telemetry.trivial_items.inc(texts.count("") - sum(item.gone for item in state.items))
                 self._telemetry.projected_items.inc(len(vectors))
                 return
         await self._record.release(claim)  # our lease had passed, and another worker was quicker
@@ -84,3 +87,13 @@ class EmbeddingProjection(Orders):
     def _zero(self) -> Vector:
         self._telemetry.unembeddable_items.inc()
         return np.zeros(self._dimensions, np.float32)
+
+
+def _text(item: StoredItem) -> str:
+    """Return what the vector of an item is made of: its text in masked form, since vectors are read by more than texts
+    are; nothing of what is gone or says nothing.
+    """
+    detail = log_pb2.ItemDetail.FromString(item.detail)
+    if item.gone or detail.trivial or not item.text.strip():
+        return ""
+    return pii.mask(item.text, detail.pii)

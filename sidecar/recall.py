@@ -122,6 +122,14 @@ _STOP = frozenset(
 """Question and function words. They are rare in a chat's statements, so idf would reward them:
 leaving them out is worth a point of recall. Other languages rely on idf."""
 
+_COURTESY = frozenset(
+    "ok okay k kk yes yeah yep yup no nope nah sure fine right cool great nice good perfect awesome wow oh ah aha"
+    " hm hmm mm uh um lol haha hehe thanks thank thx ty please welcome sorry hi hello hey bye goodbye cheers well"
+    " so just too very much really also then there here indeed exactly absolutely got know see done go sounds"
+    " alright".split()
+)
+"""What fills a turn without saying anything."""
+
 MONTHS = "January February March April May June July August September October November December".split()
 
 
@@ -149,6 +157,18 @@ def _term(word: str) -> int:
     """Return the hash of a word's stem. Kept for the common words: it is most of what an analysis costs."""
     # A stemmer is not safe to share between threads and costs a quarter of a microsecond to make.
     return crc32(Stemmer.Stemmer("english").stemWord(word).encode())
+
+
+def trivial(text: str) -> bool:
+    """Return whether a text holds no word of content ("ok, thanks!"), so that a vector of it would say nothing."""
+    if len(text) > _TRIVIAL_CHARS_MAX:
+        return False
+    words = (match[0] for match in _WORD.finditer(unicodedata.normalize("NFKC", text).casefold()))
+    return all(word in _STOP or word in _COURTESY for word in words)
+
+
+_TRIVIAL_CHARS_MAX = 256
+"""A longer text is taken to say something."""
 
 
 def item_terms(text: str, *, speaker: str, year: int, month: int, day: int) -> Terms:

@@ -24,6 +24,9 @@ _EXPORT_MAC_BYTES = 32
 _PAGE_FORMAT = "page"
 """A consistency token begins with a number."""
 _RECEIPT_FORMAT = 1
+_TAIL = ("epoch", "rules", "known_position", "library_position", "library_vector_position", "library_epoch")
+"""Fields that came later, in this order: numbers, 0 where they are not there."""
+
 _TOKEN_FORMAT = 1
 
 
@@ -60,6 +63,16 @@ class Receipt:
     fingerprint: bytes = field(default=b"")
     epoch: int = 0
     """The epoch of the subject's memory: at another, items have gone since."""
+    rules: int = 0
+    """By which rules the bundle was made: 0 for those of release 0.2.0, which knew what was said and nothing else."""
+    known_position: int = 0
+    """The subject's last visible change of memory; 0 when neither profile nor facts were shown."""
+    library_position: int = 0
+    """The last visible item of the tenant's own documents; 0 when there was none."""
+    library_vector_position: int = 0
+    """As `vector_position`."""
+    library_epoch: int = 0
+    """As `epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +111,11 @@ class Signer:
             canonical.pack(part for item in receipt.degraded for part in item),
             receipt.served_at_us,
             receipt.fingerprint,
-            *([receipt.epoch] if receipt.epoch else []),  # few have one, and the release before knows of none
         ]
+        tail = [getattr(receipt, name) for name in _TAIL]
+        while tail and not tail[-1]:  # releases before know fewer fields, and receipts without them are theirs, too
+            tail.pop()
+        fields += tail
         data = canonical.pack(fields)
         return data + canonical.sign(self._key, data, size_bytes=_RECEIPT_MAC_BYTES)
 
@@ -131,7 +147,7 @@ class Signer:
             degraded=tuple((_int(a), str(b)) for a, b in zip(degraded[::2], degraded[1::2], strict=True)),
             served_at_us=_int(fields[17]),
             fingerprint=_bytes(fields[18]),
-            epoch=_int(fields[19]) if len(fields) > 19 else 0,
+            **dict(zip(_TAIL, map(_int, fields[19:]), strict=False)),
         )
 
     def token(self, *, tenant: str, session: str, version: int, position: int) -> str:

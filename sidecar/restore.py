@@ -115,9 +115,9 @@ class Restorer:
                 done.events += 1
                 progress(done.events)
         except StandpipeError as error:
-            error.message += (
-                f" (line {line.number if line else 1}; {done.events} events were imported, call again to go on)"
-            )
+            where = f"line {line.number}" if line else "line 1"
+            error.message += f" ({where}; {done.events} events were imported, call again to go on)"
+            error.args = (error.message,)
             raise
         finally:
             for session in checked.ends:

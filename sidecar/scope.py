@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from sidecar import limits, normal, recall, segment
+from sidecar import limits, normal, pii, recall, segment
 from sidecar.beliefs import Lifetime, Ref, Standing
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
@@ -103,6 +103,11 @@ class _Part:
         """By tokenizer, the stored counts of all items; shorter where some item has none."""
         self._counts: dict[tuple[str, int], int] = {}
         self._text_bytes = 0
+
+    @property
+    def count(self) -> int:
+        """How many items there are."""
+        return len(self.items)
 
     @property
     def nbytes(self) -> int:
@@ -180,9 +185,9 @@ class _Part:
         """Return the segment of an item, without a score; it is made once."""
         piece = self._pieces.get((tokenizer, index))
         if piece is None:
-            item = self.items[index]
+            item = self._shown(index, tokenizer)
             ref = turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
-            piece = self._pieces[tokenizer, index] = segment.quoted_piece(
+            piece = segment.quoted_piece(
                 item.role,
                 item.speaker,
                 item.text,
@@ -191,18 +196,27 @@ class _Part:
                 listed=item.kind != ItemKind.CHUNK,
                 stated=_detail(item).trust,
             )
+            self._pieces[tokenizer, index] = segment.marked(piece, masked=item != self.items[index])
         return piece
 
+    def _shown(self, index: int, tokenizer: str) -> StoredItem:
+        """Return an item as it is shown where `tokenizer` counts: as it is, or in masked form."""
+        item = self.items[index]
+        if not tokenizer.endswith(segment.MASKED):
+            return item
+        return replace(item, text=pii.mask(item.text, _detail(item).pii), speaker=pii.masked(item.speaker))
+
     def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
-        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer."""
+        """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer or form."""
         stored = self._tokens.get(tokenizer)
         if stored is not None and len(stored) == len(self.items):
             return [stored[index] for index in indices]
         return [self._counted(index, tokenizer, count) for index in indices]
 
     def _counted(self, index: int, tokenizer: str, count: Count) -> int:
-        item = self.items[index]
-        tokens = item.tokens.get(tokenizer) or self._counts.get((tokenizer, index))
+        item = self._shown(index, tokenizer)
+        stored = item.tokens.get(segment.tokenizer_of(tokenizer)) if item == self.items[index] else None
+        tokens = stored or self._counts.get((tokenizer, index))
         if tokens is None:
             header = segment.header(item.role, item.speaker) if item.kind == ItemKind.CHUNK else segment.LISTED
             tokens = self._counts[tokenizer, index] = count(header + segment.quoted_body(item.text))
@@ -650,6 +664,12 @@ class Scopes:
             self._blocks.move_to_end((tenant, subject))
         return memory
 
+    def fresh(self, tenant: str, subject: str) -> ScopeMemory:
+        """Return a block that is in the cache, or an empty one to be settled: for one more read in a batch."""
+        return self.held(tenant, subject) or ScopeMemory(
+            tenant=tenant, subject=subject, model=self._model, dimensions=self._dimensions
+        )
+
     async def load(self, tenant: str, subject: str) -> ScopeMemory:
         """Read a whole scope. Callers share one load and may give up waiting; the load goes on."""
         key = (tenant, subject)
@@ -685,6 +705,8 @@ class Scopes:
             if found.epoch < state.epoch or found.position < state.position:  # that load began before the read
                 found = await self.load(memory.tenant, memory.subject)
             return found
+        if not memory.read_at and state.position > len(state.items):
+            return await self.load(memory.tenant, memory.subject)  # a page of what was never here: the load goes on
         async with memory.lock:
             current = memory.apply(read, state)
         if not current and not await self._catch_up(memory):

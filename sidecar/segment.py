@@ -8,11 +8,11 @@ in exactly one newline; between two such texts every supported tokenizer has a b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
-from sidecar import canonical, limits
+from sidecar import canonical, limits, normal, pii
 from standpipe.v1 import bundle_pb2, fact_pb2, turn_pb2
 
 Count = Callable[[str], int]
@@ -28,7 +28,18 @@ _TRUST = {
     turn_pb2.ROLE_DOCUMENT: fact_pb2.TRUST_EXTERNAL,
 }
 
-_FENCE_LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:recalled|earlier)\b)", re.IGNORECASE)
+MASKED: Final = "+masked"
+"""What the name of a tokenizer ends with where it counts texts in masked form: another text, another view."""
+
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_ANGLES = "<\u02c2\u1438\u16b2\u2039\u227a\u22d6\u2329\u276c\u276e\u2770\u27e8\u29fc\u3008\ufe64\uff1c\U0001d236"
+_ANGLE = re.compile(f"[{_ANGLES}]")
+_SLASHES = frozenset("/\u2044\u2215\u2571\u27cb\u29f8\u3033\uff0f\U0001d23a")
+_FENCE_WORDS = frozenset({"recalled", "earller"})
+"""The words of the marks, as they are read below."""
+
+_READ_AS = str.maketrans("i1|!3@4", "lllleaa")
+"""One sign for all that are taken for each other in these words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +69,28 @@ def piece(segment: bundle_pb2.Segment) -> Piece:
     return Piece(segment, segment.tokens, digest)
 
 
+def marked(piece: Piece, *, masked: bool) -> Piece:
+    """Return a piece just made, with the mark that something in it was masked. It is not part of the digest: the text
+    is.
+    """
+    if masked:
+        piece.segment.masked = True
+    return piece
+
+
 def trust(role: int, stated: int = fact_pb2.TRUST_UNSPECIFIED) -> fact_pb2.Trust:
     """Return how far something is trusted that was said in a role; `stated`: how far, as it was found at write."""
     return cast(fact_pb2.Trust, stated) or _TRUST.get(cast(turn_pb2.Role, role), fact_pb2.TRUST_UNSPECIFIED)
+
+
+def masked_as(tokenizer: str) -> str:
+    """Return the name under which a tokenizer counts texts in masked form."""
+    return tokenizer + MASKED
+
+
+def tokenizer_of(counted_as: str) -> str:
+    """Return the tokenizer that counts under a name."""
+    return counted_as.removesuffix(MASKED)
 
 
 def label(role: int, name: str) -> str:
@@ -87,8 +117,28 @@ def quoted_body(text: str) -> str:
 
 
 def defused(text: str) -> str:
-    """Return a text in which nothing looks like the marks of a fence."""
-    return _FENCE_LOOKALIKE.sub("<\\\\", text)
+    """Return a text in which nothing looks like the marks of a fence, to whoever reads it: letters of other alphabets,
+    other widths, characters that show nothing and marks on letters do not help.
+    """
+    at = [match.end() for match in _ANGLE.finditer(text) if _is_fence(text, match.end())]
+    if not at:
+        return text
+    return "\\".join(text[start:end] for start, end in zip([0, *at], [*at, len(text)], strict=True))
+
+
+def _is_fence(text: str, start: int) -> bool:
+    """Return whether what follows an angle bracket reads as the rest of a mark."""
+    read = ""
+    for at in range(start, len(text)):
+        shown = normal.seen(text[at])
+        if not shown or (not read and (shown.isspace() or text[at] in _SLASHES)):
+            continue
+        if read in _FENCE_WORDS:
+            return not (shown[0].isalnum() or shown[0] == "_")
+        read += shown.translate(_READ_AS)
+        if not any(word.startswith(read) for word in _FENCE_WORDS):
+            return False
+    return read in _FENCE_WORDS
 
 
 def message_text(message: turn_pb2.Message) -> str:
@@ -96,11 +146,64 @@ def message_text(message: turn_pb2.Message) -> str:
     if not message.parts:
         return message.text
     return "\n".join(
-        part.text
-        if part.WhichOneof("content") == "text"
-        else f"[{part.media.media_type}: {part.media.description or part.media.uri}]"
-        for part in message.parts
+        part.text if part.WhichOneof("content") == "text" else _media_text(part.media) for part in message.parts
     )
+
+
+def _media_text(media: turn_pb2.Media) -> str:
+    return f"[{media.media_type}: {media.description or media.uri}]"
+
+
+def spoken_text(entry: turn_pb2.TurnEntry) -> str:
+    """Return what is shown of an entry behind its header: what can be recalled, or a call's arguments."""
+    return str(entry.tool_call.arguments_json) if entry.HasField("tool_call") else entry_text(entry)
+
+
+def masked(entry: turn_pb2.TurnEntry, spans: Iterable[pii.Find]) -> turn_pb2.TurnEntry:
+    """Return an entry in masked form. `spans`: the finds in its `spoken_text`, as they were frozen; the speaker's name
+    and an address of media are looked at here.
+    """
+    shown = turn_pb2.TurnEntry()
+    shown.CopyFrom(entry)
+    kind = entry.WhichOneof("entry")
+    if kind == "tool_call":
+        shown.tool_call.arguments_json = _masked_json(entry.tool_call.arguments_json, spans)
+    elif kind == "tool_result":
+        shown.tool_result.content = pii.mask(entry.tool_result.content, spans)
+    elif kind == "message":
+        message = shown.message
+        message.speaker = pii.masked(message.speaker)
+        if not message.parts:
+            message.text = pii.mask(message.text, spans)
+        at = 0
+        for part in message.parts:
+            if part.WhichOneof("content") == "text":
+                length = len(part.text)
+                part.text = pii.mask(part.text, pii.within(spans, at, at + length))
+            else:
+                length = len(_media_text(part.media))
+                first = at + len(part.media.media_type) + len("[: ")
+                if part.media.description:
+                    last = first + len(part.media.description)
+                    part.media.description = pii.mask(part.media.description, pii.within(spans, first, last))
+                part.media.uri = pii.masked(part.media.uri)
+            at += length + 1
+    return shown
+
+
+def _masked_json(text: str, spans: Iterable[pii.Find]) -> str:
+    """Return JSON in masked form: a bare number becomes a string, so that it stays JSON."""
+    parts: list[str] = []
+    done = 0
+    strings = _JSON_STRING.finditer(text)
+    string = next(strings, None)
+    for one in spans:
+        while string is not None and string.end() <= one.start:
+            string = next(strings, None)
+        bare = string is None or one.start < string.start()
+        parts += (text[done : one.start], f'"<{one.kind}>"' if bare else f"<{one.kind}>")
+        done = one.end
+    return "".join((*parts, text[done:]))
 
 
 def entry_text(entry: turn_pb2.TurnEntry) -> str:

@@ -209,6 +209,7 @@ class Server:
             record=self.record,
             sessions=sessions,
             scopes=scopes,
+            beliefs=beliefs,
             leases=leases,
             tokenizers=tokenizers,
             embedder=queue,
@@ -238,6 +239,7 @@ class Server:
                 policies=policies,
                 eraser=self.eraser,
                 exporter=Exporter(record=self.record, beliefs=beliefs, signer=signer),
+                hydrator=hydrator,
             ),
             readable,
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from sidecar import limits, names, view
+from sidecar import limits, names, segment, view
 from sidecar.errors import (
     Erased,
     HotUnavailable,
@@ -304,10 +304,11 @@ class Sessions:
 
     def _advance(self, event: NewEvent, done: Appended) -> None:
         """Bring this process's views that stood right before a just appended event up to it."""
-        for tokenizer in self.tokenizers.loaded:
+        loaded = list(self.tokenizers.loaded)
+        for tokenizer in (*loaded, *map(segment.masked_as, loaded)):
             key = HotKey(event.tenant, event.session, tokenizer)
             held = self.hot.held(key)
-            if held is None and done.version == 1:
+            if held is None and done.version == 1 and tokenizer in loaded:
                 held = view.empty(session=event.session, subject=done.subject, tokenizer=tokenizer)
             if held is None or held.version != done.version - 1:
                 continue
@@ -359,7 +360,7 @@ class Sessions:
             self.telemetry.log.warning("work behind an answer failed", reason=reason)
 
     def _count(self, tokenizer: str) -> Count:
-        return self.tokenizers.get(tokenizer).count
+        return self.tokenizers.get(segment.tokenizer_of(tokenizer)).count
 
 
 def _tail(event: NewEvent, done: Appended) -> SessionState:

@@ -79,6 +79,9 @@ class Telemetry:
         self.stable_tokens = counter("stable_tokens_total", "Bundle tokens that stand before recall.")
         self.recalls = counter("recalls_total", "Hydrates that searched memory.", "outcome")
         self.recalled_items = counter("recalled_items_total", "Items that recall put into bundles.")
+        self.recall_folded = counter(
+            "recall_folded_total", "Recalled items that were folded into one that says the same."
+        )
         self.degraded = counter("degraded_total", "Hydrates with a missing source.", "source", "cause")
         self.commits = counter("commits_total", "Turns that were appended.")
         self.commit_conflicts = counter("commit_conflicts_total", "Commits that lost their version.")
@@ -108,6 +111,7 @@ class Telemetry:
         self.extracted_turns = counter("extracted_turns_total", "Turns that were shown to the endpoint.")
         self.extraction_claims = counter("extraction_claims_total", "Claims that were recorded.", "outcome")
         self.extraction_refused = counter("extraction_refused_total", "Proposals that were refused.", "cause")
+        self.trivial_items = counter("items_trivial_total", "Items that say nothing, and were given no vector.")
         self.unembeddable_items = counter("unembeddable_items_total", "Items that the model could not embed.")
         self.record_sessions = gauge("record_sessions", "Sessions that have a log, about.")
         self.record_events = gauge("record_events", "Events in the record store, about.")

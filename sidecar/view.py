@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from sidecar import limits, segment, summary
+from sidecar import limits, pii, segment, summary
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count, Piece
 from sidecar.stores.record import Checkpoint, EventKind, StoredEvent
@@ -268,10 +268,12 @@ def _entries(
     count: Count,
 ) -> Iterable[tuple[int, tuple[Piece, ...], log_pb2.Extract | None]]:
     """Yield the units of one turn, each with the entry that completes it; calls wait in `open_calls`."""
-    counted = list(stored.tokenizers).index(view.tokenizer) if view.tokenizer in stored.tokenizers else None
-    for index, (entry, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
+    tokenizer, masked = segment.tokenizer_of(view.tokenizer), view.tokenizer.endswith(segment.MASKED)
+    counted = list(stored.tokenizers).index(tokenizer) if tokenizer in stored.tokenizers else None
+    for index, (said, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
+        entry = segment.masked(said, analysis.pii) if masked else said
         ref = turn_pb2.EventRef(session_id=view.session, version=view.version, entry=index)
-        counts = None if counted is None else analysis.counts[counted]
+        counts = None if counted is None or entry != said else analysis.counts[counted]
         tokens: int | Count = count if counts is None else counts.whole
         kind = entry.WhichOneof("entry")
         if kind == "tool_call":
@@ -280,6 +282,7 @@ def _entries(
                 entry=index,
                 call=entry.tool_call,
                 tokens=segment.call_piece(entry.tool_call, ref, tokens).tokens,
+                masked=entry != said,
             )
         elif kind == "tool_result":
             held = open_calls.pop(entry.tool_result.call_id, None)
@@ -290,8 +293,8 @@ def _entries(
             yield (
                 index,
                 (
-                    segment.call_piece(held.call, call_ref, held.tokens),
-                    segment.result_piece(entry.tool_result, name, ref, tokens),
+                    segment.marked(segment.call_piece(held.call, call_ref, held.tokens), masked=held.masked),
+                    segment.marked(segment.result_piece(entry.tool_result, name, ref, tokens), masked=entry != said),
                 ),
                 None,
             )
@@ -299,7 +302,10 @@ def _entries(
             extract = None
             if analysis.salience:
                 header = "- " + segment.header(entry.message.role, entry.message.speaker)
-                text = segment.message_text(entry.message)[analysis.extract.start : analysis.extract.end]
+                start, end = analysis.extract.start, analysis.extract.end
+                text = segment.message_text(said.message)[start:end]
+                if masked:
+                    text = pii.mask(text, pii.within(analysis.pii, start, end))
                 body = segment.quoted_body(" ".join(text.split()))
                 extract = log_pb2.Extract(
                     version=view.version,
@@ -310,9 +316,10 @@ def _entries(
                     rank=summary.rank(analysis.salience, offsets[-1]),
                     role=entry.message.role,
                     trust=analysis.trust,
+                    masked=entry != said,
                 )
             piece = segment.message_piece(entry.message, ref, tokens, stated=analysis.trust)
-            yield index, (piece,), extract
+            yield index, (segment.marked(piece, masked=entry != said),), extract
 
 
 def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
@@ -327,6 +334,7 @@ def extract_piece(view: View, extract: log_pb2.Extract) -> Piece:
             score_micros=extract.rank * 1000,
             citations=[turn_pb2.EventRef(session_id=view.session, version=extract.version, entry=extract.entry)],
             trust=segment.trust(extract.role, extract.trust),
+            masked=extract.masked,
         )
     )
 

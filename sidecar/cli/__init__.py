@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sidecar import errors as server_errors
-from sidecar.cli import demo, doctor, evaluate, keys, migrate, model, policy, rebuild, serve, session, work
+from sidecar.cli import demo, doctor, evaluate, keys, memory, migrate, model, policy, rebuild, serve, session, work
 from sidecar.cli.failure import exit_code, line
 from sidecar.cli.show import stderr
 from standpipe import errors as client_errors
@@ -48,6 +48,7 @@ for command in (
     demo.demo,
     model.model,
     policy.policy,
+    memory.memory,
     session.hydrate,
     session.commit,
     session.events,

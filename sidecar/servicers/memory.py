@@ -20,6 +20,7 @@ from sidecar.commit import Committer
 from sidecar.erasure import Eraser
 from sidecar.errors import InvalidField
 from sidecar.export import Exporter
+from sidecar.hydrate import Hydrator
 from sidecar.policies import DEFAULT, Policies
 from sidecar.servicers.boundary import Answer, Boundary
 from sidecar.stores.record import (
@@ -54,6 +55,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         policies: Policies,
         eraser: Eraser,
         exporter: Exporter,
+        hydrator: Hydrator,
     ) -> None:
         self._boundary = boundary
         self._record = record
@@ -62,6 +64,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         self._policies = policies
         self._eraser = eraser
         self._exporter = exporter
+        self._hydrator = hydrator
 
     async def RecordFacts(
         self, request: memory_pb2.RecordFactsRequest, context: grpc.aio.ServicerContext
@@ -121,6 +124,17 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             request,
             context,
             lambda tenant, deadline: self._committer.ingest(tenant, request, deadline=deadline),
+        )
+
+    async def SearchMemory(
+        self, request: memory_pb2.SearchMemoryRequest, context: grpc.aio.ServicerContext
+    ) -> memory_pb2.SearchMemoryResponse:
+        """Search memory."""
+        return await self._call(
+            "SearchMemory",
+            request,
+            context,
+            lambda tenant, deadline: self._hydrator.search(tenant, request, deadline=deadline),
         )
 
     async def ListBeliefs(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import canonical
+from sidecar import canonical, limits
 from sidecar.errors import (
     ConfigInvalid,
     DeadlineExceeded,
@@ -30,7 +30,9 @@ from sidecar.stores.postgres import ERRORS, EXPANSIONS, MIGRATIONS, SCHEMA, SQL,
 from sidecar.stores.record import (
     ChangesRead,
     Checkpoint,
+    ErasureRead,
     EventsRead,
+    Head,
     HeadRead,
     HeldRead,
     KeyRead,
@@ -55,6 +57,8 @@ from tests.contract.record_suite import (
     RecordSuite,
     Reopen,
     change,
+    data_key,
+    erase,
     item,
     scope_of,
     shared_store,
@@ -265,6 +269,7 @@ EVERY_READ: Sequence[Read] = (
     HeldRead(tenant="acme", after_subject="", count_max=9),
     KeyRead(tenant="acme", subject="ana"),
     KeyRead(tenant="acme", key_id=b"id of ana"),
+    ErasureRead(tenant="acme", subject="ana", session="erased"),
     PolicyRead(tenant="acme", name="p"),
     PolicyRead(tenant="acme", name="p", version=1),
     PoliciesRead(tenant="acme"),
@@ -288,6 +293,7 @@ async def fill(record: Record) -> None:
             tenant, StoredKey(subject="ana", key_id=b"id of ana", wrapped=tenant.encode(), wrapping="first")
         )
         await record.publish_policy(tenant, name="p", document=tenant, digest=canonical.sha256((tenant,)))
+        await record.erase(tenant, subject="ana", session="erased")
     for document in ("rival 2", "rival 3"):
         await record.publish_policy("rival", name="p", document=document, digest=canonical.sha256((document,)))
     await record.set_route("acme", StoredRoute(name="r", policy_name="p", policy_version=1))
@@ -336,6 +342,11 @@ async def test_row_level_security_alone_isolates(
         await record.publish_policy("acme", name="p", document="new", digest=bytes(32))
         await record.set_route("acme", StoredRoute(name="r", policy_name="p", policy_version=2))
         await record.unpark("acme", subject="eve", model=MODEL)
+        erasure = await record.erase("acme", subject="eve")
+        await record.redact("acme", session="private", version=1, body=b"", entries=[0], erasure=erasure)
+        assert not await record.sweep("acme", "private")
+        await record.finish_erasure(erasure)
+        await record.reopen("acme", subject="eve")
         assert await record.fetch(rival) == before
 
         # And the other way round: it is the policies that did it.
@@ -439,17 +450,135 @@ async def test_any_text_comes_back(opened: Callable[..., Any]) -> None:
     assert [found.text for found in (await scope_of(record)).items] == texts
 
 
+async def test_sealed_vectors_are_bytes_alone(opened: Callable[..., Any], raw_database: RawPostgres) -> None:
+    """An engine whose vectors are sealed makes no components of them, and they come back as they were (P11)."""
+    record = await opened(components=False)
+    await record.append(turn(texts=["x"]))
+    scope = Scope(tenant="acme", subject="ana", position=1, vector_position=0)
+    sealed = b"\0" + bytes(range(99))
+    assert await record.put_vectors(scope, model=MODEL, vectors=[sealed])
+    assert (await scope_of(record)).vectors == [sealed]
+    assert raw_database.execute("SELECT components FROM standpipe.vectors") == [(None,)]
+
+
 def test_reads_go_by_keys(postgres_server: Postgres, shared_place: str) -> None:
     """No statement that a tenant's call makes scans a table, under row-level security too."""
     scans = {"grants", "known_models", "signing_key", "migrations", "drop_grants", "lag", "lock_grants"}
     with psycopg.connect(postgres_server.dsn(shared_place, user=ROLE), autocommit=True) as db:
         db.execute("SET enable_seqscan = off")
         for name, statement in SQL.items():
-            if name in scans or "standpipe." not in statement or name == "make":
+            if name in scans or "standpipe." not in statement or name in {"make", "vacuum"}:
                 continue
             values = [None] * statement.count("%b")
             plan = "\n".join(row[0] for row in db.execute(f"EXPLAIN {statement}", values or None).fetchall())
             assert "Seq Scan" not in plan, (name, plan)
+
+
+# --- erasure ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_begins_amid_an_erasure(opened: Callable[..., Any], raw_database: RawPostgres) -> None:
+    """A session that the marking of its subject could not see yet is erased when the call returns (R29)."""
+    record = await opened()
+    await record.append(turn())
+    async with raw_database.stalled(await opened(), turn("late")) as late:
+        erasing = asyncio.ensure_future(record.erase("acme", subject="ana"))
+        await asyncio.sleep(0.2)
+        assert not erasing.done()
+    assert (await late).version == 1
+    await erasing
+    for head in await record.fetch([HeadRead(tenant="acme", session=name) for name in ("s", "late")]):
+        assert isinstance(head, Head)
+        assert head.erased
+
+
+_ARGUMENTS: Final = "'acme', %b::text, %b::text, %b::text, '', NULL, false, 1, '', 0" + ", '{}'" * 12
+CALLS: Final = {
+    "append": f"SELECT outcome FROM standpipe.append({_ARGUMENTS})",
+    "append_kept": f"SELECT outcome FROM standpipe.append_kept({_ARGUMENTS}, 0, 9)",
+}
+"""How the releases before append: the first state that served on PostgreSQL, and 0.2.0."""
+
+
+@pytest.mark.parametrize(("name", "refused"), [("append", "ended"), ("append_kept", "expired")])
+async def test_the_releases_before_append_nothing_to_what_is_erased(
+    opened: Callable[..., Any], postgres_server: Postgres, place: str, name: str, refused: str
+) -> None:
+    """Their functions work as they did, and refuse what was erased by an outcome that they know (R29)."""
+    record = await opened()
+    for subject in ("ana", "bob"):
+        await record.append(turn(subject, subject=subject))
+    await record.erase("acme", subject="ana")
+    await record.erase("acme", subject="bob", session="bob")
+    with psycopg.connect(postgres_server.dsn(place, user=ROLE), autocommit=True) as db:
+        db.execute("SELECT set_config('standpipe.tenant', 'acme', false)")
+
+        def append(session: str, subject: str) -> str:
+            row = db.execute(CALLS[name], (session, subject, f"{session}-{subject}")).fetchone()
+            assert row
+            return str(row[0])
+
+        assert append("ana", "") == append("ana", "ana") == append("new", "ana") == refused
+        assert append("bob", "bob") == refused
+        assert append("new", "bob") == append("new", "") == "appended"
+        assert append("new", "") == "replayed"
+        assert append("new", "carl") == "mismatch"
+
+
+async def test_who_was_let_in_serves_on(postgres_server: Postgres, bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role that was granted a release's tables may use those that a later release adds."""
+    raw = RawPostgres(postgres_server, bare)
+    raw.execute('CREATE ROLE "App" LOGIN')
+    try:
+        with monkeypatch.context() as earlier:
+            earlier.delitem(EXPANSIONS, 4)
+            await migrate(postgres_server.dsn(bare, user=ROLE), grant_to=["App"])
+        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == [(4, "expansion")]
+        record = PostgresRecord(postgres_server.dsn(bare, user="App"), migrate=False)
+        await record.open()
+        await record.append(turn(items=[change("home: Oslo")]))
+        await record.put_key("acme", data_key())
+        await erase(record)
+        await record.scrub()
+        await record.close()
+    finally:
+        raw.execute('DROP OWNED BY "App"; DROP ROLE "App"')
+
+
+async def test_a_scrub_leaves_no_dead_row(opened: Callable[..., Any], raw_database: RawPostgres) -> None:
+    """After a scrub no row that was removed is left in the tables that hold content (R32, P11)."""
+    record = await opened()
+    await record.append(turn(texts=["x" * 9999] * 9, opened_calls=["call"]))
+    await record.put_key("acme", data_key())
+    await erase(record)
+    await record.close()  # or else it may tell the server later what it removed
+    await (await opened()).scrub()
+    rows = raw_database.execute(
+        "SELECT relname, n_dead_tup, vacuum_count FROM pg_stat_user_tables"
+        " WHERE relname ~ '^(events|items|vectors)_|^(keys|tool_calls|checkpoints)$'"
+    )
+    assert len(rows) == 3 * 16 + 3
+    assert {dead for _, dead, _ in rows} == {0}
+    assert min(count for _, _, count in rows) > 0
+
+
+async def test_a_scrub_waits_for_who_still_sees(
+    opened: Callable[..., Any], postgres_server: Postgres, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a snapshot sees what was removed, a scrub is refused after scrub_wait_ms; then it works (R32)."""
+    monkeypatch.setattr(limits, "scrub_wait_ms", 100)
+    record = await opened()
+    await record.append(turn(texts=["xylophone"]))
+    with psycopg.connect(postgres_server.dsn(place, user=ROLE)) as reader:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM standpipe.events")
+        await erase(record)
+        for _ in range(limits.breaker_failures_max + 1):
+            with pytest.raises(StoreUnavailable, match="still see"):
+                await record.scrub()
+        assert await record.fetch([HeadRead(tenant="acme", session="none")]) == [None]
+        reader.rollback()
+        await record.scrub()
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -216,6 +216,7 @@ class Pod:
         self.sessions = session_pb2_grpc.SessionServiceStub(self.channel)
         self.memory = memory_pb2_grpc.MemoryServiceStub(self.channel)
         self.policies = policy_pb2_grpc.PolicyServiceStub(self.channel)
+        self.memory = memory_pb2_grpc.MemoryServiceStub(self.channel)
 
     async def hydrate(
         self,

@@ -4,6 +4,7 @@ from standpipe import errors, sync
 from standpipe.bundle import Bundle, Replay
 from standpipe.client import Client, Commit, Policies, Session, TurnResult, connect
 from standpipe.errors import StandpipeError
+from standpipe.memory import Memory, document, fact, source
 from standpipe.turn import assistant, tool_call, tool_result, user
 from standpipe.v1.context_pb2 import Consistency
 
@@ -12,6 +13,7 @@ __all__ = [
     "Client",
     "Commit",
     "Consistency",
+    "Memory",
     "Policies",
     "Replay",
     "Session",
@@ -19,7 +21,10 @@ __all__ = [
     "TurnResult",
     "assistant",
     "connect",
+    "document",
     "errors",
+    "fact",
+    "source",
     "sync",
     "tool_call",
     "tool_result",

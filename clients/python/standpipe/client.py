@@ -29,6 +29,7 @@ from google.protobuf.message import Message
 from standpipe import errors, turn
 from standpipe.bundle import Bundle, Replay
 from standpipe.channel import DEADLINE_MS, AioWire, Answered, Metadata, Options, Wire
+from standpipe.memory import Memory
 from standpipe.v1.bundle_pb2 import Source
 from standpipe.v1.context_pb2 import (
     Budget,
@@ -44,6 +45,7 @@ from standpipe.v1.context_pb2 import (
     ReplayContextResponse,
     SourceBudget,
 )
+from standpipe.v1.fact_pb2 import Fact, FactResult
 from standpipe.v1.policy_pb2 import (
     GetPolicyRequest,
     GetPolicyResponse,
@@ -105,6 +107,8 @@ class Commit:
     """Whether an earlier request with this id had already committed it (P3)."""
     request_id: str
     """The id that it was committed under."""
+    facts: tuple[FactResult, ...] = ()
+    """What became of the claims that were committed with it."""
 
 
 class TurnResult(NamedTuple):
@@ -163,6 +167,10 @@ class Client:
         elsewhere, such as another process's `session.token`, which this one must not see less than.
         """
         return Session(self, session_id, subject=subject, token=token)
+
+    def memory(self, subject: str = "") -> Memory:
+        """Return a subject's long-term memory; calls nothing yet. Without a subject, what all of the tenant share."""
+        return Memory(self, subject)
 
     async def replay(self, receipt: bytes, *, all_omissions: bool = False, deadline_ms: int | None = None) -> Replay:
         """Render a bundle that was served before again, from `Bundle.receipt` or a turn of the log (P7).
@@ -288,13 +296,15 @@ class Session:
         expected_version: int | None = None,
         request_id: str | None = None,
         mode: Mode = "fail",
+        facts: Iterable[Fact] = (),
         deadline_ms: int | None = None,
     ) -> Commit:
         """Append one turn, exactly once (P3); it is durable when this returns (P1).
 
         `bundle` is what the turn answers: its receipt is stored with the turn, and its version is the one that the
         turn follows, unless `expected_version` says another (0 for the first turn). Mode "fail" needs one of the
-        two; "append" goes behind whatever is there. `request_id` None makes one, which the channel's retries keep.
+        two; "append" goes behind whatever is there. `facts` are recorded with the turn, or not at all.
+        `request_id` None makes one, which the channel's retries keep.
 
         Cancelling does not undo it. Raises Conflict (another commit came first), SessionEnded, AlreadyExists (the
         id was used with other entries). After Unavailable, DeadlineExceeded or a cancel it may have happened:
@@ -310,6 +320,7 @@ class Session:
             expected_version=expected_version,
             turn=Turn(entries=turn.as_list(entries), bundle_receipt=bundle.receipt if bundle else b""),
             mode=CommitMode.Value(f"COMMIT_MODE_{mode.upper()}"),
+            facts=facts,
         )
         try:
             got = await self._client._call("ContextService/CommitTurn", request, CommitTurnResponse, deadline_ms)
@@ -325,6 +336,7 @@ class Session:
             committed_at=result.committed_at.ToDatetime(UTC),
             replayed=got.replayed,
             request_id=request.request_id,
+            facts=tuple(got.facts),
         )
 
     async def turn(

@@ -16,11 +16,12 @@ import grpc
 from google.protobuf.message import Message
 
 from standpipe import client as aio
+from standpipe import memory
 from standpipe.bundle import Bundle
 from standpipe.channel import DEADLINE_MS, Answered, Dialer, Metadata, Options, error_of
 from standpipe.client import Answer
 
-__all__ = ["Client", "Policies", "Session", "connect"]
+__all__ = ["Client", "Memory", "Policies", "Session", "connect"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -158,6 +159,10 @@ class Client(_Blocking[aio.Client]):
         """Return a session by its id, as `standpipe.Client.session`."""
         return Session(self._inner.session(session_id, subject=subject, token=token))
 
+    def memory(self, subject: str = "") -> Memory:
+        """Return a subject's long-term memory, as `standpipe.Client.memory`."""
+        return Memory(self._inner.memory(subject))
+
     close = _blocking(aio.Client.close)
     replay = _blocking(aio.Client.replay)
     server_info = _blocking(aio.Client.server_info)
@@ -188,6 +193,30 @@ class Session(_Blocking[aio.Session]):
     get = _blocking(aio.Session.get)
     events = _iterating(aio.Session.events)
     end = _blocking(aio.Session.end)
+
+
+class Memory(_Blocking[memory.Memory]):
+    """One subject's memory, as `standpipe.Memory`."""
+
+    @property
+    def subject(self) -> str:
+        """Whose memory it is."""
+        return self._inner.subject
+
+    remember = _blocking(memory.Memory.remember)
+    supersede = _blocking(memory.Memory.supersede)
+    retract = _blocking(memory.Memory.retract)
+    reject = _blocking(memory.Memory.reject)
+    pin = _blocking(memory.Memory.pin)
+    put_profile = _blocking(memory.Memory.put_profile)
+    ingest = _blocking(memory.Memory.ingest)
+    search = _blocking(memory.Memory.search)
+    profile = _blocking(memory.Memory.profile)
+    beliefs = _iterating(memory.Memory.beliefs)
+    quarantine = _iterating(memory.Memory.quarantine)
+    review = _blocking(memory.Memory.review)
+    erase = _blocking(memory.Memory.erase)
+    export = _iterating(memory.Memory.export)
 
 
 class Policies(_Blocking[aio.Policies]):

@@ -52,20 +52,22 @@ class Span(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class EntryAnalysis(_message.Message):
-    __slots__ = ("chunks", "extract", "salience", "counts", "pii", "trust")
+    __slots__ = ("chunks", "extract", "salience", "counts", "pii", "trust", "trivial")
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     EXTRACT_FIELD_NUMBER: _ClassVar[int]
     SALIENCE_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     PII_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
+    TRIVIAL_FIELD_NUMBER: _ClassVar[int]
     chunks: _containers.RepeatedCompositeFieldContainer[Span]
     extract: Span
     salience: int
     counts: _containers.RepeatedCompositeFieldContainer[Counts]
     pii: _containers.RepeatedCompositeFieldContainer[PiiSpan]
     trust: _fact_pb2.Trust
-    def __init__(self, chunks: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., extract: _Optional[_Union[Span, _Mapping]] = ..., salience: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., pii: _Optional[_Iterable[_Union[PiiSpan, _Mapping]]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ...) -> None: ...
+    trivial: bool
+    def __init__(self, chunks: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., extract: _Optional[_Union[Span, _Mapping]] = ..., salience: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., pii: _Optional[_Iterable[_Union[PiiSpan, _Mapping]]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., trivial: bool = ...) -> None: ...
 
 class PiiSpan(_message.Message):
     __slots__ = ("start", "end", "kind")
@@ -78,18 +80,20 @@ class PiiSpan(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class ItemDetail(_message.Message):
-    __slots__ = ("trust", "pii", "change", "recorded_at_us", "title")
+    __slots__ = ("trust", "pii", "change", "recorded_at_us", "title", "trivial")
     TRUST_FIELD_NUMBER: _ClassVar[int]
     PII_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     RECORDED_AT_US_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
+    TRIVIAL_FIELD_NUMBER: _ClassVar[int]
     trust: _fact_pb2.Trust
     pii: _containers.RepeatedCompositeFieldContainer[PiiSpan]
     change: _fact_pb2.MemoryChange
     recorded_at_us: int
     title: str
-    def __init__(self, trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., pii: _Optional[_Iterable[_Union[PiiSpan, _Mapping]]] = ..., change: _Optional[_Union[_fact_pb2.MemoryChange, _Mapping]] = ..., recorded_at_us: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
+    trivial: bool
+    def __init__(self, trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., pii: _Optional[_Iterable[_Union[PiiSpan, _Mapping]]] = ..., change: _Optional[_Union[_fact_pb2.MemoryChange, _Mapping]] = ..., recorded_at_us: _Optional[int] = ..., title: _Optional[str] = ..., trivial: bool = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("whole", "extract", "chunks")
@@ -102,7 +106,7 @@ class Counts(_message.Message):
     def __init__(self, whole: _Optional[int] = ..., extract: _Optional[int] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Extract(_message.Message):
-    __slots__ = ("version", "entry", "header", "body", "tokens", "rank", "role", "trust")
+    __slots__ = ("version", "entry", "header", "body", "tokens", "rank", "role", "trust", "masked")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +115,7 @@ class Extract(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     version: int
     entry: int
     header: str
@@ -119,19 +124,22 @@ class Extract(_message.Message):
     rank: int
     role: _turn_pb2.Role
     trust: _fact_pb2.Trust
-    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ...) -> None: ...
+    masked: bool
+    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., header: _Optional[str] = ..., body: _Optional[str] = ..., tokens: _Optional[int] = ..., rank: _Optional[int] = ..., role: _Optional[_Union[_turn_pb2.Role, str]] = ..., trust: _Optional[_Union[_fact_pb2.Trust, str]] = ..., masked: bool = ...) -> None: ...
 
 class OpenCall(_message.Message):
-    __slots__ = ("version", "entry", "call", "tokens")
+    __slots__ = ("version", "entry", "call", "tokens", "masked")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     version: int
     entry: int
     call: _turn_pb2.ToolCall
     tokens: int
-    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., call: _Optional[_Union[_turn_pb2.ToolCall, _Mapping]] = ..., tokens: _Optional[int] = ...) -> None: ...
+    masked: bool
+    def __init__(self, version: _Optional[int] = ..., entry: _Optional[int] = ..., call: _Optional[_Union[_turn_pb2.ToolCall, _Mapping]] = ..., tokens: _Optional[int] = ..., masked: bool = ...) -> None: ...
 
 class FoldState(_message.Message):
     __slots__ = ("units", "offsets", "pool", "open_calls")

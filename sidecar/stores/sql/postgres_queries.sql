@@ -236,18 +236,18 @@ SELECT standpipe.redact(%b::text, %b::text, %b::bigint, %b::bytea, %b::integer[]
 
 -- name: horizon
 -- Who began after this sees nothing of what was removed before it.
-SELECT pg_snapshot_xmax(pg_current_snapshot())::xid;
+SELECT pg_snapshot_xmax(pg_current_snapshot())::xid::text;
 
 -- name: held_up
 -- Whether anybody may still see what was removed before. Of other roles' transactions the role may know nothing.
 SELECT EXISTS (
     SELECT 1 FROM pg_stat_activity WHERE coalesce(datname, current_database()) = current_database()
-        AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker' AND greatest(age(backend_xmin), age(backend_xid)) > age(%b::xid)
+        AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker' AND greatest(age(backend_xmin), age(backend_xid)) > age(%b::text::xid)
 );
 
 -- name: vacuum
--- Without what takes long and reaches no content: the indexes hold names and numbers alone.
-VACUUM (INDEX_CLEANUP OFF) standpipe.events, standpipe.items, standpipe.vectors, standpipe.tool_calls,
+-- The indexes too, for the ids of requests and calls in them. What the role does not own the server passes over.
+VACUUM (INDEX_CLEANUP ON) standpipe.events, standpipe.items, standpipe.vectors, standpipe.tool_calls,
     standpipe.checkpoints, standpipe.keys;
 
 -- name: may_checkpoint
