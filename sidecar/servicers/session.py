@@ -10,7 +10,7 @@ import grpc
 from sidecar import limits, names, validate
 from sidecar.beliefs import whole
 from sidecar.commit import Committer
-from sidecar.errors import InvalidField, SessionExpired, SessionNotFound
+from sidecar.errors import Erased, InvalidField, SessionExpired, SessionNotFound
 from sidecar.log.v1 import log_pb2
 from sidecar.rebuild import check_chain
 from sidecar.receipt import Signer
@@ -97,6 +97,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             ]
             head, page = await self._record.fetch(reads, deadline=deadline)
             found = _exists(cast("Head | None", head))
+            if found.erased:
+                raise Erased("session")
             if found.expired:
                 raise SessionExpired
             events = list(cast("list[StoredEvent]", page))
