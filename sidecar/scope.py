@@ -102,6 +102,8 @@ class _Part:
         self._tokens: dict[str, list[int]] = {}
         """By tokenizer, the stored counts of all items; shorter where some item has none."""
         self._counts: dict[tuple[str, int], int] = {}
+        self._masked: dict[int, StoredItem] = {}
+        """Items in masked form, by index: those that were shown so."""
         self._text_bytes = 0
 
     @property
@@ -118,6 +120,7 @@ class _Part:
             + 500 * len(self.items)
             + 1000 * len(self._pieces)
             + 150 * len(self._counts)
+            + 600 * len(self._masked)
         )
 
     def append(self, fresh: Sequence[StoredItem]) -> None:
@@ -196,7 +199,7 @@ class _Part:
                 listed=item.kind != ItemKind.CHUNK,
                 stated=_detail(item).trust,
             )
-            self._pieces[tokenizer, index] = segment.marked(piece, masked=item != self.items[index])
+            self._pieces[tokenizer, index] = segment.marked(piece, masked=item is not self.items[index])
         return piece
 
     def _shown(self, index: int, tokenizer: str) -> StoredItem:
@@ -204,7 +207,12 @@ class _Part:
         item = self.items[index]
         if not tokenizer.endswith(segment.MASKED):
             return item
-        return replace(item, text=pii.mask(item.text, _detail(item).pii), speaker=pii.masked(item.speaker))
+        shown = self._masked.get(index)
+        if shown is None:
+            text = pii.mask(item.text, pii.known(_detail(item).pii, item.text))
+            shown = replace(item, text=text, speaker=pii.masked(item.speaker))
+            shown = self._masked[index] = item if shown == item else shown
+        return shown
 
     def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
         """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer or form."""
@@ -215,7 +223,7 @@ class _Part:
 
     def _counted(self, index: int, tokenizer: str, count: Count) -> int:
         item = self._shown(index, tokenizer)
-        stored = item.tokens.get(segment.tokenizer_of(tokenizer)) if item == self.items[index] else None
+        stored = item.tokens.get(segment.tokenizer_of(tokenizer)) if item is self.items[index] else None
         tokens = stored or self._counts.get((tokenizer, index))
         if tokens is None:
             header = segment.header(item.role, item.speaker) if item.kind == ItemKind.CHUNK else segment.LISTED

@@ -271,7 +271,8 @@ def _entries(
     tokenizer, masked = segment.tokenizer_of(view.tokenizer), view.tokenizer.endswith(segment.MASKED)
     counted = list(stored.tokenizers).index(tokenizer) if tokenizer in stored.tokenizers else None
     for index, (said, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
-        entry = segment.masked(said, analysis.pii) if masked else said
+        spans = pii.known(analysis.pii, segment.spoken_text(said)) if masked else ()
+        entry = segment.masked(said, spans) if masked else said
         ref = turn_pb2.EventRef(session_id=view.session, version=view.version, entry=index)
         counts = None if counted is None or entry != said else analysis.counts[counted]
         tokens: int | Count = count if counts is None else counts.whole
@@ -305,7 +306,7 @@ def _entries(
                 start, end = analysis.extract.start, analysis.extract.end
                 text = segment.message_text(said.message)[start:end]
                 if masked:
-                    text = pii.mask(text, pii.within(analysis.pii, start, end))
+                    text = pii.mask(text, pii.within(spans, start, end))
                 body = segment.quoted_body(" ".join(text.split()))
                 extract = log_pb2.Extract(
                     version=view.version,

@@ -73,7 +73,7 @@ def export(client: sync.Client, /, *, subject: str, markdown: bool, output: Path
     """Write all that is stored of SUBJECT, as JSON Lines that `standpipe subject import` reads, or as Markdown."""
     pages = client.memory(subject).export("markdown" if markdown else "json_lines")
     first = next(pages, b"")  # a refusal leaves no empty file behind
-    with output.open("wb") if output else click.get_binary_stream("stdout") as file:
+    with click.open_file(str(output or "-"), "wb") as file:
         file.write(first)
         for page in pages:
             file.write(page)

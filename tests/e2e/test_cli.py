@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pty
@@ -339,6 +340,57 @@ def test_replay_of_a_receipt(server: Serving, tmp_path: Path) -> None:
     assert "not base64" in call(server, "replay", "-", code=2, stdin="no receipt")
     forged = base64.b64encode(b"x" * 40).decode()
     assert "RECEIPT_INVALID in receipt" in call(server, "replay", "-", code=1, stdin=forged)
+
+
+def test_memory(server: Serving, tmp_path: Path) -> None:
+    """Facts are recorded, listed, corrected, pinned and reviewed; documents and the profile are put."""
+    memory = functools.partial(call, server, "memory")
+    said = ("--user", "I moved to Porto.", "--assistant", "It rains there.")
+    call(server, "commit", "mem", "--subject", "mia", "--append", *said)
+    told = memory("record", "mia", "home city", "Porto", "--source", "mem@1.0", "--request-id", "r1")
+    assert told == "held: ~m~mia@1.0\n"
+    told = memory("record", "mia", "home city", "PORTO", "--source", "mem@1.0", "--from", "2026-05-03", "--pinned")
+    assert told == "held: ~m~mia@2.0\n"
+    told = memory("record", "mia", "weather", "rain", "--source", "mem@1.1", "--many", "--kind", "weather")
+    assert told == "quarantined: ~m~mia@3.0 (origin)\n"
+    listed = memory("beliefs", "mia", "--all").splitlines()
+    assert listed[0].split() == ["fact", "status", "trust", "recorded", "sources", "what"]
+    assert listed[3].startswith("~m~mia@3.0  quarantined")
+    assert "home city: PORTO (pinned)" in "\n".join(listed)
+    waiting = memory("quarantine")
+    assert re.search(r"mia +~m~mia@3.0 +inferred +.* origin +weather: rain", waiting)
+    assert memory("review", "mia", "~m~mia@3.0", "--accept", "--reviewer", "rita") == "accepted\n"
+    assert json.loads(memory("quarantine", "mia", "--json")) == {}
+    told = memory("correct", "mia", "~m~mia@3.0", "--value", "rain", "--not", "--source", "mem@1.0", "--cause", "dry")
+    assert told == "held: ~m~mia@5.0\n"
+    assert "weather: not rain" in memory("beliefs", "mia", "--valid-at", "2030-01-01T00:00Z")
+    assert memory("correct", "mia", "~m~mia@5.0") == "retracted\n"
+    assert memory("pin", "mia", "~m~mia@2.0", "--off") == "unpinned\n"
+    assert memory("correct", "mia", "~m~mia@2.0", "--reject") == "rejected\n"
+    assert json.loads(memory("beliefs", "mia", "--json")) == {}
+    assert memory("profile", "mia", "tone=dry", "name=Mia").split() == ["name", "Mia", "tone", "dry"]
+    assert memory("profile", "mia").split() == ["name", "Mia", "tone", "dry"]
+    guide = tmp_path / "guide.txt"
+    guide.write_text("Porto is wet.")
+    assert memory("ingest", str(guide), "--subject", "mia") == "guide.txt: version 1, 1 chunks\n"
+    assert memory("ingest", str(guide), "--subject", "mia") == "guide.txt: version 1, 1 chunks, as it was\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("record", "mia", "a", "b"),
+        ("record", "mia", "a", "b", "--source", "mem"),
+        ("record", "mia", "a", "b", "--source", "mem@1.0", "--from", "soon"),
+        ("correct", "mia", "~m~mia@1.0", "--reject", "--value", "x"),
+        ("correct", "mia", "~m~mia@99.0", "--value", "x", "--source", "mem@1.0"),
+        ("profile", "mia", "tone"),
+        ("review", "mia", "~m~mia@1.0", "--reviewer", "rita"),
+    ],
+)
+def test_memory_usage(server: Serving, arguments: tuple[str, ...]) -> None:
+    """What cannot be read is a usage error, before anything is written."""
+    call(server, "memory", *arguments, code=2)
 
 
 def test_policies(server: Serving, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ JSON_LINES, MARKDOWN = memory_pb2.EXPORT_FORMAT_JSON_LINES, memory_pb2.EXPORT_FO
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for what other processes hold: there are none."""
     monkeypatch.setattr(limits, "nearest_s", 0.01)
+    monkeypatch.setattr(limits, "data_key_s", 0.01)
 
 
 @dataclass
