@@ -707,43 +707,43 @@ class Record(ABC):
     async def forgotten(self, tenant: str, session: str) -> None:
         """Note that the hot store holds nothing of a swept session (R23)."""
 
+    @abstractmethod
     async def redact(
         self, tenant: str, *, session: str, version: int, body: bytes, entries: Sequence[int], erasure: Erasure
     ) -> None:
         """Replace an event's body, and empty the items of some of its entries; the erasure counts it (R28)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:
         """Mark a subject, or one session of it, as erased (R29). Raises SubjectMismatch if the session is another's."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def finish_erasure(self, erasure: Erasure) -> Erasure:
         """Note that nothing is left; again, nothing changes. Returns the row as it is kept (R29)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def reopen(self, tenant: str, *, subject: str) -> None:
         """Let a subject that was erased, and of which nothing is left, begin anew (R30)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         """Append an event that an export holds (R30). `expected_version` is the one that it follows."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def scrub(self) -> None:
         """Leave nothing of what was removed in the store's files (R32)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def put_key(self, tenant: str, key: StoredKey) -> StoredKey:
         """Keep a subject's first key; return the one that is kept (R31)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def rewrap(self, tenant: str, *, old: StoredKey, new: StoredKey) -> bool:
         """Put another wrapping of the same key in place of an old one; False if that is not there (R31)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def keys_all(self, *, after: tuple[str, bytes], count_max: int) -> Sequence[tuple[str, StoredKey]]:
         """List the keys of every tenant, by (tenant, key id): (tenant, key) (R31)."""
-        raise NotImplementedError
 
     @abstractmethod
     async def publish_policy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar import limits
 from sidecar.errors import (
+    Erased,
     InvalidField,
     RequestIdReused,
     SessionEnded,
@@ -28,15 +29,21 @@ from sidecar.errors import (
 from sidecar.stores.postgres import PostgresRecord
 from sidecar.stores.record import (
     Appended,
+    ChangesRead,
     Checkpoint,
     Claim,
+    ErasuresRead,
     EventKind,
     EventsRead,
+    ExpiredRead,
     Head,
     HeadRead,
+    HeldRead,
+    ItemKind,
     Lag,
     LagRead,
     NewEvent,
+    NewItem,
     ParkedRead,
     Record,
     Scope,
@@ -47,7 +54,7 @@ from sidecar.stores.record import (
 )
 from sidecar.stores.sqlite import SqliteRecord
 from tests.contract.postgres import ROLE, empty, migrated
-from tests.contract.record_suite import item
+from tests.contract.record_suite import item, turn
 from tests.servers import Postgres
 
 T = TypeVar("T")
@@ -69,6 +76,22 @@ class ModelSession:
     positions: list[int] = field(default_factory=list)
     open_calls: set[str] = field(default_factory=set)
     had_calls: set[str] = field(default_factory=set)
+    erased: bool = False
+
+
+@dataclass
+class ModelItem:
+    """An item as the contract's text has it."""
+
+    session: str
+    version: int
+    new: NewItem
+    gone: bool = False
+
+    def shown(self) -> tuple[str, int, ItemKind, bool, str, bytes]:
+        """Return what a read shows of it."""
+        text, detail = ("", b"") if self.gone else (self.new.text, self.new.detail)
+        return self.session, self.version, self.new.kind, self.gone, text, detail
 
 
 @dataclass
@@ -94,8 +117,13 @@ class RecordMachine(RuleBasedStateMachine):
         self.records = [self.make(), self.make()]
         for record in self.records:
             self.run(record.open())
+        for model in MODELS:  # one that comes late orders only what the log knows
+            self.run(self.records[0].claim(model=model, worker="first", lease_s=0, count_max=1))
         self.sessions: dict[Key, ModelSession] = {}
-        self.items: dict[Key, list[tuple[str, int, str]]] = {}
+        self.items: dict[Key, list[ModelItem]] = {}
+        self.erased: set[Key] = set()
+        self.erasures: dict[tuple[str, str, str], bool] = {}
+        """Of what was erased ever, whether that is finished."""
         self.vectors: dict[tuple[str, str, str], int] = {}
         self.orders: dict[tuple[str, str, str], ModelOrder] = {}
         self.folds: dict[Key, set[int]] = {}
@@ -124,6 +152,8 @@ class RecordMachine(RuleBasedStateMachine):
     def refusal(self, event: NewEvent) -> type[StandpipeError] | None:
         """Return what the contract says that a new event is refused for (R2, R7 to R10)."""
         session = self.sessions.get((event.tenant, event.session))
+        if session is None and (event.tenant, event.subject) in self.erased:
+            return Erased
         version = len(session.events) if session else 0
         opened: set[str] = set(session.open_calls) if session else set()
         had = set(session.had_calls) if session else set()
@@ -146,7 +176,7 @@ class RecordMachine(RuleBasedStateMachine):
             opened.remove(call_id)
         for cited, at in event.citations:
             source = self.sessions.get((event.tenant, cited))
-            if source is None or not 1 <= at <= len(source.events):
+            if source is None or source.erased or not 1 <= at <= len(source.events):
                 return InvalidField
         return None
 
@@ -159,6 +189,8 @@ class RecordMachine(RuleBasedStateMachine):
         expected=st.none() | st.integers(0, 6),
         kind=st.sampled_from([EventKind.TURN] * 9 + [EventKind.END]),
         texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=5), max_size=3),
+        item_kind=st.sampled_from(ItemKind),
+        restored=st.booleans(),
         weight=st.integers(0, 20),
         opened=call_ids,
         answered=call_ids,
@@ -174,12 +206,14 @@ class RecordMachine(RuleBasedStateMachine):
         expected: int | None,
         kind: EventKind,
         texts: Sequence[str],
+        item_kind: ItemKind,
+        restored: bool,
         weight: int,
         opened: Sequence[str],
         answered: Sequence[str],
         citations: Sequence[tuple[str, int]],
     ) -> None:
-        """Append in any mode; a request id that is used again is a retry or a reuse."""
+        """Append in any mode, or restore; a request id that is used again is a retry or a reuse."""
         event = NewEvent(
             tenant=tenant,
             session=session,
@@ -190,7 +224,7 @@ class RecordMachine(RuleBasedStateMachine):
             kind=kind,
             body="\n".join(texts).encode(),
             weight_bytes=weight,
-            items=[item(text, entry=entry) for entry, text in enumerate(texts)],
+            items=[item(text, entry=entry, kind=item_kind, detail=text.encode()) for entry, text in enumerate(texts)],
             opened_calls=opened,
             answered_calls=answered,
             citations=citations,
@@ -199,9 +233,22 @@ class RecordMachine(RuleBasedStateMachine):
         held = self.sessions.get(key)
         outcome: Appended | StandpipeError
         try:
-            outcome = self.run(self.record.append(event))
+            call = self.record.restore(event, committed_at_us=0) if restored else self.record.append(event)
+            outcome = self.run(call)
         except StandpipeError as error:
             outcome = error
+        if held and held.erased:
+            finished = (tenant, held.subject) not in self.erased and self.erasures[tenant, held.subject, session]
+            if not restored or not finished:
+                assert type(outcome) is Erased
+                return
+            del self.sessions[key]
+            refusal = self.refusal(event)
+            if refusal is not None:  # then it is erased as before
+                self.sessions[key] = held
+                assert type(outcome) is refusal
+                return
+            held = None
         for version, old in enumerate(held.events if held else (), 1):
             if held and old.request_id == request_id:
                 if old.digest != digest:
@@ -221,7 +268,7 @@ class RecordMachine(RuleBasedStateMachine):
         held.had_calls.update(opened)
         held.open_calls = (held.open_calls | set(opened)) - set(answered)
         memory = self.items.setdefault((tenant, held.subject), [])
-        memory += [(session, len(held.events), text) for text in texts]
+        memory += [ModelItem(session, len(held.events), new) for new in event.items]
         held.positions.append(len(memory))
         assert not outcome.replayed
         assert (outcome.version, outcome.position) == (len(held.events), len(memory))
@@ -237,7 +284,7 @@ class RecordMachine(RuleBasedStateMachine):
         scope = Scope(tenant=tenant, subject=subject, position=last, vector_position=start)
         vectors = [b"%d" % position for position in range(start + 1, start + count + 1)]
         put = self.run(self.record.put_vectors(scope, model=model, vectors=vectors))
-        assert put == (start == held and start + count <= last)
+        assert put == (start == held and start + count <= last and (tenant, subject) not in self.erased)
         if put:
             self.vectors[tenant, subject, model] = start + count
             self.orders.pop((tenant, subject, model), None)
@@ -248,7 +295,7 @@ class RecordMachine(RuleBasedStateMachine):
         due = {
             (*key, model): self.orders.get((*key, model), ModelOrder())
             for key, items in self.items.items()
-            if len(items) > self.vectors.get((*key, model), 0)
+            if len(items) > self.vectors.get((*key, model), 0) and key not in self.erased
         }
         due = {key: order for key, order in due.items() if order.claim is None and not order.parked}
         worn = {key for key, order in due.items() if order.attempts >= limits.work_attempts_max}
@@ -298,12 +345,14 @@ class RecordMachine(RuleBasedStateMachine):
     @rule(tenant=tenants, session=sessions, data=st.data())
     def put_checkpoint(self, tenant: str, session: str, data: st.DataObject) -> None:
         """Fold a session at some version."""
-        if held := self.sessions.get((tenant, session)):
+        held = self.sessions.get((tenant, session))
+        if held and held.events:
             version = data.draw(st.integers(1, len(held.events)))
             weight = sum(event.weight_bytes for event in held.events[:version])
             fold = Checkpoint(session=session, tokenizer="o", version=version, weight_bytes=weight, body=b"")
             self.run(self.record.put_checkpoint(tenant, fold))
-            self.folds.setdefault((tenant, session), set()).add(version)
+            if not held.erased:
+                self.folds.setdefault((tenant, session), set()).add(version)
 
     @rule(
         tenant=tenants,
@@ -323,6 +372,9 @@ class RecordMachine(RuleBasedStateMachine):
             assert state is None
             return
         assert isinstance(state, SessionState)
+        if held.erased:
+            assert (state.checkpoint, list(state.events), state.after_version) == (None, [], known)
+            return
         end = len(held.events) if at is None else min(at, len(held.events))
 
         def weigh(after: int) -> int:
@@ -337,10 +389,101 @@ class RecordMachine(RuleBasedStateMachine):
         assert state.after_version == after
         assert [event.body for event in state.events] == [event.body for event in held.events[after:end]]
 
+    @rule(tenant=tenants, subject=subjects, session=st.sampled_from(["s1", "s2", "s3", ""]), last=st.booleans())
+    def erase(self, tenant: str, subject: str, session: str, last: bool) -> None:
+        """Mark a session or a subject; mostly, see that nothing is left of what was marked."""
+        held = self.sessions.get((tenant, session))
+        if held and held.subject != subject:
+            with pytest.raises(SubjectMismatch):
+                self.run(self.record.erase(tenant, subject=subject, session=session))
+            return
+        marked = held.erased if held else (tenant, subject) in self.erased and not session
+        erasure = self.run(self.record.erase(tenant, subject=subject, session=session))
+        key = (tenant, subject, session)
+        if not marked or key not in self.erasures:
+            self.erasures[key] = False
+        assert bool(erasure.done_at_us) == self.erasures[key]
+        if session:
+            self.sessions.setdefault((tenant, session), ModelSession(subject=subject)).erased = True
+            self.folds.pop((tenant, session), None)
+        elif not marked:
+            self.erased.add((tenant, subject))
+            for name, one in self.sessions.items():
+                if (name[0], one.subject) == (tenant, subject):
+                    one.erased = True
+                    self.folds.pop(name, None)
+            for model in MODELS:
+                self.orders.pop((tenant, subject, model), None)
+        if last:
+            self.finish()
+
+    def finish(self) -> None:
+        """Do what is left to do of all erasures."""
+        due, at_work = self.run(self.record.fetch([ExpiredRead(count_max=99), ErasuresRead(count_max=99)]))
+        assert isinstance(due, list)
+        assert isinstance(at_work, list)
+        for tenant, session in due:
+            assert self.sessions[tenant, session].erased
+            self.run(self.record.sweep(tenant, session))
+            self.run(self.record.forgotten(tenant, session))
+        for erasure in at_work:
+            self.run(self.record.finish_erasure(erasure))
+        found = {(one.tenant, one.subject, one.session) for one in at_work}
+        assert found == {key for key, finished in self.erasures.items() if not finished}
+        self.erasures.update(dict.fromkeys(found, True))
+        erased = {key for key, held in self.sessions.items() if held.erased}
+        for (tenant, _), items in self.items.items():
+            for one in items:
+                one.gone = one.gone or (tenant, one.session) in erased
+
+    @precondition(lambda self: self.erased)
+    @rule(data=st.data())
+    def reopen(self, data: st.DataObject) -> None:
+        """Let an erased subject begin anew, and restore a session, if nothing of it is left."""
+        tenant, subject = data.draw(st.sampled_from(sorted(self.erased)))
+        if not self.erasures[tenant, subject, ""]:
+            with pytest.raises(Erased):
+                self.run(self.record.reopen(tenant, subject=subject))
+            self.finish()
+        self.run(self.record.reopen(tenant, subject=subject))
+        self.erased.discard((tenant, subject))
+        for key, held in list(self.sessions.items()):
+            own = (tenant, subject, key[1]) in self.erasures
+            if (key[0], held.subject) == (tenant, subject) and held.erased and not own:
+                del self.sessions[key]
+        session = f"restored-{self.calls}"
+        event = turn(session, tenant=tenant, subject=subject, expected=0, texts=["again"])
+        position = self.run(self.record.restore(event, committed_at_us=1)).position
+        memory = self.items.setdefault((tenant, subject), [])
+        memory.append(ModelItem(session, 1, event.items[0]))
+        assert position == len(memory)
+        self.sessions[tenant, session] = ModelSession(subject=subject, events=[event], positions=[position])
+
+    @precondition(lambda self: any(held.events for held in self.sessions.values()))
+    @rule(data=st.data(), entries=st.lists(st.integers(0, 3), unique=True, max_size=2), body=st.binary(max_size=5))
+    def redact(self, data: st.DataObject, entries: Sequence[int], body: bytes) -> None:
+        """Put another body in an event's place, and take some of its entries out; nothing if it was swept."""
+        key = data.draw(st.sampled_from(sorted(key for key, held in self.sessions.items() if held.events)))
+        (tenant, session), held = key, self.sessions[key]
+        version = data.draw(st.integers(1, len(held.events)))
+        erasure = self.run(self.record.erase(tenant, subject="nobody", session="nothing"))
+        self.erasures.setdefault((tenant, "nobody", "nothing"), False)
+        self.sessions.setdefault((tenant, "nothing"), ModelSession(subject="nobody", erased=True))
+        self.run(
+            self.record.redact(tenant, session=session, version=version, body=body, entries=entries, erasure=erasure)
+        )
+        event, end = held.events[version - 1], held.positions[version - 1]
+        held.events[version - 1] = replace(event, body=body)
+        for one in self.items.get((tenant, held.subject), [])[end - len(event.items) : end]:
+            one.gone = one.gone or one.new.entry in entries
+        folds = self.folds.get(key, set())
+        folds.difference_update([fold for fold in folds if fold >= version])
+
     @precondition(lambda self: self.items)
     @rule(shuffle=st.randoms(use_true_random=False))
     def rebuild(self, shuffle: Any) -> None:
         """Drop all that is derived and put the items back, in any order."""
+        self.finish()
         self.run(self.record.drop_derived())
         self.vectors.clear()
         self.orders.clear()
@@ -351,7 +494,7 @@ class RecordMachine(RuleBasedStateMachine):
         assert [(tenant, head.session) for tenant, head in listed] == sorted(keys)
         for tenant, session in keys:
             held = self.sessions[tenant, session]
-            for new, event in zip(held.events, self.log(tenant, session), strict=True):
+            for new, event in zip([] if held.erased else held.events, self.log(tenant, session), strict=True):
                 self.run(self.record.restore_items(tenant, subject=held.subject, event=event, items=new.items))
 
     def log(self, tenant: str, session: str) -> list[Any]:
@@ -373,26 +516,50 @@ class RecordMachine(RuleBasedStateMachine):
                 continue
             assert isinstance(head, Head)
             assert (head.version, head.subject) == (len(held.events), held.subject)
+            assert (head.erased, head.expired) == (held.erased, held.erased)
+            if held.erased:
+                continue
             assert head.ended == (held.events[-1].kind == EventKind.END)
             assert head.position_end == held.positions[-1]
             assert head.weight_bytes == sum(event.weight_bytes for event in held.events)
 
     @invariant()
     def memories_agree(self) -> None:
-        """Every subject's items, vectors and lag are what was appended and embedded."""
+        """Every subject's items, changes, vectors and lag are what was appended and embedded, and is not gone."""
         for model in MODELS:
             waiting = {}
-            for tenant, subject in self.items:
-                held = self.items[tenant, subject]
-                embedded = self.vectors.get((tenant, subject, model), 0)
-                (memory,) = self.run(self.record.fetch([ScopeRead(tenant=tenant, subject=subject, model=model)]))
+            for key, held in self.items.items():
+                tenant, subject = key
+                embedded = self.vectors.get((*key, model), 0)
+                memory, changes = self.run(
+                    self.record.fetch(
+                        [
+                            ScopeRead(tenant=tenant, subject=subject, model=model),
+                            ChangesRead(tenant=tenant, subject=subject),
+                        ]
+                    )
+                )
                 assert isinstance(memory, ScopeState)
-                assert [(found.session, found.version, found.text) for found in memory.items] == held
+                assert isinstance(changes, ScopeState)
+                assert (memory.position, changes.position, changes.epoch) == (len(held), len(held), memory.epoch)
+                if key in self.erased:
+                    assert (list(memory.items), list(memory.vectors), list(changes.items)) == ([], [], [])
+                    continue
+                assert [
+                    (found.session, found.version, found.kind, found.gone, found.text, found.detail)
+                    for found in memory.items
+                ] == [one.shown() for one in held]
                 assert [found.position for found in memory.items] == list(range(1, len(held) + 1))
-                assert (memory.position, memory.vector_position) == (len(held), embedded)
-                assert memory.vectors == [b"%d" % position for position in range(1, embedded + 1)]
+                assert list(changes.items) == [
+                    one for one in memory.items if not one.gone and one.kind in {ItemKind.CHANGE, ItemKind.HELD}
+                ]
+                assert memory.vector_position == embedded
+                assert memory.vectors == [
+                    bytes(len(b"%d" % position)) if held[position - 1].gone else b"%d" % position
+                    for position in range(1, embedded + 1)
+                ]
                 if embedded < len(held):
-                    waiting[tenant, subject] = len(held) - embedded
+                    waiting[key] = len(held) - embedded
             parked = {key[:2] for key, order in self.orders.items() if order.parked and key[2] == model}
             lag, listed = self.run(self.record.fetch([LagRead(model=model), ParkedRead()]))
             assert isinstance(lag, Lag)
@@ -401,6 +568,20 @@ class RecordMachine(RuleBasedStateMachine):
             assert isinstance(listed, list)
             found = {(one.tenant, one.subject): one.items for one in listed if one.model == model}
             assert found == {key: waiting[key] for key in parked}
+
+    @invariant()
+    def held_changes_are_listed(self) -> None:
+        """Of the subjects that are not erased, those are listed that have a held change."""
+        for tenant in ("acme", "rival"):
+            (listed,) = self.run(self.record.fetch([HeldRead(tenant=tenant, after_subject="", count_max=99)]))
+            assert isinstance(listed, list)
+            assert [subject for subject in listed if (tenant, subject) not in self.erased] == sorted(
+                subject
+                for (owner, subject), items in self.items.items()
+                if owner == tenant
+                and (owner, subject) not in self.erased
+                and any(one.new.kind == ItemKind.HELD and not one.gone for one in items)
+            )
 
 
 class SqliteMachine(RecordMachine):
