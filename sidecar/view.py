@@ -100,6 +100,8 @@ class View:
     """About how much memory it takes."""
     committed_at_us: int = field(default=0, compare=False)
     """When the last event that was folded was committed; 0 if a checkpoint stands for all of them."""
+    event_hash: bytes = field(default=b"", compare=False)
+    """Of the last event that was folded; empty if a checkpoint stands for all of them."""
     heard: Heard = field(default_factory=Heard, compare=False)
     """When it was made, or found to be the newest."""
     summaries: dict[tuple[int, int], Summary] = field(default_factory=dict, compare=False)
@@ -188,6 +190,7 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
             position_end=event.position_end,
             weight_bytes=event.weight_end_bytes,
             committed_at_us=event.committed_at_us,
+            event_hash=event.event_hash,
         )
         if event.kind == EventKind.TURN:
             stored = log_pb2.StoredTurn.FromString(event.body)

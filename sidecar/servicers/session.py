@@ -11,7 +11,7 @@ import grpc
 from sidecar import limits, names, pii, segment, validate
 from sidecar.beliefs import claim_in, whole
 from sidecar.commit import Committer
-from sidecar.errors import InvalidField, SessionExpired, SessionNotFound
+from sidecar.errors import Erased, InvalidField, SessionExpired, SessionNotFound
 from sidecar.log.v1 import log_pb2
 from sidecar.policies import DEFAULT
 from sidecar.rebuild import check_chain
@@ -107,6 +107,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             pointer, head, page = await self._record.fetch(reads, deadline=deadline)
             rules = await self._policies.follow(tenant, route, cast("StoredRoute | None", pointer), asked_at=asked_at)
             found = _exists(cast("Head | None", head))
+            if found.erased:
+                raise Erased("session")
             if found.expired:
                 raise SessionExpired
             events = list(cast("list[StoredEvent]", page))

@@ -635,3 +635,30 @@ def test_help_is_quick_to_import() -> None:
     code = f"import sys, sidecar.cli; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.strip() == ""
+
+
+def test_a_subject_is_exported_erased_and_imported(tmp_path: Path) -> None:
+    """`subject`: the file comes back equal, the receipt is told without a server, bad calls say what is wrong."""
+    record = f"sqlite:{tmp_path / 'record.db'}"
+    serving = Serving("--listen", "127.0.0.1:0", "--http", "", "--record", record, "--embedder", "none")
+    call(serving, "commit", "s", "--subject", "ana", "--user", "I moved to Bergen.", "--append")
+    file = tmp_path / "ana.jsonl"
+    assert call(serving, "subject", "export", "ana", "--output", str(file)) == ""
+    assert "Bergen" in file.read_text()
+    assert call(serving, "subject", "export", "ana", "--markdown").startswith("# Memory of ana")
+    assert "ERASED" not in call(serving, "subject", "erase", "ana", "--session", "s", "--document", "d", code=2)
+    assert "name the SUBJECT" in call(serving, "subject", "erase", "--yes", code=2)
+    assert "Aborted" in call(serving, "subject", "erase", "ana", stdin="n\n", code=1)
+    receipt = json.loads(call(serving, "subject", "erase", "ana", "--yes", "--json"))
+    assert (receipt["subject_id"], receipt["logs"], receipt["events"]) == ("ana", "1", "1")
+    refusal = call(serving, "subject", "export", "ana", "--output", str(tmp_path / "none"), code=1)
+    assert "ERASED" in refusal
+    assert not (tmp_path / "none").exists()
+    again = run("subject", "receipt", "ana", "--record", record, "--json")
+    assert json.loads(again.stdout) == receipt
+    assert run("subject", "receipt", "ben", "--record", record).returncode == 2
+    shown = run("subject", "import", str(file), "--record", record)
+    assert "1 events of ana imported, 0 were there" in shown.stdout, shown.stderr
+    assert "not signed" not in shown.stdout
+    assert call(serving, "subject", "export", "ana") == file.read_text()
+    serving.end()

@@ -88,6 +88,15 @@ def test_nothing_reaches_the_network_at_run_time() -> None:
     assert found <= {"sidecar/fetch.py", "sidecar/evaluation/measured.py", "sidecar/evaluation/conversations.py"}
 
 
+def test_one_module_calls_an_endpoint_and_no_server_knows_it() -> None:
+    """The extraction's endpoint is called in one file, which the worker alone has: nothing that serves can reach it."""
+    assert {name(path) for path in SIDECAR if re.search(r"\bhttp\.client\b", path.read_text())} == {"sidecar/chat.py"}
+    knowing = {
+        name(path) for path in SIDECAR if re.search(r"^from sidecar\.chat import", path.read_text(), re.MULTILINE)
+    }
+    assert knowing == {"sidecar/extraction.py", "sidecar/worker.py"}
+
+
 def test_every_module_says_what_it_is() -> None:
     """Each file of the sidecar begins with a docstring, and ends its first sentence."""
     for path in SIDECAR:
