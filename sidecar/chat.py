@@ -82,6 +82,8 @@ class Chat:
         if key:
             headers["Authorization"] = f"Bearer {key}"
         try:
+            connection.connect()  # nobody can end this part: it has a time of its own
+            connection.sock.settimeout(limits.extract_call_s)
             connection.request("POST", self._path, body, headers)
             with connection.getresponse() as answer:
                 return answer.status, answer.read(limits.extract_answer_bytes + 1)
@@ -90,8 +92,10 @@ class Chat:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._tls is not None:
-            return http.client.HTTPSConnection(self._host, self._port, timeout=limits.extract_call_s, context=self._tls)
-        return http.client.HTTPConnection(self._host, self._port, timeout=limits.extract_call_s)
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=limits.extract_connect_s, context=self._tls
+            )
+        return http.client.HTTPConnection(self._host, self._port, timeout=limits.extract_connect_s)
 
     def _key(self) -> str:
         if not self._key_file:

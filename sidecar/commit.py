@@ -183,6 +183,8 @@ class Committer:
         subject, log = request.subject_id, names.memory_log(request.subject_id)
         lineage = await self.gateway.lineage(tenant, [source.ref for source in plan.sources], deadline=deadline)
         cites = sorted({(source.ref.session_id, source.ref.version) for source in plan.sources})
+        if len(self._at_work) > limits.append_queue_max:
+            raise Overloaded("too many writes are waiting", limit="append_queue_max")
         async with self._turns.setdefault((tenant, subject), asyncio.Lock()):
             for _ in range(limits.memory_attempts_max):
                 known, head = await self.gateway.look(tenant, subject, log, deadline=deadline)

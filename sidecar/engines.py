@@ -26,7 +26,7 @@ def engine_of(config: Config) -> Record:
         return SqliteRecord(config.record.removeprefix("sqlite:"))
     from sidecar.stores.postgres import PostgresRecord
 
-    return PostgresRecord(config.record, migrate=config.record_migrate)
+    return PostgresRecord(config.record, migrate=config.record_migrate, components=config.plaintext)
 
 
 def record_of(config: Config) -> Record:

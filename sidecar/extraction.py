@@ -19,11 +19,12 @@ was recorded at first stands, whatever the model says then.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, cast
 
@@ -170,16 +171,17 @@ class Extraction(Orders):
     async def _events(self, tenant: str, session: str, first: int, last: int) -> Sequence[StoredEvent]:
         """Read some turns, and those before them that tell what they are about."""
         last = min(last, first + limits.extract_turns_max - 1)
-        after = max(0, first - 1 - limits.extract_context_turns_max)
-        read = EventsRead(
-            tenant=tenant,
-            session=session,
-            after_version=after,
-            count_max=last - after,
-            bytes_max=limits.page_bytes,
-        )
-        (answer,) = await self._record.fetch([read])
-        return [event for event in cast("Sequence[StoredEvent] | None", answer) or () if event.version <= last]
+        before = max(0, first - 1 - limits.extract_context_turns_max)
+        reads = [
+            EventsRead(
+                tenant=tenant, session=session, after_version=after, count_max=count, bytes_max=limits.page_bytes
+            )
+            for after, count in ((before, first - 1 - before), (first - 1, last - first + 1))
+            if count
+        ]
+        answers = await self._record.fetch(reads)
+        pages = [cast("Sequence[StoredEvent] | None", answer) or () for answer in answers]
+        return [event for page in pages for event in page]
 
     async def _shown(
         self, tenant: str, events: Sequence[StoredEvent], *, from_version: int
@@ -223,7 +225,9 @@ class Extraction(Orders):
         proposed = Proposed()
         for _ in range(limits.extract_answers_max):
             answer = await self._chat.ask(PROMPT, question)
-            proposed = propose(answer, texts, extractor=self.extractor, from_version=from_version)
+            proposed = await asyncio.to_thread(
+                propose, answer, texts, extractor=self.extractor, from_version=from_version
+            )
             if not proposed.refused["answer"]:
                 break
         for version, claims in sorted(proposed.claims.items()):
@@ -251,7 +255,7 @@ class Extraction(Orders):
             self._telemetry.extraction_claims.labels(outcome).inc()
 
 
-def _leading(items: Sequence[StoredItem], holds: Any) -> list[StoredItem]:
+def _leading(items: Sequence[StoredItem], holds: Callable[[StoredItem], bool]) -> list[StoredItem]:
     """Return the items up to the first for which something does not hold."""
     found = []
     for item in items:
@@ -304,12 +308,13 @@ def propose(answer: str, shown: Mapping[Place, str], *, extractor: fact_pb2.Extr
     if not isinstance(document, dict):
         proposed.refused["answer"] += 1
         return proposed
+    heard = {place: _heard(text) for place, text in shown.items()}
     for kind in ("facts", "summary"):
         rows = document.get(kind) or []
         for row in rows if isinstance(rows, list) else [None]:
             try:
                 fact = _fact(row, is_summary=kind == "summary")
-                quotes = _cite(fact, row, shown)
+                quotes = _cite(fact, row, heard)
                 validate.fact(fact, kind)
             except (_Refused, InvalidField) as refusal:
                 proposed.refused[refusal.cause if isinstance(refusal, _Refused) else "form"] += 1
@@ -321,8 +326,21 @@ def propose(answer: str, shown: Mapping[Place, str], *, extractor: fact_pb2.Extr
                 proposed.refused["too_many"] += 1
             else:
                 fact.extractor.CopyFrom(extractor)
-                proposed.claims[version].append((fact, _bears_out(fact, quotes, shown)))
+                proposed.claims[version].append((fact, _bears_out(fact, quotes, heard)))
     return proposed
+
+
+class _Heard(NamedTuple):
+    """An entry that was shown, as its words are compared: in normal form."""
+
+    text: str
+    denials: Sequence[tuple[str, Set[int | str]]]
+    """The sentences that deny something, each with its words."""
+
+
+def _heard(text: str) -> _Heard:
+    sentences = [normal.form(found[0]) for found in _SENTENCE.finditer(text)]
+    return _Heard(normal.form(text), [(one, set(_words(one))) for one in sentences if _denies(one)])
 
 
 class _Refused(Exception):
@@ -376,7 +394,7 @@ def _fact(row: Any, *, is_summary: bool) -> fact_pb2.Fact:
     return fact
 
 
-def _cite(fact: fact_pb2.Fact, row: Any, shown: Mapping[Place, str]) -> list[tuple[Place, str]]:
+def _cite(fact: fact_pb2.Fact, row: Any, heard: Mapping[Place, _Heard]) -> list[tuple[Place, str]]:
     """Give a claim its sources, each of which was shown and holds the words that are quoted; return the quotes."""
     citations = row.get("citations")
     if not isinstance(citations, list) or not citations:
@@ -389,10 +407,10 @@ def _cite(fact: fact_pb2.Fact, row: Any, shown: Mapping[Place, str]) -> list[tup
         if not isinstance(session, str) or type(version) is not int or type(entry) is not int:
             raise _Refused("uncited")
         place = Place(session, version, entry)
-        if place not in shown:
+        if place not in heard:
             raise _Refused("unshown")
         quote = normal.form(citation["quote"]) if isinstance(citation.get("quote"), str) else ""
-        if not quote or quote not in normal.form(shown[place]):
+        if not quote or quote not in heard[place].text:
             raise _Refused("unquoted")
         quotes[place] = f"{quotes[place]}\n{quote}" if place in quotes else quote
     for place in quotes:
@@ -400,17 +418,22 @@ def _cite(fact: fact_pb2.Fact, row: Any, shown: Mapping[Place, str]) -> list[tup
     return list(quotes.items())
 
 
-def _bears_out(fact: fact_pb2.Fact, quotes: Sequence[tuple[Place, str]], shown: Mapping[Place, str]) -> bool:
+def _bears_out(fact: fact_pb2.Fact, quotes: Sequence[tuple[Place, str]], heard: Mapping[Place, _Heard]) -> bool:
     """Return whether quotes say what is claimed: every word of the value, and no denial more or less.
 
-    A weak sign, on the careful side: what it misses is still what somebody said, what it doubts waits for review.
+    A denial is one in a sentence that the quote stands in, or holds, with a word of the value. A weak sign, on the
+    careful side: what it misses is still what somebody said, what it doubts waits for review.
     """
     value = normal.form(fact.value)
-    words, quoted = set(_words(value)), set(_words("\n".join(quote for _, quote in quotes)))
-    if not words <= quoted:
+    words = set(_words(value))
+    if not words <= set(_words("\n".join(quote for _, quote in quotes))):
         return False
-    denied = any(_denies(quote, shown[place], words) for place, quote in quotes)
-    return denied == (fact.negated or bool(_NOT & set(_plain(value))))
+    denied = any(
+        words & spoken and (sentence in quote or any(part in sentence for part in quote.split("\n")))
+        for place, quote in quotes
+        for sentence, spoken in heard[place].denials
+    )
+    return denied == (fact.negated or _denies(value))
 
 
 def _words(text: str) -> list[int | str]:
@@ -419,15 +442,6 @@ def _words(text: str) -> list[int | str]:
     return found or list(_WORD.findall(text))
 
 
-def _plain(text: str) -> list[str]:
-    return _WORD.findall(text.casefold().replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", ""))
-
-
-def _denies(quote: str, text: str, words: Set[int | str]) -> bool:
-    """Return whether a sentence that the quote stands in, or holds, denies something with one of some words in it."""
-    for found in _SENTENCE.finditer(text):
-        sentence = normal.form(found[0])
-        is_quoted = sentence in quote or any(part in sentence for part in quote.split("\n"))
-        if is_quoted and words & set(_words(sentence)) and _NOT & set(_plain(sentence)):
-            return True
-    return False
+def _denies(text: str) -> bool:
+    plain = text.casefold().replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
+    return not _NOT.isdisjoint(_WORD.findall(plain))

@@ -313,6 +313,9 @@ extract_answer_bytes: Final = 256 << 10
 extract_answers_max: Final = 2
 """Answers that are asked for while none can be read: a model at temperature 0 rarely does better the third time."""
 
+extract_connect_s: Final = 5
+"""Connecting to the endpoint: what does not answer by then is not there, and a worker that is to end waits for it."""
+
 extract_call_s: Final = 60
 """One call of the endpoint: a large model on a busy machine writes a page in it."""
 

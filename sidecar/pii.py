@@ -78,6 +78,11 @@ def mask(text: str, spans: Iterable[Find]) -> str:
     return "".join((*parts, text[done:]))
 
 
+def known(spans: Sequence[Find], text: str) -> Sequence[Find]:
+    """Return the finds in a text as they were frozen. What was written before they were is looked at now."""
+    return spans or find(text)
+
+
 def masked(text: str) -> str:
     """Return a text with what is found in it replaced: for what is not analysed when it is written, such as a name."""
     return mask(text, find(text))
@@ -88,7 +93,7 @@ def within(spans: Iterable[Find], start: int, end: int) -> list[Span]:
     return [
         Span(max(one.start, start) - start, min(one.end, end) - start, one.kind)
         for one in spans
-        if one.start < end and one.end > start
+        if max(one.start, start) < min(one.end, end)
     ]
 
 
@@ -133,7 +138,8 @@ _BARE_HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,63})(?![\w@/:-])")
 _REST: Final = re.compile(r"[^\s<>\"'`\\^{}|]+")
 _HOME: Final = re.compile(r"(?:localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0)(?![\w.])")
 _URL_ENDS: Final = ".,;:!?*_~'\")]}\u2026\u3002\uff0c\uff09\u201d\u2019\u00bb"
-_COLONS: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
+_COLONS: Final = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_HEX: Final = re.compile(r"[0-9A-Fa-f:.]*")
 _SCAN_CHARS_MAX: Final = 45
 """Of an IPv6 address."""
 
@@ -150,9 +156,13 @@ def _urls(text: str, lowered: str) -> Iterator[Span]:
         host = _BARE_HOST.match(lowered[max(0, match.start() - _HOST_CHARS_MAX) : match.start()][::-1])
         if host:
             starts.append((match.start() - host.end(), match.end()))
-    for start, rest in starts:
-        found = _REST.match(text, rest)
-        if found is None or _HOME.match(text, rest):
+    done = 0
+    for start, rest in sorted(starts):
+        found = _REST.match(text, rest) if start >= done else None
+        if found is None:
+            continue
+        done = found.end()
+        if _HOME.match(text, rest):
             continue
         kept = found.group().rstrip(_URL_ENDS)
         if found.group()[len(kept) :].startswith(")") and kept.count("(") > kept.count(")"):
@@ -176,16 +186,30 @@ def _emails(text: str) -> Iterator[Span]:
 
 
 def _ipv6(text: str) -> Iterator[Span]:
+    done = 0
     for match in _COLONS.finditer(text):
-        found = match.group().rstrip(".")
+        if match.start() < done:
+            continue
+        before = text[max(0, match.start() - _SCAN_CHARS_MAX) : match.start()][::-1]
+        start = match.start() - _length(_HEX, before)
+        done = match.end() + _length(_HEX, text[match.end() : match.end() + _SCAN_CHARS_MAX])
+        found = text[start:done].rstrip(".")
         found = found[:-1] if found.endswith(":") and not found.endswith("::") else found
-        if len(found) > _SCAN_CHARS_MAX or sum(map(bool, found.split(":"))) < 2:  # "::1" is nobody's
+        if start and (text[start - 1].isalnum() or text[start - 1] == "_"):
+            continue
+        if len(found) > _SCAN_CHARS_MAX or sum(map(bool, found.split(":"))) < 3:  # "::1" is nobody's, "a::b" code
             continue
         try:
             ipaddress.IPv6Address(found)
         except ValueError:
             continue
-        yield Span(match.start(), match.start() + len(found), IP)
+        yield Span(start, start + len(found), IP)
+
+
+def _length(pattern: re.Pattern[str], text: str) -> int:
+    """Return how much of a text's beginning a pattern matches."""
+    match = pattern.match(text)
+    return match.end() if match else 0
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------
@@ -219,7 +243,7 @@ _VERSION: Final = re.compile(
     r"(?i)\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause)[ .:#]{0,3}\Z"
 )
 _SSN: Final = re.compile(r"\d(?<![\w-]\d)(?<!\d[ .]\d)\d\d([- ])\d\d\1\d{4}(?![\w-])(?![ .]\d)")
-_SSN_NAMED: Final = re.compile(r"\b(?:ssn|social security(?: number| no\.?| #)?)[^\w\n]{0,4}(?:is )?(\d{9})\b")
+_SSN_NAMED: Final = re.compile(r"(?:ssn|social security(?: number| no\.?| #)?)[^\w\n]{0,4}(?:is )?(\d{9})\b")
 
 # A pattern that starts with a class of characters and looks behind from there is ten times as fast as one that looks
 # first.
@@ -310,10 +334,13 @@ _PHONE: Final = re.compile(
     rf"[+(\d](?<![\w+].)(?<!\d[-.,/:].)(?<![A-Za-z][-_].)[ (+]{{0,2}}(?:[/(){_GAP}]{{0,3}}\d){{5,17}}"
     rf"(?P<extension>,? ?(?:x|ext\.?|extension|#) ?\d{{1,6}})?(?!\w)(?![.,:/-]\d)"
 )
+_GROUPS_MAX: Final = 8
+"""Groups of digits that a phone number and a number beside it can have."""
+
 _DIGIT_RUN: Final = re.compile(r"\d+")
 _NATIONAL: Final = frozenset(
     tuple(map(int, shape.split("-")))
-    for shape in "3-3-4 1-3-3-4 3-2-2-2 3-4-4 2-4-4 2-5-4 3-3-2-2 1-3-3-2-2 2-3-3-4 2-2-2-2-2 2-3-2-2 1-2-2-2-2".split()
+    for shape in "3-3-4 1-3-3-4 3-2-2-2 3-4-4 2-4-4 2-5-4 3-3-2-2 1-3-3-2-2 2-3-2-2".split()
 )
 """Groups of digits that are phone numbers wherever they stand: few other numbers are written so."""
 
@@ -347,6 +374,8 @@ def _phones(text: str) -> Iterator[Span]:
     last = -_CONTEXT_CHARS
     for match in _PHONE.finditer(text):
         start, end = match.span()
+        if match.group().count("(") > match.group().count(")"):  # the whole stands in brackets
+            start += 1
         extended = match.group("extension") is not None
         number = text[start : match.start("extension") if extended else end]
         for first, behind, named in _readings(number):
@@ -363,18 +392,18 @@ def _phones(text: str) -> Iterator[Span]:
 def _readings(number: str) -> Iterator[tuple[int, int, bool]]:
     """Yield (start, end, whether it is one wherever it stands) of what can be a phone number, the likeliest first."""
     groups = [match.span() for match in _DIGIT_RUN.finditer(number)]
-    if _DATE.fullmatch(number) or _YEARS.fullmatch(number):
+    if len(groups) > _GROUPS_MAX or _DATE.fullmatch(number) or _YEARS.fullmatch(number):
         return
     shape = tuple(end - start for start, end in groups)
     digits = sum(shape)
-    if number.lstrip("( ").startswith("+") or (number.startswith("00") and digits >= 11 and number[2:3] != "0"):
-        if 8 <= digits - 2 * number.startswith("00") <= 15:
+    if number.lstrip("( ").startswith("+"):
+        if 8 <= digits <= 15:
             yield 0, len(number), True
         return
-    if digits <= 13 and _is_national(number, shape, digits):
+    if _is_national(number, shape, digits):
         yield 0, len(number), True
         return
-    for at in range(1, len(shape) - 1):  # a number beside another: "flat 25 0496 46 46 70"
+    for at in range(1, len(shape)):  # a number beside another: "flat 25 0496 46 46 70"
         if " " in number[groups[at - 1][1] : groups[at][0]]:
             start = groups[at][0] - (number[groups[at][0] - 1] == "(")
             if _is_national(number[start:], shape[at:], sum(shape[at:])):
@@ -391,6 +420,8 @@ def _is_national(number: str, shape: Sequence[int], digits: int) -> bool:
     """Return whether digits are grouped as in phone numbers alone."""
     if _DATE.fullmatch(number):
         return False
+    if number.startswith("00") and number[2:3] != "0" and 11 <= digits <= 17:
+        return True
     if number[0] == "(":
         return 7 <= digits <= 12 and 2 <= shape[0] <= 5 and len(shape) <= 5 and number.find(")") == shape[0] + 1
     if shape[0] == 1 and len(shape) > 2 and shape[1] == 3 and "(" in number[1:3]:
@@ -408,11 +439,12 @@ _BLOCK: Final = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----))*"
     r"(?:-----END [A-Z0-9 ]{1,64}-----)?"
 )
-_SIGNS: Final = tuple(
-    "AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- gldt- xoxb- xoxp- xoxa- xoxr- xoxs- xoxe- xapp- _live_ "
-    "_test_ whsec_ AIza ya29. GOCSPX- sk- hf_ npm_ pypi- SG. eyJ shpat_ dop_v1_ key- hooks.slack.com "
-    "AccountKey=".split()
+_SIGN: Final = re.compile(
+    r"AKIA|ASIA|gh[oprsu]_|github_pat_|gl(?:pat|dt)-|xox[abeoprs]-|xapp-|_live_|_test_|whsec_|AIza|ya29\.|GOCSPX-|sk-|hf_|"
+    r"npm_|pypi-|SG\.|eyJ|shpat_|dop_v1_|key-|hooks\.slack|AccountKey="
 )
+"""What begins a key that its issuer marks: most texts hold none."""
+
 _TOKEN: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[oprsu]_[A-Za-z0-9]{20,255}|github_pat_\w{22,255}|"
     r"gl(?:pat|dt)-[\w-]{20,255}|xox[abeoprs]-[\w-]{10,255}|xapp-[\w-]{10,255}|(?:sk|rk|pk)_(?:live|test)_\w{10,255}|"
@@ -421,16 +453,22 @@ _TOKEN: Final = re.compile(
     r"shpat_[0-9a-fA-F]{32}|dop_v1_[0-9a-f]{64}|key-[0-9a-f]{32}|eyJ[\w-]{8,2048}\.eyJ[\w-]{4,8192}\.[\w-]{0,2048}|"
     r"hooks\.slack\.com/services/[\w/]{20,128}|AccountKey=[\w+/=]{40,128})(?![A-Za-z0-9])"
 )
-_WORDS: Final = tuple(
-    "password passwd passphrase passcode passwort pwd pin kennwort contrase mot.de.passe senha wachtwoord пароль "
-    "apikey key token secret credential bearer".split()
+_WORD: Final = re.compile(
+    "passw|passp|passc|pwd|pin|kennwort|contrase|mot de passe|senha|wachtwoord|пароль|apikey|key|token|secret|"
+    "credential|bearer"
 )
+"""What begins the name of a secret, at the same place as `_NAMED`."""
+
 _NAMED: Final = re.compile(
     r"(?<![a-z])(?:(?P<word>pass(?:word|wd|phrase|code|wort)|pwd|pin|kennwort|contrase[ñn]a|mot de passe|senha|"
     r"wachtwoord|пароль)(?: code| number)?|(?:api)?(?:key|token|secret|credential|bearer)s?)[\"']?"
     r"(?P<sign> {0,2}(?::=|=>|[:=\uff1a]) {0,2}| {1,2}(?:is|was|ist|est|es)(?: now)?:? {1,2}| {1,2}(?=[\w+/=.~-]{20}))"
     r"(?P<quote>[\"'`]?)(?P<value>[^\s\"'`<>]{4,256})"
 )
+_VALUE: Final = re.compile(r"[^\s\"'`<>]+")
+_VALUE_CHARS_MAX: Final = 250
+"""Of a value that is looked at; what goes on behind belongs to it."""
+
 _PLAIN: Final = re.compile(r"[^\W\d_]+\Z")
 _STARS: Final = re.compile(
     r"(?i)[*x•.…_-]+\Z|\$\{|\{\{|%\(|(?:none|null|true|false|string|required|optional|hidden|redacted)\Z"
@@ -442,15 +480,17 @@ _ENTROPY_BITS: Final = 3.0
 def _secrets(text: str, lowered: str) -> Iterator[Span]:
     if "-----BEGIN " in text:
         yield from (Span(*match.span(), SECRET) for match in _BLOCK.finditer(text))
-    if any(sign in text for sign in _SIGNS):
+    if _SIGN.search(text):
         yield from (Span(*match.span(), SECRET) for match in _TOKEN.finditer(text))
-    for at in sorted({match.start() for word in _WORDS for match in re.finditer(word, lowered)}):
-        match = _NAMED.match(lowered, at)
+    done = 0
+    for word in _WORD.finditer(lowered):
+        match = _NAMED.match(lowered, word.start()) if word.start() >= done else None
         if match:
             start, end = match.span("value")
             value = text[start:end].rstrip(".,;:!?)]}")
             if _is_secret(match, value, text[start + len(value) : start + len(value) + 2]):
-                yield Span(start, start + len(value), SECRET)
+                done = start + (len(value) if len(value) < _VALUE_CHARS_MAX else _length(_VALUE, text[start:]))
+                yield Span(start, done, SECRET)
 
 
 def _is_secret(match: re.Match[str], value: str, behind: str) -> bool:

@@ -102,6 +102,8 @@ class _Part:
         self._tokens: dict[str, list[int]] = {}
         """By tokenizer, the stored counts of all items; shorter where some item has none."""
         self._counts: dict[tuple[str, int], int] = {}
+        self._masked: dict[int, StoredItem] = {}
+        """Items in masked form, by index: those that were shown so."""
         self._text_bytes = 0
 
     @property
@@ -118,6 +120,7 @@ class _Part:
             + 500 * len(self.items)
             + 1000 * len(self._pieces)
             + 150 * len(self._counts)
+            + 600 * len(self._masked)
         )
 
     def append(self, fresh: Sequence[StoredItem]) -> None:
@@ -164,7 +167,9 @@ class _Part:
         floor: bool,
         among: np.ndarray | None = None,
     ) -> _Ranked:
-        """Rank the items up to a position, of those `among` which there are."""
+        """Rank the items up to a position; where `among` is given, those alone."""
+        if not len(self.block) or (among is not None and not among.any()):
+            return _Ranked(self, recall.NOTHING, among, 0, 0, self.end(position))
         settings = recall.Settings() if floor else _NO_FLOOR
         ranking = recall.rank(
             self.block,
@@ -196,7 +201,7 @@ class _Part:
                 listed=item.kind != ItemKind.CHUNK,
                 stated=_detail(item).trust,
             )
-            self._pieces[tokenizer, index] = segment.marked(piece, masked=item != self.items[index])
+            self._pieces[tokenizer, index] = segment.marked(piece, masked=item is not self.items[index])
         return piece
 
     def _shown(self, index: int, tokenizer: str) -> StoredItem:
@@ -204,7 +209,12 @@ class _Part:
         item = self.items[index]
         if not tokenizer.endswith(segment.MASKED):
             return item
-        return replace(item, text=pii.mask(item.text, _detail(item).pii), speaker=pii.masked(item.speaker))
+        shown = self._masked.get(index)
+        if shown is None:
+            text = pii.mask(item.text, pii.known(_detail(item).pii, item.text))
+            shown = replace(item, text=text, speaker=pii.masked(item.speaker))
+            shown = self._masked[index] = item if shown == item else shown
+        return shown
 
     def tokens(self, indices: Sequence[int], *, tokenizer: str, count: Count) -> list[int]:
         """Return the tokens of items as rendered: the stored counts, or counted once for another tokenizer or form."""
@@ -215,7 +225,7 @@ class _Part:
 
     def _counted(self, index: int, tokenizer: str, count: Count) -> int:
         item = self._shown(index, tokenizer)
-        stored = item.tokens.get(segment.tokenizer_of(tokenizer)) if item == self.items[index] else None
+        stored = item.tokens.get(segment.tokenizer_of(tokenizer)) if item is self.items[index] else None
         tokens = stored or self._counts.get((tokenizer, index))
         if tokens is None:
             header = segment.header(item.role, item.speaker) if item.kind == ItemKind.CHUNK else segment.LISTED
@@ -548,6 +558,8 @@ class Candidates:
 
     def _part(self, index: int) -> tuple[_Part, int]:
         """Return which part an item is of, and where it is there."""
+        if len(self._ranked) == 1:
+            return self._ranked[0].part, index
         which = bisect_right(self._starts, index) - 1
         return self._ranked[which].part, index - self._starts[which]
 
@@ -561,9 +573,11 @@ class Candidates:
         part, index = self._part(self.indices[place])
         return part.piece(index, tokens=self.tokens[place], tokenizer=self._tokenizer)
 
-    def sources(self, place: int) -> Sequence[turn_pb2.EventRef]:  # noqa: ARG002 - what was said has none
-        """Return what the candidate at a place was made of."""
-        return ()
+    def ref(self, place: int) -> turn_pb2.EventRef:
+        """Return where the candidate at a place of the ranking is in the log."""
+        part, index = self._part(self.indices[place])
+        item = part.items[index]
+        return turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
 
     def title(self, place: int) -> str:
         """Return the title of the document that the candidate at a place is a chunk of."""

@@ -180,7 +180,9 @@ class Server:
         stack.push_async_callback(leases.close)
         stack.push_async_callback(_cancelled, asyncio.create_task(leases.run()))
         self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
-        scopes = Scopes(self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes)
+        self.scopes = scopes = Scopes(
+            self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes
+        )
         beliefs = BeliefStore(self.record, key=signing_key)
         self.eraser = Eraser(record=self.record, hot=hot, telemetry=telemetry, signer=signer, caches=(scopes, beliefs))
         stack.push_async_callback(self.eraser.drain)

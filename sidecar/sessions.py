@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 
@@ -162,6 +162,11 @@ class Sessions:
                 f"the session is at version {head.version}; asked for {read.at_version}",
                 current_version=head.version,
             )
+        if known is not None and read.at_version is None and _begun_anew(known, state):
+            await self.hot.forget(read.tenant, read.session)
+            read = self.read(read.tenant, read.session, read.tokenizer, None)
+            (answer,) = await self.record.fetch([read])
+            return await self.settle(read, cast("SessionState | None", answer), None, subject=subject)
         key = HotKey(read.tenant, read.session, read.tokenizer)
         fold = self._fold_and_keep(state, known, key, at=read.at_version)
         if len(state.events) <= _FOLD_INLINE_EVENTS:
@@ -361,6 +366,17 @@ class Sessions:
 
     def _count(self, tokenizer: str) -> Count:
         return self.tokenizers.get(segment.tokenizer_of(tokenizer)).count
+
+
+def _begun_anew(known: View, state: SessionState) -> bool:
+    """Return whether a view is of a log that is there no more: it was erased, and another was imported in its place."""
+    if known.version >= state.head.version:
+        follows = state.head.event_hash
+        return known.version > state.head.version or known.event_hash not in (b"", follows)
+    if state.after_version != known.version or not state.events:
+        return False
+    follows = state.events[0].previous_hash
+    return bool(follows and known.event_hash) and known.event_hash != follows
 
 
 def _tail(event: NewEvent, done: Appended) -> SessionState:

@@ -286,7 +286,8 @@ def moment(request: Message, field: str) -> int | None:
 def reference(ref: turn_pb2.EventRef, path: str, *, to_entry: bool = False) -> None:
     """Check a reference to a place in the log: to one entry of an event, or to the whole event."""
     log(ref.session_id, f"{path}.session_id")
-    between(ref.version, f"{path}.version", 1, (1 << 62) - 1)
+    if ref.version < 1:
+        raise InvalidField("must be at least 1", field=f"{path}.version")
     if to_entry and not ref.HasField("entry"):
         raise InvalidField("is required: a fact is one entry of its event", field=f"{path}.entry")
     between(ref.entry, f"{path}.entry", 0, limits.turn_entries_max + limits.facts_per_request_max - 1)

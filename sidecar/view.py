@@ -100,6 +100,8 @@ class View:
     """About how much memory it takes."""
     committed_at_us: int = field(default=0, compare=False)
     """When the last event that was folded was committed; 0 if a checkpoint stands for all of them."""
+    event_hash: bytes = field(default=b"", compare=False)
+    """Of the last event that was folded; empty if a checkpoint stands for all of them."""
     heard: Heard = field(default_factory=Heard, compare=False)
     """When it was made, or found to be the newest."""
     summaries: dict[tuple[int, int], Summary] = field(default_factory=dict, compare=False)
@@ -188,6 +190,7 @@ def fold(view: View, events: Iterable[StoredEvent], *, count: Count) -> View:
             position_end=event.position_end,
             weight_bytes=event.weight_end_bytes,
             committed_at_us=event.committed_at_us,
+            event_hash=event.event_hash,
         )
         if event.kind == EventKind.TURN:
             stored = log_pb2.StoredTurn.FromString(event.body)
@@ -271,7 +274,8 @@ def _entries(
     tokenizer, masked = segment.tokenizer_of(view.tokenizer), view.tokenizer.endswith(segment.MASKED)
     counted = list(stored.tokenizers).index(tokenizer) if tokenizer in stored.tokenizers else None
     for index, (said, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
-        entry = segment.masked(said, analysis.pii) if masked else said
+        spans = pii.known(analysis.pii, segment.spoken_text(said)) if masked else ()
+        entry = segment.masked(said, spans) if masked else said
         ref = turn_pb2.EventRef(session_id=view.session, version=view.version, entry=index)
         counts = None if counted is None or entry != said else analysis.counts[counted]
         tokens: int | Count = count if counts is None else counts.whole
@@ -305,7 +309,7 @@ def _entries(
                 start, end = analysis.extract.start, analysis.extract.end
                 text = segment.message_text(said.message)[start:end]
                 if masked:
-                    text = pii.mask(text, pii.within(analysis.pii, start, end))
+                    text = pii.mask(text, pii.within(spans, start, end))
                 body = segment.quoted_body(" ".join(text.split()))
                 extract = log_pb2.Extract(
                     version=view.version,

@@ -11,7 +11,21 @@ from typing import Any
 import click
 
 from sidecar import errors as server_errors
-from sidecar.cli import demo, doctor, evaluate, keys, memory, migrate, model, policy, rebuild, serve, session, work
+from sidecar.cli import (
+    demo,
+    doctor,
+    evaluate,
+    keys,
+    memory,
+    migrate,
+    model,
+    policy,
+    rebuild,
+    serve,
+    session,
+    subject,
+    work,
+)
 from sidecar.cli.failure import exit_code, line
 from sidecar.cli.show import stderr
 from standpipe import errors as client_errors
@@ -57,6 +71,7 @@ for command in (
     work.parked,
     migrate.migrate,
     keys.keys,
+    subject.subject,
     rebuild.rebuild,
     evaluate.evaluate,
 ):

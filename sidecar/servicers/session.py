@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import cast
 
 import grpc
 
-from sidecar import limits, names, validate
-from sidecar.beliefs import whole
+from sidecar import limits, names, pii, segment, validate
+from sidecar.beliefs import claim_in, whole
 from sidecar.commit import Committer
-from sidecar.errors import InvalidField, SessionExpired, SessionNotFound
+from sidecar.errors import Erased, InvalidField, SessionExpired, SessionNotFound
 from sidecar.log.v1 import log_pb2
+from sidecar.policies import DEFAULT
 from sidecar.rebuild import check_chain
 from sidecar.receipt import Signer
 from sidecar.servicers.boundary import Boundary
@@ -23,10 +25,12 @@ from sidecar.stores.record import (
     HeadRead,
     Read,
     Record,
+    RouteRead,
     SessionsRead,
     StoredEvent,
+    StoredRoute,
 )
-from standpipe.v1 import session_pb2, session_pb2_grpc, turn_pb2
+from standpipe.v1 import fact_pb2, session_pb2, session_pb2_grpc, turn_pb2
 
 
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
@@ -37,6 +41,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._record = record
         self._committer = committer
         self._signer = signer
+        self._policies = committer.sessions.leases.policies
 
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, context: grpc.aio.ServicerContext
@@ -85,7 +90,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             validate.log(request.session_id, "session_id")
             if request.after_version < 0:
                 raise InvalidField("must not be negative", field="after_version")
+            route = request.route or DEFAULT
+            validate.name(route, "route")
             reads: list[Read] = [
+                RouteRead(tenant=tenant, name=route),
                 HeadRead(tenant=tenant, session=request.session_id),
                 EventsRead(
                     tenant=tenant,
@@ -95,16 +103,20 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                     bytes_max=limits.page_bytes,
                 ),
             ]
-            head, page = await self._record.fetch(reads, deadline=deadline)
+            asked_at = time.monotonic()
+            pointer, head, page = await self._record.fetch(reads, deadline=deadline)
+            rules = await self._policies.follow(tenant, route, cast("StoredRoute | None", pointer), asked_at=asked_at)
             found = _exists(cast("Head | None", head))
+            if found.erased:
+                raise Erased("session")
             if found.expired:
                 raise SessionExpired
             events = list(cast("list[StoredEvent]", page))
             check_chain(tenant, events, None)
             return session_pb2.ListEventsResponse(
-                events=[_event(event) for event in events],
+                events=[_event(event, masked=not rules.originals) for event in events],
                 head_version=found.version,
-                changes=[change for event in events for change in _changes(event)],
+                changes=[change for event in events for change in _changes(event, masked=not rules.originals)],
             )
 
         return await self._boundary.call("ListEvents", request, context, work)
@@ -143,7 +155,7 @@ def _session(head: Head) -> session_pb2.Session:
     return session
 
 
-def _event(stored: StoredEvent) -> turn_pb2.Event:
+def _event(stored: StoredEvent, *, masked: bool) -> turn_pb2.Event:
     event = turn_pb2.Event(
         session_id=stored.session,
         version=stored.version,
@@ -153,13 +165,14 @@ def _event(stored: StoredEvent) -> turn_pb2.Event:
     )
     event.committed_at.FromMicroseconds(stored.committed_at_us)
     if stored.kind == EventKind.TURN:
-        event.turn.CopyFrom(log_pb2.StoredTurn.FromString(stored.body).turn)
+        turn = log_pb2.StoredTurn.FromString(stored.body)
+        event.turn.CopyFrom(_masked_turn(turn) if masked else turn.turn)
     elif stored.kind == EventKind.END:
         event.session_end.CopyFrom(turn_pb2.SessionEnd.FromString(stored.body))
     return event
 
 
-def _changes(stored: StoredEvent) -> list[session_pb2.LoggedChange]:
+def _changes(stored: StoredEvent, *, masked: bool) -> list[session_pb2.LoggedChange]:
     """Return the changes of memory in an event, at their places."""
     first = 0
     changes: Sequence[log_pb2.StoredChange] = ()
@@ -172,5 +185,38 @@ def _changes(stored: StoredEvent) -> list[session_pb2.LoggedChange]:
     for entry, one in enumerate(changes, first):
         place = turn_pb2.EventRef(session_id=stored.session, version=stored.version, entry=entry)
         change = whole(one.change, stored.session, stored.version) if one.change.WhichOneof("change") else None
+        if change is not None and masked:
+            _mask_change(change, one.analysis.pii)
         found.append(session_pb2.LoggedChange(place=place, change=change))
     return found
+
+
+def _masked_turn(stored: log_pb2.StoredTurn) -> turn_pb2.Turn:
+    turn = turn_pb2.Turn()
+    turn.CopyFrom(stored.turn)
+    for entry, analysis in zip(turn.entries, stored.analyses, strict=True):
+        entry.CopyFrom(segment.masked(entry, pii.known(analysis.pii, segment.spoken_text(entry))))
+    return turn
+
+
+def _mask_change(change: fact_pb2.MemoryChange, spans: Sequence[pii.Find]) -> None:
+    """Put a change in masked form: a document by its frozen finds, all else as it reads."""
+    document = change.document if change.HasField("document") else None
+    if document is not None:
+        document.text = pii.mask(document.text, pii.known(spans, document.text))
+        document.title, document.uri = pii.masked(document.title), pii.masked(document.uri)
+    fact = claim_in(change)
+    if fact is not None:
+        fact.attribute, fact.value = pii.masked(fact.attribute), _masked_value(fact.attribute, fact.value)
+    for attribute in change.profile.attributes if change.HasField("profile") else ():
+        attribute.value = _masked_value(attribute.name, attribute.value)
+    for judged in ("correction", "review"):
+        if change.HasField(judged):
+            one = getattr(change, judged)
+            one.cause = pii.masked(one.cause)
+
+
+def _masked_value(name: str, value: str) -> str:
+    """Return a value in masked form, read behind its name: of "password" and what follows it the second is a secret."""
+    before = f"{name}: "
+    return pii.mask(value, pii.within(pii.find(before + value), len(before), len(before) + len(value)))

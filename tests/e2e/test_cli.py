@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pty
@@ -341,6 +342,57 @@ def test_replay_of_a_receipt(server: Serving, tmp_path: Path) -> None:
     assert "RECEIPT_INVALID in receipt" in call(server, "replay", "-", code=1, stdin=forged)
 
 
+def test_memory(server: Serving, tmp_path: Path) -> None:
+    """Facts are recorded, listed, corrected, pinned and reviewed; documents and the profile are put."""
+    memory = functools.partial(call, server, "memory")
+    said = ("--user", "I moved to Porto.", "--assistant", "It rains there.")
+    call(server, "commit", "mem", "--subject", "mia", "--append", *said)
+    told = memory("record", "mia", "home city", "Porto", "--source", "mem@1.0", "--request-id", "r1")
+    assert told == "held: ~m~mia@1.0\n"
+    told = memory("record", "mia", "home city", "PORTO", "--source", "mem@1.0", "--from", "2026-05-03", "--pinned")
+    assert told == "held: ~m~mia@2.0\n"
+    told = memory("record", "mia", "weather", "rain", "--source", "mem@1.1", "--many", "--kind", "weather")
+    assert told == "quarantined: ~m~mia@3.0 (origin)\n"
+    listed = memory("beliefs", "mia", "--all").splitlines()
+    assert listed[0].split() == ["fact", "status", "trust", "recorded", "sources", "what"]
+    assert listed[3].startswith("~m~mia@3.0  quarantined")
+    assert "home city: PORTO (pinned)" in "\n".join(listed)
+    waiting = memory("quarantine")
+    assert re.search(r"mia +~m~mia@3.0 +inferred +.* origin +weather: rain", waiting)
+    assert memory("review", "mia", "~m~mia@3.0", "--accept", "--reviewer", "rita") == "accepted\n"
+    assert json.loads(memory("quarantine", "mia", "--json")) == {}
+    told = memory("correct", "mia", "~m~mia@3.0", "--value", "rain", "--not", "--source", "mem@1.0", "--cause", "dry")
+    assert told == "held: ~m~mia@5.0\n"
+    assert "weather: not rain" in memory("beliefs", "mia", "--valid-at", "2030-01-01T00:00Z")
+    assert memory("correct", "mia", "~m~mia@5.0") == "retracted\n"
+    assert memory("pin", "mia", "~m~mia@2.0", "--off") == "unpinned\n"
+    assert memory("correct", "mia", "~m~mia@2.0", "--reject") == "rejected\n"
+    assert json.loads(memory("beliefs", "mia", "--json")) == {}
+    assert memory("profile", "mia", "tone=dry", "name=Mia").split() == ["name", "Mia", "tone", "dry"]
+    assert memory("profile", "mia").split() == ["name", "Mia", "tone", "dry"]
+    guide = tmp_path / "guide.txt"
+    guide.write_text("Porto is wet.")
+    assert memory("ingest", str(guide), "--subject", "mia") == "guide.txt: version 1, 1 chunks\n"
+    assert memory("ingest", str(guide), "--subject", "mia") == "guide.txt: version 1, 1 chunks, as it was\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("record", "mia", "a", "b"),
+        ("record", "mia", "a", "b", "--source", "mem"),
+        ("record", "mia", "a", "b", "--source", "mem@1.0", "--from", "soon"),
+        ("correct", "mia", "~m~mia@1.0", "--reject", "--value", "x"),
+        ("correct", "mia", "~m~mia@99.0", "--value", "x", "--source", "mem@1.0"),
+        ("profile", "mia", "tone"),
+        ("review", "mia", "~m~mia@1.0", "--reviewer", "rita"),
+    ],
+)
+def test_memory_usage(server: Serving, arguments: tuple[str, ...]) -> None:
+    """What cannot be read is a usage error, before anything is written."""
+    call(server, "memory", *arguments, code=2)
+
+
 def test_policies(server: Serving, tmp_path: Path) -> None:
     """A policy is published once, listed, printed as it was, and routed to; a wrong one is told by field."""
     file = tmp_path / "support.yaml"
@@ -583,3 +635,30 @@ def test_help_is_quick_to_import() -> None:
     code = f"import sys, sidecar.cli; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.strip() == ""
+
+
+def test_a_subject_is_exported_erased_and_imported(tmp_path: Path) -> None:
+    """`subject`: the file comes back equal, the receipt is told without a server, bad calls say what is wrong."""
+    record = f"sqlite:{tmp_path / 'record.db'}"
+    serving = Serving("--listen", "127.0.0.1:0", "--http", "", "--record", record, "--embedder", "none")
+    call(serving, "commit", "s", "--subject", "ana", "--user", "I moved to Bergen.", "--append")
+    file = tmp_path / "ana.jsonl"
+    assert call(serving, "subject", "export", "ana", "--output", str(file)) == ""
+    assert "Bergen" in file.read_text()
+    assert call(serving, "subject", "export", "ana", "--markdown").startswith("# Memory of ana")
+    assert "ERASED" not in call(serving, "subject", "erase", "ana", "--session", "s", "--document", "d", code=2)
+    assert "name the SUBJECT" in call(serving, "subject", "erase", "--yes", code=2)
+    assert "Aborted" in call(serving, "subject", "erase", "ana", stdin="n\n", code=1)
+    receipt = json.loads(call(serving, "subject", "erase", "ana", "--yes", "--json"))
+    assert (receipt["subject_id"], receipt["logs"], receipt["events"]) == ("ana", "1", "1")
+    refusal = call(serving, "subject", "export", "ana", "--output", str(tmp_path / "none"), code=1)
+    assert "ERASED" in refusal
+    assert not (tmp_path / "none").exists()
+    again = run("subject", "receipt", "ana", "--record", record, "--json")
+    assert json.loads(again.stdout) == receipt
+    assert run("subject", "receipt", "ben", "--record", record).returncode == 2
+    shown = run("subject", "import", str(file), "--record", record)
+    assert "1 events of ana imported, 0 were there" in shown.stdout, shown.stderr
+    assert "not signed" not in shown.stdout
+    assert call(serving, "subject", "export", "ana") == file.read_text()
+    serving.end()

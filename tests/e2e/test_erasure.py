@@ -237,6 +237,7 @@ async def late(pod: Pod, planted: Planted) -> None:
     """Try every way back in."""
     for request in planted.requests[:3]:  # a retry whose first answer was lost
         assert (await refused(pod.send(request))).reason == "ERASED"
+    assert (await refused(pod.events("s-0"))).reason == "ERASED"
     late_turn = commit_request("s-0", "late", "too late", expected=2, subject="ana")
     assert (await refused(pod.send(late_turn))).reason == "ERASED"
     new = commit_request("new", "late", "too late", expected=0, subject="ana")

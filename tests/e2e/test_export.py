@@ -18,6 +18,7 @@ from sidecar.errors import InvalidField, LimitExceeded, StoreUnavailable, Versio
 from sidecar.receipt import Signer
 from sidecar.restore import Restored, Restorer
 from sidecar.server import Server
+from sidecar.stores.sealed import SealedRecord
 from sidecar.telemetry import Log
 from standpipe.v1 import context_pb2, fact_pb2, memory_pb2, turn_pb2
 from tests.e2e.pods import HISTORY, RECALL, Local, answered, call, exact, refused, result, said, settings, shown
@@ -45,6 +46,8 @@ class Store:
         server = Server(Config(**self.config))
         server.telemetry.log = Log(log)
         async with server:
+            if isinstance(server.record, SealedRecord):
+                server.record.keys.ttl_s = 0.1  # an import waits until nobody holds the key of before
             pod = Local(server, log)
             try:
                 yield pod
@@ -351,6 +354,27 @@ async def test_what_is_there_is_not_overwritten(embedded: Store) -> None:
         with pytest.raises(VersionConflict, match="is there, and not from this file"):
             await imported(pod, file)
         assert len(await pod.events("s1")) == 4
+
+
+async def test_what_others_hold_gives_way(embedded: Store) -> None:
+    """A pod that held a session from before it was erased shows what was imported in its place, at whatever version."""
+    async with embedded.serve() as one, embedded.serve() as other:
+        await one.commit("s", "r1", said("my old words"), expected=0, subject="ana")
+        file = (await exported(one)).replace(b"old", b"new")
+        for turns in (1, 2):
+            if turns == 2:
+                await one.append("s", "r2", said("more words"), subject="ana")
+            await other.hydrate("s", subject="ana")
+            await erase(one)
+            await imported(one, file)
+            for pod in (other, one):
+                said_now = shown((await pod.hydrate("s", subject="ana")).bundle, HISTORY)
+                assert ("my new words" in said_now, "old" in said_now, "more" in said_now) == (True, False, False)
+        await other.hydrate("s", subject="ana")
+        await erase(one)
+        await imported(one, file.replace(b"new", b"last"))
+        await one.append("s", "r3", said("and on"), subject="ana")
+        assert "my last words" in shown((await other.hydrate("s", subject="ana")).bundle, HISTORY)
 
 
 def altered(file: bytes, line: int, **fields: Any) -> bytes:

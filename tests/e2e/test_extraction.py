@@ -22,7 +22,7 @@ from sidecar.extraction import Extraction
 from sidecar.stores.record import LagRead, ParkedRead, ScopeRead
 from sidecar.telemetry import Log
 from sidecar.worker import Worker
-from standpipe.v1 import fact_pb2, memory_pb2, memory_pb2_grpc, turn_pb2
+from standpipe.v1 import fact_pb2, memory_pb2, memory_pb2_grpc, policy_pb2, turn_pb2
 from tests.e2e.pods import Local, Pod, answered, call, said, serving, settings
 from tests.e2e.test_cli import run
 from tests.endpoint import Endpoint, Entry, cite, fact, nothing
@@ -383,4 +383,26 @@ async def test_the_command_extracts_and_ends(tmp_path: Path, endpoint: Endpoint)
         model = ["--extractor-url", endpoint.url, "--extractor-model", "stand-in"]
         done = await asyncio.to_thread(run, "work", *flags, *model)
         assert done.returncode == 0, done.stderr
+        assert [value for _, value, _, _ in told(await beliefs(pod))] == ["Lisbon"]
+
+
+async def test_the_endpoint_sees_no_personal_data_where_the_policy_masks(tmp_path: Path, endpoint: Endpoint) -> None:
+    """P8: what the policy hides from bundles stays here: the endpoint reads kinds, and gives none back as a value."""
+
+    def answer(shown: Sequence[Entry]) -> Any:
+        place = entry(shown, "Lisbon")
+        return {"facts": [fact("home", "Lisbon", cite(place)), fact("mail", "<EMAIL>", cite(place))]}
+
+    endpoint.answer = answer
+    async with serving(tmp_path / "record.db") as pod:
+        policy = "name: masking\npii: {mask: true}\nsources: {history: {}, recall: {}}\n"
+        await pod.policies.PublishPolicy(policy_pb2.PublishPolicyRequest(document_yaml=policy))
+        route = policy_pb2.Route(name="default", policy_name="masking", policy_version=1)
+        await pod.policies.SetRoute(policy_pb2.SetRouteRequest(route=route))
+        await pod.append("s", "1", said("I live in Lisbon, write to ana@example.org."))
+        async with working(settings(tmp_path / "record.db"), endpoint) as worker:
+            await drain(worker)
+            assert metric(worker, "extraction_refused_total", cause="masked") == 1
+        assert endpoint.texts == ["I live in Lisbon, write to <EMAIL>."]
+        assert "ana@example.org" not in json.dumps([*endpoint.asked, *endpoint.headers])
         assert [value for _, value, _, _ in told(await beliefs(pod))] == ["Lisbon"]

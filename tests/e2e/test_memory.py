@@ -14,6 +14,7 @@ import pytest_asyncio
 from sidecar import limits, names
 from sidecar.beliefs import Ref
 from sidecar.rebuild import rebuild
+from sidecar.sessions import Sessions
 from standpipe.v1 import context_pb2, fact_pb2, memory_pb2, session_pb2, turn_pb2
 from tests.e2e.pods import Local, answered, call, commit_request, exact, refused, result, said, serving
 from tests.servers import Postgres
@@ -389,6 +390,26 @@ async def test_writers_of_one_subject_lose_and_double_nothing(pods: tuple[Local,
         assert values == sorted(expected)
     version = (await pods[0].sessions.ListEvents(session_pb2.ListEventsRequest(session_id="~m~anna"))).head_version
     assert version == 2 + 32
+
+
+async def test_who_is_always_overtaken_gives_up(pods: tuple[Local, Local], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After memory_attempts_max decisions that others overtook the caller is told to try later; one less succeeds."""
+    one, other = pods
+    append = Sessions.append
+    overtakes = iter(range(100))
+
+    async def overtaken(self: Sessions, event: Any, **how: Any) -> Any:
+        if event.request_id == "slow" and self is one.server.sessions:
+            await record(other, f"fast{next(overtakes)}", claim("likes", "speed", many=True))
+        return await append(self, event, **how)
+
+    monkeypatch.setattr(Sessions, "append", overtaken)
+    monkeypatch.setattr(limits, "memory_attempts_max", 3)
+    refusal = await refused(record(one, "slow", claim()))
+    assert (refusal.status, refusal.metadata["limit"]) == ("RESOURCE_EXHAUSTED", "memory_attempts_max")
+    assert next(overtakes) == 3
+    monkeypatch.setattr(Sessions, "append", append)
+    assert [a.outcome for a in (await record(one, "slow", claim())).results] == [O_HELD]
 
 
 # --- what is refused ------------------------------------------------------------------------------------------

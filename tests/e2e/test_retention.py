@@ -22,7 +22,7 @@ from sidecar.stores.hot import HotKey
 from sidecar.stores.record import ExpiredRead, Read, SessionState
 from sidecar.telemetry import Log
 from standpipe.v1 import context_pb2, session_pb2
-from tests.e2e.pods import HISTORY, RECALL, Local, budget, exact, refused, settings, shown, until
+from tests.e2e.pods import HISTORY, RECALL, SUMMARY, Local, budget, exact, refused, settings, shown, until
 from tests.servers import Postgres, Redis
 
 KEPT_S = 7200
@@ -170,7 +170,7 @@ async def test_a_sweeper_that_died_is_followed(place: Place) -> None:
 
 async def _is_hot(pod: Local, session: str) -> bool:
     """Return whether hydrates of a session need no record store, where pods share a hot store."""
-    answer = await pod.hydrate(session)
+    answer = await pod.hydrate(session, include=[HISTORY])
     return answer.timings.record_us == 0 or pod.server.config.hot == "memory"
 
 
@@ -203,7 +203,7 @@ async def test_a_session_long_gone_from_the_hot_store_comes_back(
         await pod.route("default", "hasty", published.policy.version)
         for number in range(120):
             await pod.append("s", f"r{number}", *(f"{number} {part} " + "plum tree " * 800 for part in range(2)))
-        before = await pod.hydrate("s")
+        before = await pod.hydrate("s", include=[SUMMARY, HISTORY])
         await pod.server.sessions.drain()
         hot = pod.server.sessions.hot
         if gone == "flushed":
@@ -228,7 +228,7 @@ async def test_a_session_long_gone_from_the_hot_store_comes_back(
             return answers
 
         monkeypatch.setattr(pod.server.record, "fetch", counting)
-        after = await pod.hydrate("s")
+        after = await pod.hydrate("s", include=[SUMMARY, HISTORY])
         assert exact(after.bundle) == exact(before.bundle)
         turn_bytes = 2 * (len("plum tree ") * 800 + 32)
         assert 0 < read_bytes <= limits.view_bytes + limits.checkpoint_bytes + turn_bytes

@@ -79,10 +79,10 @@ async def in_thread(work: Callable[[], object]) -> None:
 
 
 async def hot(pod: Pod, session: str = "s") -> None:
-    """Wait until hydrates of a session need no record store."""
+    """Wait until hydrates of a session that show nothing of memory need no record store."""
 
     async def done() -> bool:
-        return (await pod.hydrate(session)).timings.record_us == 0
+        return (await pod.hydrate(session, include=[bundle_pb2.SOURCE_HISTORY])).timings.record_us == 0
 
     await until(done)
 

@@ -26,7 +26,7 @@ from sidecar import lease, limits
 from sidecar.config import Config
 from sidecar.server import Server
 from sidecar.stores.record import Head, HeadRead
-from standpipe.v1 import context_pb2
+from standpipe.v1 import bundle_pb2, context_pb2
 from tests.e2e.pods import Pod, refusal_of, settings
 from tests.faults.log_check import rounds
 from tests.proxy import Proxy
@@ -170,9 +170,10 @@ class World:
             self._raise(session, answer.result.version)
 
     async def hydrate(self, pod: Hooked, session: str, **fields: Any) -> None:
-        """Hydrate; less than was known to anybody before is stale."""
+        """Hydrate, without a query the history alone: it may be hot. Less than was known to anybody before is stale."""
         floor = self.floor.get(session, 0)
-        answer = await pod.pod.hydrate(session, subject="", **fields)
+        include = () if "query" in fields else (bundle_pb2.SOURCE_HISTORY,)
+        answer = await pod.pod.hydrate(session, subject="", include=include, **fields)
         shown = answer.bundle.session_version
         self.seen["stale"] += shown < floor
         assert shown >= floor, f"{session}: shows {shown}, {floor} was known before; {self.seen}"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import beliefs, limits
+from sidecar import analysis, beliefs, limits
 from sidecar.beliefs import Belief, Beliefs, BeliefStore, Known, Lifetime, Ref, form_of
 from sidecar.log.v1 import log_pb2
-from sidecar.stores.record import ItemKind, ScopeState, StoredItem
+from sidecar.stores.record import EventKind, ItemKind, ScopeState, StoredItem
+from sidecar.stores.sqlite import SqliteRecord
 from standpipe.v1 import fact_pb2, memory_pb2, turn_pb2
+from tests.contract.record_suite import turn
 
 KEY = bytes(32)
 LOG = "~m~anna"
@@ -417,3 +420,48 @@ def test_a_remembered_standing_is_the_one_that_would_be_made(memory: Memory, dat
     for at_s in data.draw(st.lists(st.integers(90, 500), max_size=6)):
         cached = known.standing(now_us=at_s * 1_000_000, lifetimes=LIFETIMES)
         assert cached.beliefs == memory.known().standing(now_us=at_s * 1_000_000, lifetimes=LIFETIMES).beliefs
+
+
+# --- the cache ------------------------------------------------------------------------------------------------
+
+
+async def write(record: SqliteRecord, subject: str, version: int) -> None:
+    """Append a claim to a subject's memory."""
+    change = fact_pb2.MemoryChange(fact=fact("likes", f"thing {version}", many=True), trust=fact_pb2.TRUST_USER)
+    stored = log_pb2.StoredMemory(received_at_us=version)
+    stored.changes.add(change=change)
+    await record.append(
+        turn(
+            f"~m~{subject}",
+            subject=subject,
+            expected=version - 1,
+            kind=EventKind.MEMORY,
+            items=analysis.memory_items(stored),
+        )
+    )
+
+
+async def test_beliefs_are_cached_up_to_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look sees what was acknowledged before it (P4); beyond belief_cache_bytes old subjects leave."""
+    record = SqliteRecord(tmp_path / "record.db")
+    await record.open()
+    try:
+        store = BeliefStore(record, key=KEY, bytes_max=1)
+        monkeypatch.setattr(beliefs, "_PAGE_ITEMS", 2)
+        for version in range(1, 6):
+            await write(record, "ana", version)
+        assert (await store.current("acme", "ana")).at().count == 5
+        held = store.held("acme", "ana")
+        await write(record, "ana", 6)
+        assert await store.current("acme", "ana") is held
+        assert held is not None
+        assert held.at().count == 6
+        assert held.nbytes > limits.belief_cache_bytes // 100_000
+        await write(record, "bob", 1)
+        assert (await store.load("acme", "bob")).at().count == 1
+        assert store.held("acme", "ana") is None
+        assert (await store.current("acme", "nobody")).at().count == 0
+        store.forget("acme", "nobody")
+        assert store.nbytes == 0
+    finally:
+        await record.close()

@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from sidecar import bundle, limits, policy, segment, summary, view
+from sidecar.bundle import Remembered
 from sidecar.errors import BudgetTooSmall, PolicyInvalid
-from sidecar.policy import HISTORY, POLICY, RECALL, SUMMARY, Allocation, Policy
+from sidecar.policy import DOCUMENTS, FACTS, HISTORY, POLICY, PROFILE, RECALL, SUMMARY, Allocation, Policy
 from sidecar.scope import Candidates
 from sidecar.segment import Count
 from sidecar.tokens import ENCODINGS, Tokenizers
 from sidecar.view import View
-from standpipe.v1 import bundle_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, fact_pb2, turn_pb2
 from tests.unit import conversation as talk
 from tests.unit.conftest import DIRECTORY
 from tests.unit.conversation import Conversation, answer, call, canonical_text, say
@@ -32,6 +33,7 @@ DOES_NOT_FIT = bundle_pb2.OMISSION_REASON_DOES_NOT_FIT
 DUPLICATE = bundle_pb2.OMISSION_REASON_DUPLICATE
 BELOW_FLOOR = bundle_pb2.OMISSION_REASON_BELOW_FLOOR
 EVICTED = bundle_pb2.OMISSION_REASON_EVICTED
+QUARANTINED = bundle_pb2.OMISSION_REASON_QUARANTINED
 AWAITING = bundle_pb2.OMISSION_REASON_AWAITING_RESULT
 
 TOKENIZERS = Tokenizers(Path(DIRECTORY) / "tokenizers", tuple(ENCODINGS))
@@ -65,6 +67,8 @@ class Served:
     allocation: Allocation
     session: View
     candidates: Candidates | None
+    remembered: Remembered
+    played: Conversation
     bundle: bundle_pb2.Bundle
 
     def section(self, source: bundle_pb2.Source) -> Sequence[bundle_pb2.Segment]:
@@ -96,8 +100,17 @@ def serve(
         candidates = played.candidates(
             query, tokenizer=tokenizer, count=count, floor=rules.recall_floor, session=session
         )
-    made = bundle.assemble(rules, allocation, folded, candidates, frames=frames(tokenizer), omissions_max=omissions_max)
-    return Served(rules, allocation, folded, candidates, made)
+    remembered = played.remembered(query, rules, tokenizer=tokenizer, count=count)
+    made = bundle.assemble(
+        rules,
+        allocation,
+        folded,
+        candidates,
+        frames=frames(tokenizer),
+        remembered=remembered,
+        omissions_max=omissions_max,
+    )
+    return Served(rules, allocation, folded, candidates, remembered, played, made)
 
 
 @st.composite
@@ -105,7 +118,7 @@ def hydrates(draw: st.DrawFn, *, omissions_max: int = 1 << 30) -> Served:
     """Draw a whole hydrate that its budget can hold."""
     written = draw(st.sampled_from([("o200k_base",), ("cl100k_base", "o200k_base")]))
     tokenizer = draw(st.sampled_from(list(ENCODINGS)))
-    played = talk.play(draw(talk.SCRIPTS), {name: counting(name) for name in written})
+    played = talk.play(draw(talk.SCRIPTS), {name: counting(name) for name in written}, draw(talk.CHANGES))
     try:
         return serve(
             played,
@@ -306,6 +319,8 @@ def check_that_recall_takes_what_ranks_highest(served: Served) -> None:
     groups: set[tuple[str, int]] = set()
     expected: Counter[bundle_pb2.OmissionReason] = Counter()
     taken = 0
+    twins = served.candidates.twins
+    taken_twins: set[int | None] = set()
     for place, group in enumerate(served.candidates.groups):
         candidate = served.candidates.at(place)
         ref = candidate.ref
@@ -313,9 +328,12 @@ def check_that_recall_takes_what_ranks_highest(served: Served) -> None:
         item = candidate.item
         text = segment.header(item.role, item.speaker) + segment.quoted_body(item.text)
         assert candidate.tokens == counting(tokenizer)(text)
-        if ref.session_id == served.candidates.session and (ref.version, ref.entry) in history:
+        twin = twins.get(served.candidates.indices[place])
+        elsewhere = ref.session_id == served.candidates.session and (ref.version, ref.entry) in history
+        if elsewhere or twin in taken_twins:
             expected[DUPLICATE] += 1
         elif candidate.tokens + day <= room:
+            taken_twins |= {twin} - {None}
             room -= candidate.tokens + day
             groups.add(group)
             assert (ref.SerializeToString(), text) in chosen
@@ -342,13 +360,14 @@ def check_that_every_recall_candidate_is_accounted_for(served: Served) -> None:
     for one in served.bundle.omissions:
         listed[one.source, one.reason] = listed.get((one.source, one.reason), 0) + 1
     for counted in served.bundle.omission_counts:
-        if counted.reason != EVICTED:
+        if counted.reason not in (EVICTED, QUARANTINED):
             assert listed.get((counted.source, counted.reason), 0) == counted.candidates
 
 
 def check_that_quoted_text_cannot_end_its_fence(served: Served) -> None:
     """P8: between the marks of a fence there is no second mark, in no spelling, in a text or in a speaker's name."""
-    fences = ((SUMMARY, "earlier"), (RECALL, "recalled"))
+    recalled = (RECALL, PROFILE, FACTS, DOCUMENTS)
+    fences = ((SUMMARY, "earlier"), *((source, "recalled") for source in recalled))
     for source, word in fences:
         parts = served.section(source)
         if not parts:
@@ -413,6 +432,153 @@ def test_counts_do_not_depend_on_how_many_are_listed() -> None:
     assert short.bundle.omission_counts == full.bundle.omission_counts
 
 
+# --- what is remembered ----------------------------------------------------------------------------------------
+
+
+def check_that_only_what_is_held_is_shown(served: Served) -> None:
+    """P10: every claim in a bundle is held true then, and was said by the user or accepted by a reviewer; each line of
+    the profile is set now.
+    """
+    known = served.played.known()
+    standing = known.standing(now_us=talk.NOW_US, lifetimes=served.rules.lifetimes)
+    held = {belief.claim.ref.message().SerializeToString(): belief.claim for belief in standing.held}
+    for source in (PROFILE, FACTS):
+        for part in served.section(source):
+            if not part.citations or part.trust == fact_pb2.TRUST_OPERATOR:
+                continue
+            claim = held[part.citations[0].SerializeToString()]
+            assert claim.trust >= fact_pb2.TRUST_USER or claim.reviewed
+            assert not claim.waits
+            assert part.trust == claim.trust
+            assert list(part.citations[1:]) == list(claim.sources)
+            assert claim.pinned or source == FACTS
+    said = {f"{name}: {value}" for name, value in known.profile.items()}
+    shown = [part for part in served.section(PROFILE) if part.trust == fact_pb2.TRUST_OPERATOR]
+    assert {part.body.rstrip() for part in shown} <= {segment.quoted_body(line).rstrip() for line in said}
+
+
+def check_that_all_claims_and_chunks_are_accounted_for(served: Served) -> None:
+    """P7: claims, chunks and lines of the profile are shown, or counted as left out by reason."""
+    omitted = {source: sum(served.omitted(source).values()) for source in (PROFILE, FACTS, DOCUMENTS)}
+    shown = {source: sum(1 for part in served.section(source) if part.citations) for source in omitted}
+    remembered = served.remembered
+    if remembered.facts is not None:
+        assert shown[FACTS] + omitted[FACTS] == len(remembered.facts.standing.beliefs)
+    if remembered.documents is not None:
+        assert shown[DOCUMENTS] + omitted[DOCUMENTS] == remembered.documents.total
+    if remembered.profile is not None:
+        assert shown[PROFILE] + omitted[PROFILE] == len(remembered.profile) + len(remembered.pinned)
+
+
+def check_that_documents_are_of_their_latest_version(served: Served) -> None:
+    """Chunks stand in order under one line per document, and none is of a version that was replaced."""
+    places = [part.citations[0] for part in served.section(DOCUMENTS) if part.citations]
+    latest = served.played.versions
+    assert all(ref.version == latest[ref.session_id] for ref in places)
+    lines = [part.body for part in served.section(DOCUMENTS)[1:-1] if not part.citations]
+    assert len(lines) == len({ref.session_id for ref in places})
+
+
+def check_that_every_segment_says_how_far_it_is_trusted(served: Served) -> None:
+    """P10: what quotes somebody says how far it is trusted and cites its events; what Standpipe says does neither."""
+    for section in served.bundle.sections:
+        for part in section.segments:
+            quoted = section.source != POLICY and part.kind != bundle_pb2.SEGMENT_KIND_FRAME
+            assert bool(part.trust) == bool(part.citations) == quoted
+
+
+@given(served=hydrates())
+@many
+def test_any_bundle_shows_what_is_held_true(served: Served) -> None:
+    """P10, P7: over any memory, conversation, policy and request, what profile, facts and documents show."""
+    for check in (
+        check_that_only_what_is_held_is_shown,
+        check_that_all_claims_and_chunks_are_accounted_for,
+        check_that_documents_are_of_their_latest_version,
+        check_that_every_segment_says_how_far_it_is_trusted,
+        check_that_quoted_text_cannot_end_its_fence,
+    ):
+        check(served)
+
+
+@given(script=talk.SCRIPTS, changes=talk.CHANGES, more=talk.CHANGES, document=talk.POLICIES, request=talk.REQUESTS)
+@many
+def test_memory_never_moves_the_window(
+    script: Any, changes: Any, more: Any, document: dict[str, Any], request: dict[str, Any]
+) -> None:
+    """P13: summary and history are the same bytes with and without anything remembered, and the profile's epoch changes
+    exactly when its bytes do.
+    """
+    counters = {"o200k_base": counting("o200k_base")}
+    plays = [talk.play(script, counters, changed) for changed in ([], changes, changes, [*changes, *more])]
+    try:
+        made = [serve(played, document=document, request=request) for played in plays]
+    except (BudgetTooSmall, PolicyInvalid):
+        assume(False)
+        raise
+    shown = [
+        [part.header + part.body for source in (SUMMARY, HISTORY) for part in served.section(source)] for served in made
+    ]
+    assert shown[0] == shown[1] == shown[3]
+    profiles = [[one for one in served.bundle.sections if one.source == PROFILE] for served in made]
+    epochs = [[one.epoch for one in found] for found in profiles]
+    bytes_of = [canonical_text(found) for found in profiles]
+    for one in range(4):
+        for other in range(4):
+            assert (epochs[one] == epochs[other]) == (bytes_of[one] == bytes_of[other])
+
+
+def test_a_half_life_moves_what_is_old_behind_what_is_new() -> None:
+    """A fact's score halves with each half-life of its kind since it was recorded; pinned and other kinds stay."""
+    played = Conversation({"o200k_base": counting("o200k_base")}).commit(say("hello"))
+    for number in range(3):
+        fact = fact_pb2.Fact(attribute=f"zebra {number}", value="striped", kind="mood" if number < 2 else "trait")
+        played.remember(fact_pb2.MemoryChange(fact=fact, trust=fact_pb2.TRUST_USER))
+        played.commit(say("and then?"))
+    facts = {}
+    for half_life_s in (0, 3600 * 1000):
+        kinds = {"mood": {"half_life_s": half_life_s}}
+        served = serve(played, document={"name": "p", "facts": {"kinds": kinds}, "recall": {"floor": False}})
+        facts[half_life_s] = {part.body: part.score_micros for part in served.section(FACTS) if part.citations}
+    before, after = facts.values()
+    first, second, third = sorted(before)
+    assert len(set(before.values())) == 1
+    assert after[third] == before[third]
+    assert 0.49 < after[first] / before[first] < 0.51
+    assert after[first] < after[second] < after[third]
+
+
+def test_what_is_folded_cites_at_most_its_limit() -> None:
+    """A segment that stands for many names limits.segment_citations_max places at most, and counts all of them."""
+    played = Conversation({"o200k_base": counting("o200k_base")})
+    for _ in range(limits.segment_citations_max + 20):
+        played.commit(say("the zebra sleeps"))
+    served = serve(played, session="other", document={"name": "p", "recall": {"floor": False}})
+    (part,) = [part for part in served.section(RECALL) if part.citations]
+    assert len(part.citations) == limits.segment_citations_max
+    assert served.omitted(RECALL)[DUPLICATE] == limits.segment_citations_max + 19
+    assert served.candidates
+    assert served.candidates.folded == limits.segment_citations_max + 19
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "folded"),
+    [
+        ("The zebra sleeps.", "the  ZEBRA sleeps", True),
+        ("The zebra sleeps.", "The zebra does not sleep.", False),
+        ("I can see the zebra", "I can't see the zebra", False),
+        ("zebra beats lion", "lion beats zebra", False),
+        ("zebra 5", "zebra -5", False),
+        ("zebra", "zebras", False),
+    ],
+)
+def test_only_the_same_words_in_the_same_order_are_folded(one: str, other: str, *, folded: bool) -> None:
+    """What differs in more than case, white space and outer punctuation says something else."""
+    played = Conversation({"o200k_base": counting("o200k_base")}).commit(say(one)).commit(say(other))
+    served = serve(played, session="other", document={"name": "p", "recall": {"floor": False}})
+    assert served.omitted(RECALL).get(DUPLICATE, 0) == int(folded)
+
+
 # --- the same bytes --------------------------------------------------------------------------------------------
 
 
@@ -423,6 +589,7 @@ def check_that_the_same_inputs_give_the_same_bytes(served: Served) -> None:
         served.allocation,
         served.session,
         served.candidates,
+        remembered=served.remembered,
         frames=bundle.Frames(counting(served.session.tokenizer)),
         omissions_max=1 << 30,
     )

@@ -266,9 +266,9 @@ class Killed(Exception):
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("step", STEPS)
 async def test_whoever_dies_is_followed(
-    record: SqliteRecord, monkeypatch: pytest.MonkeyPatch, step: str, nth: int, after: bool
+    record: SqliteRecord, path: Path, monkeypatch: pytest.MonkeyPatch, step: str, nth: int, after: bool
 ) -> None:
-    """Killed before or behind any step, an erasure is finished by another's retention, and nothing is left."""
+    """Killed before or behind any step, an erasure is finished by another's retention; no byte is left in the files."""
     await story(record)
     hot = Forgetful()
     target: Any = hot if step == "forget" else record
@@ -303,6 +303,9 @@ async def test_whoever_dies_is_followed(
     assert await values(record) == ["from-t", "from-t-too"]
     if calls >= nth and step != "finish_erasure":
         assert {"t", memory_log("ana")} <= set(hot.forgotten) | set(next_hot.forgotten)
+    files = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"nice weather" in files
+    assert not [gone for gone in (b"moved to", b"from-s", b"in-t-from-s", b"from-the-first") if gone in files]
     receipt = await eraser(record).erase("acme", asked(session_id="s"), deadline=None)
     assert (receipt.logs, receipt.events, receipt.events_redacted) == (1, 1, 3)
     assert receipt.HasField("done_at")

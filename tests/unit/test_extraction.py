@@ -218,7 +218,8 @@ def test_what_is_shown_says_who_spoke_and_when() -> None:
 
 
 def test_limits_of_an_order_agree() -> None:
-    """A lease outlasts all calls of a step, and a page of items holds the turns of a question."""
+    """A lease outlasts all calls of a step, which outlast connecting; a page of items holds the turns of a question."""
+    assert limits.extract_connect_s < limits.extract_call_s
     assert limits.extract_lease_s >= 2 * limits.extract_answers_max * limits.extract_call_s
     assert limits.extract_items_max >= limits.extract_turns_max
 

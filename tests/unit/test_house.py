@@ -20,7 +20,7 @@ GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 SIDECAR = [path for path in sorted((ROOT / "sidecar").rglob("*.py")) if not path.name.endswith(GENERATED)]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
-COVERED = (*range(1, 8), 9, 12, 13)
+COVERED = (*range(1, 8), 9, 10, 12, 13)
 """The promises that this release makes; the others come with what they are about."""
 
 
@@ -86,6 +86,15 @@ def test_nothing_reaches_the_network_at_run_time() -> None:
         if imports(path) & clients or re.search(r"\burllib(\.| import )request\b", path.read_text())
     }
     assert found <= {"sidecar/fetch.py", "sidecar/evaluation/measured.py", "sidecar/evaluation/conversations.py"}
+
+
+def test_one_module_calls_an_endpoint_and_no_server_knows_it() -> None:
+    """The extraction's endpoint is called in one file, which the worker alone has: nothing that serves can reach it."""
+    assert {name(path) for path in SIDECAR if re.search(r"\bhttp\.client\b", path.read_text())} == {"sidecar/chat.py"}
+    knowing = {
+        name(path) for path in SIDECAR if re.search(r"^from sidecar\.chat import", path.read_text(), re.MULTILINE)
+    }
+    assert knowing == {"sidecar/extraction.py", "sidecar/worker.py"}
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -30,7 +30,8 @@ COMMIT;
 
 -- name: head
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END,
+    CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
 FROM standpipe.sessions WHERE tenant = %b AND session = %b;
 
 -- name: session_end
@@ -52,17 +53,20 @@ WHERE place = 1 OR size_bytes <= %b ORDER BY version;
 
 -- name: sessions_of_tenant
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END,
+    CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
 FROM standpipe.sessions WHERE tenant = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_subject
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END,
+    CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END
 FROM standpipe.sessions WHERE tenant = %b AND subject = %b AND session > %b ORDER BY session LIMIT %b;
 
 -- name: sessions_of_all
 SELECT session, subject, version, event_hash, ended, weight_bytes, position_end, created_at_us, updated_at_us,
-    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END, CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
+    CASE WHEN keep_us > 0 THEN updated_at_us + keep_us ELSE 0 END,
+    CASE WHEN erased_at_us > 0 THEN 2 WHEN swept_at_us > 0 THEN 1 ELSE 0 END, tenant
 FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
@@ -242,7 +246,8 @@ SELECT pg_snapshot_xmax(pg_current_snapshot())::xid::text;
 -- Whether anybody may still see what was removed before. Of other roles' transactions the role may know nothing.
 SELECT EXISTS (
     SELECT 1 FROM pg_stat_activity WHERE coalesce(datname, current_database()) = current_database()
-        AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker' AND greatest(age(backend_xmin), age(backend_xid)) > age(%b::text::xid)
+        AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'
+        AND greatest(age(backend_xmin), age(backend_xid)) > age(%b::text::xid)
 );
 
 -- name: vacuum

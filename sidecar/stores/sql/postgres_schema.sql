@@ -1495,7 +1495,7 @@ BEGIN
     UPDATE standpipe.scopes SET epoch = epoch + 1 WHERE tenant = of_tenant AND subject = of_subject;
     DELETE FROM standpipe.checkpoints WHERE tenant = of_tenant AND session = of_session AND version >= of_version;
     UPDATE standpipe.erasures SET events_redacted = events_redacted + 1, items = items + items_gone
-    WHERE tenant = of_tenant AND subject = for_subject AND session = for_session;
+    WHERE tenant = of_tenant AND subject = for_subject AND session = for_session AND done_at_us = 0;
 END $$;
 
 -- What follows is as before, but that it knows of subjects that are erased, which take no vectors.

@@ -308,7 +308,7 @@ WHERE tenant = ? AND subject = ? AND session IN ('', ?) AND done_at_us = 0;
 
 -- name: count_redacted
 UPDATE erasures SET events_redacted = events_redacted + 1, items = items + ?
-WHERE tenant = ? AND subject = ? AND session = ?;
+WHERE tenant = ? AND subject = ? AND session = ? AND done_at_us = 0;
 
 -- name: finish_erasure
 UPDATE erasures SET done_at_us = ? WHERE tenant = ? AND subject = ? AND session = ? AND done_at_us = 0;

@@ -231,9 +231,9 @@ class Threaded:
             return value
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "session":
+            if name in {"session", "memory"}:
                 return Threaded(value(*args, **kwargs))
-            if name in {"events", "sessions"}:
+            if name in {"events", "sessions", "beliefs", "quarantine", "export"}:
                 return self._items(value(*args, **kwargs))
             if name == "turn":
                 args = (args[0], _finished(args[1]), *args[2:])

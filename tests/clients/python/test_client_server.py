@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,47 @@ async def test_a_lost_race(real: Any) -> None:
     assert (seen, done.commit.version, session.token) == ([1], 2, done.commit.token)
     appended = await rival.commit(user("And me."), mode="append")
     assert appended.version == 3
+
+
+@pytest.mark.asyncio
+async def test_memory(real: Any) -> None:
+    """Facts with a turn and without, corrections, review, profile, documents, export and erasure."""
+    session, memory = real.session("s", subject="anna"), real.memory("anna")
+    assert memory.subject == "anna"
+    said = [user("I moved to Porto."), assistant("Then you like rain.")]
+    claim = standpipe.fact("home city", "Porto", standpipe.source(entry=0), pinned=True)
+    done = await session.commit(said, mode="append", facts=[claim])
+    city = done.facts[0].fact
+    assert (city.session_id, city.version, city.entry) == ("s", 1, 2)
+    moved = datetime(2026, 5, 3, tzinfo=UTC)
+    likes = standpipe.fact("likes", "rain", standpipe.source("s", 1, 1), many=True, extractor="llm", valid_from=moved)
+    (waits,) = await memory.remember(likes, request_id="r1")
+    assert waits.reasons
+    assert [one.belief.fact.valid_from.ToDatetime(UTC) async for one in memory.quarantine()] == [moved]
+    assert [one.subject_id async for one in real.memory().quarantine(page_size=1)] == ["anna"]
+    await memory.review(waits.fact, accept=True, reviewer="rita")
+    assert [one.fact.value async for one in memory.beliefs(page_size=1)] == ["Porto", "rain"]
+    new = await memory.supersede(city, standpipe.fact("home city", "Braga", standpipe.source("s", 1, 0)))
+    await memory.pin(new.fact, pinned=False)
+    await memory.retract(waits.fact, cause="a joke")
+    await memory.reject(new.fact)
+    statuses = [one.status async for one in memory.beliefs(all_statuses=True)]
+    assert len(statuses) == 3
+    assert [one async for one in memory.beliefs()] == []
+    with pytest.raises(errors.NotFound) as gone:
+        await memory.pin(city, request_id="late")
+    assert (gone.value.reason, gone.value.request_id) == ("FACT_NOT_FOUND", "late")
+    assert await memory.put_profile({"tone": "dry", "name": "Anna"}) == {"name": "Anna", "tone": "dry"}
+    assert await memory.put_profile({"tone": ""}) == await memory.profile() == {"name": "Anna"}
+    guide = standpipe.document("guide", "Porto is wet.", title="Guide", uri="https://example.org/guide")
+    assert [one.created for one in await memory.ingest(guide)] == [True]
+    assert [one.created for one in await memory.ingest(guide)] == [False]
+    page = b"".join([one async for one in memory.export("markdown")])
+    assert b"Porto is wet." in page
+    receipt = await memory.erase()
+    assert receipt.logs == 3
+    with pytest.raises(errors.FailedPrecondition):
+        await memory.put_profile({"tone": "dry"})
 
 
 @pytest.mark.asyncio
