@@ -524,7 +524,7 @@ def _append_behind(db: sqlite3.Connection, event: NewEvent, head: Head | None, c
     weight_bytes = event.weight_bytes + (head.weight_bytes if head else 0)
     db.execute(
         SQL["insert_event"],
-        (*key, version, event.kind, event.request_id, event.digest, committed_at_us, len(event.items), position)
+        (*key, version, int(event.kind), event.request_id, event.digest, committed_at_us, len(event.items), position)
         + (weight_bytes, previous_hash, event_hash, event.body),
     )
     created_at_us = head.created_at_us if head else committed_at_us
@@ -608,9 +608,9 @@ def _put_items(
 ) -> None:
     db.executemany(
         SQL["put_item"],
-        [
+        [  # of an enum's number the driver asks at length how to bind it
             (*scope, position, *origin, item.entry, item.chunk, item.role, item.speaker, item.spoken_at_us)
-            + (item.text, item.terms, tokens_text(item), item.kind, item.detail)
+            + (item.text, item.terms, tokens_text(item), int(item.kind), item.detail)
             for position, item in enumerate(items, start + 1)
         ],
     )

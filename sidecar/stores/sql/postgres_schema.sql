@@ -1285,7 +1285,7 @@ BEGIN
         PERFORM standpipe.empty_items(of_tenant, of_subject, array_agg(after_position + e.number), of_session, of_version)
         FROM unnest(restore_event_items.entries) WITH ORDINALITY AS e (entry, number) WHERE e.entry = ANY (taken_out);
     END IF;
-    IF after_position = of_scope.items_position THEN
+    IF after_position <= of_scope.items_position THEN  -- below it, if the first of its items were gone before
         UPDATE standpipe.scopes SET items_position = standpipe.end_of_run(of_tenant, of_subject, event_position_end)
         WHERE tenant = of_tenant AND subject = of_subject;
     END IF;
