@@ -28,7 +28,6 @@ TWINS = {
 }
 
 
-
 @st.composite
 def fences(draw: st.DrawFn) -> str:
     """Draw a mark of a fence in disguise."""
@@ -49,8 +48,7 @@ def reads_as_fence(text: str) -> bool:
         if unicodedata.category(char) not in ("Cf", "Mn", "Me") and char not in "\u3164\uffa0\u1160"
     )
     pictures = str.maketrans(
-        "\u2039\u3008\u27e8\u276e\u02c2\u2215\u2044\u0433\u0435\u0441\u0430\u03b1\u04cf\u0501\u0456\u01313\u0034"
-         "1|",
+        "\u2039\u3008\u27e8\u276e\u02c2\u2215\u2044\u0433\u0435\u0441\u0430\u03b1\u04cf\u0501\u0456\u01313\u00341|",
         "<<<<<//recaaldiiea" + "ll",
     )
     shown = shown.translate(pictures).casefold().replace("i", "l")
