@@ -393,7 +393,6 @@ def _fill(
     if not chosen:
         return []
     folded = _folded(candidates, twins, taken)
-    candidates.folded = sum(map(len, folded.values()))
     return [_Quoted(opening), *_quoted(candidates, chosen, lines, folded), _Quoted(closing)]
 
 
@@ -424,8 +423,10 @@ def best(candidates: Candidates) -> Iterator[Found]:
 def _more(
     candidates: Candidates, place: int, folded: Mapping[int, Sequence[turn_pb2.EventRef]]
 ) -> Sequence[turn_pb2.EventRef]:
-    """Return what a candidate's segment cites besides itself: its sources, and what it stands for."""
-    return (*candidates.sources(place), *folded.get(place, ()))[: limits.segment_citations_max - 1]
+    """Return what a candidate's segment cites besides itself: its sources, or what it stands for."""
+    if not isinstance(candidates, Facts):
+        return folded.get(place, ())[: limits.segment_citations_max - 1]
+    return candidates.sources(place)[: limits.segment_citations_max - 1]
 
 
 def _with(copied: bundle_pb2.Segment, quoted: _Quoted) -> None:
@@ -450,12 +451,16 @@ def _line(source: bundle_pb2.Source, candidates: Candidates, place: int, frames:
 def _folded(
     candidates: Candidates, twins: Mapping[int, int], taken: Mapping[int, int]
 ) -> Mapping[int, list[turn_pb2.EventRef]]:
-    """Return what stands for others, by place, with where these are."""
+    """Return what stands for others, by place, with where these are; count them."""
     folded: dict[int, list[turn_pb2.EventRef]] = {}
+    candidates.folded = 0
     for place, index in enumerate(candidates.indices if taken else ()):
         kept = taken.get(twins.get(index, -1), place)
         if kept != place:
-            folded.setdefault(kept, []).append(candidates.at(place).ref)
+            candidates.folded += 1
+            refs = folded.setdefault(kept, [])
+            if len(refs) < limits.segment_citations_max:
+                refs.append(candidates.ref(place))
     return folded
 
 
@@ -551,7 +556,8 @@ def _render(
         )
         one.segments.extend([piece.segment for piece in section.pieces])
         for copied, quoted in zip(one.segments, section.quoted, strict=False):
-            _with(copied, quoted)
+            if quoted.score_micros or quoted.more:
+                _with(copied, quoted)
     made.tokens = sum(section.tokens for section in shown)
     assert made.tokens <= allocation.total, "P5: the bundle is over budget"
     made.budget_tokens = allocation.total

@@ -560,6 +560,8 @@ class Ranking:
 
 _NONE = np.empty(0, np.int64)
 
+NOTHING = Ranking(_NONE, _NONE, {})
+
 
 def rank(
     block: Block,
@@ -587,7 +589,7 @@ def rank(
     cosines, known = _cosines(block, query, vectors_end, n)
     relevant = _relevant(cosines, matched, known, settings)
     if not (relevant if among is None else relevant & among).any():
-        return Ranking(_NONE, _NONE, {})
+        return NOTHING
 
     parts = _own(bm25, cosines, known, settings)
     parts |= _context(block, parts["lexical"] + parts["dense"], settings)

@@ -167,7 +167,9 @@ class _Part:
         floor: bool,
         among: np.ndarray | None = None,
     ) -> _Ranked:
-        """Rank the items up to a position, of those `among` which there are."""
+        """Rank the items up to a position; where `among` is given, those alone."""
+        if not len(self.block) or (among is not None and not among.any()):
+            return _Ranked(self, recall.NOTHING, among, 0, 0, self.end(position))
         settings = recall.Settings() if floor else _NO_FLOOR
         ranking = recall.rank(
             self.block,
@@ -556,6 +558,8 @@ class Candidates:
 
     def _part(self, index: int) -> tuple[_Part, int]:
         """Return which part an item is of, and where it is there."""
+        if len(self._ranked) == 1:
+            return self._ranked[0].part, index
         which = bisect_right(self._starts, index) - 1
         return self._ranked[which].part, index - self._starts[which]
 
@@ -569,9 +573,11 @@ class Candidates:
         part, index = self._part(self.indices[place])
         return part.piece(index, tokens=self.tokens[place], tokenizer=self._tokenizer)
 
-    def sources(self, place: int) -> Sequence[turn_pb2.EventRef]:  # noqa: ARG002 - what was said has none
-        """Return what the candidate at a place was made of."""
-        return ()
+    def ref(self, place: int) -> turn_pb2.EventRef:
+        """Return where the candidate at a place of the ranking is in the log."""
+        part, index = self._part(self.indices[place])
+        item = part.items[index]
+        return turn_pb2.EventRef(session_id=item.session, version=item.version, entry=item.entry)
 
     def title(self, place: int) -> str:
         """Return the title of the document that the candidate at a place is a chunk of."""

@@ -97,6 +97,16 @@ def figures(done: Played) -> dict[str, Any]:
             }
             for one in done.asked
         ],
+        "recorded": [
+            {
+                "claim": one.text,
+                "source": show.fields(one.source),
+                "outcome": one.outcome,
+                "reasons": one.reasons,
+                "section": one.section,
+            }
+            for one in done.recorded
+        ],
         "race": {name: getattr(race, name) for name in race.__slots__},
         "retry": {"request_id": retry.request_id, "version": retry.second.version, "same": retry.same},
         "tokens": {"sent": done.sent_tokens, "transcript": done.transcript_tokens},
@@ -116,9 +126,10 @@ def tell(console: Console, done: Played) -> None:
     show.heading(console, "Then the user asks")
     console.print(Padding(Text(question.said, style="italic"), (0, 2)))
     show.heading(console, "What the model gets to see")
-    show.bundle(console, done.bundle, quote=lambda at: done.said[at.session_id, at.version, at.entry])
+    show.bundle(console, done.bundle, quote=lambda at: done.said.get((at.session_id, at.version, at.entry), ""))
     remembered = [row for one in done.asked for row in (*_asked(one), ("", ""))][:-1]
     show.facts(console, remembered, title="What was remembered")
+    show.facts(console, _recorded(done), title="What is held true")
     show.facts(console, _proofs(done), title="What can be relied on")
     show.facts(console, _costs(done), title="What it cost")
     show.heading(console, "The same from your code, beside a running `standpipe serve`")
@@ -132,6 +143,14 @@ def _asked(one: Asked) -> Iterator[tuple[str, str | Text]]:
     rank = f", rank {one.rank}, score {one.score_micros / 1e6:.2f}" if one.rank else ""
     where = f"{found}{rank}: said {one.days} days and {one.turns} turns before, in {show.ref(one.told)}"
     yield "found", Text(where, style="green" if one.source else "red")
+
+
+def _recorded(done: Played) -> Iterator[tuple[str, str | Text]]:
+    for one in done.recorded:
+        why = f" ({', '.join(one.reasons)}): a review decides" if one.reasons else ""
+        shown = f"shown in {one.section}" if one.section else "in no bundle"
+        text = f"{one.text}; {shown}, said in {show.ref(one.source)}{why}"
+        yield one.outcome, Text(text, style="green" if one.section else "yellow")
 
 
 def _proofs(done: Played) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from standpipe.client import SourceName
 from standpipe.v1.context_pb2 import HydrateContextResponse, ReplayContextResponse
 from standpipe.v1.turn_pb2 import Event, Turn, TurnEntry
 
-SOURCES = ("policy", "profile", "summary", "history", "recall")
+SOURCES = ("policy", "profile", "summary", "history", "recall", "facts", "documents")
 
 
 def _caps(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[SourceName, int]:

@@ -40,6 +40,8 @@ _COLOURS = {
     Source.SOURCE_SUMMARY: "cyan",
     Source.SOURCE_HISTORY: "blue",
     Source.SOURCE_RECALL: "green",
+    Source.SOURCE_FACTS: "yellow",
+    Source.SOURCE_DOCUMENTS: "cyan",
 }
 
 Quote = Callable[[EventRef], str]

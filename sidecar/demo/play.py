@@ -22,6 +22,7 @@ from sidecar.server import Server
 from standpipe.errors import Conflict
 from standpipe.v1.bundle_pb2 import Source
 from standpipe.v1.context_pb2 import Timings
+from standpipe.v1.fact_pb2 import Fact, FactOutcome, FactResult, HoldReason
 from standpipe.v1.turn_pb2 import EventRef, TurnEntry
 
 ROUTE = "kitchen"
@@ -42,6 +43,19 @@ class Asked:
     rank: int
     """Its place among the recalled by score, from 1; 0 elsewhere."""
     score_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A claim, what became of it, and whether the bundle shows it."""
+
+    text: str
+    source: EventRef
+    outcome: str
+    reasons: tuple[str, ...]
+    """Why it waits for review."""
+    section: str
+    """The section that shows it; empty when none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,7 @@ class Played:
     """Of the same hydrate, asked once more."""
     replay: standpipe.Replay = field(init=False)
     asked: list[Asked] = field(default_factory=list)
+    recorded: list[Recorded] = field(default_factory=list)
     race: Race = field(init=False)
     retry: Retry = field(init=False)
     sent_tokens: int = 0
@@ -160,7 +175,9 @@ class _Player:
                 whole = await session.hydrate(include=["history"], route=ROUTE)
                 before_tokens += whole.tax.transcript_tokens if whole.tax else 0
                 await session.end("the evening is over")
+        results = await self._remember()
         done.bundle = await self._hydrate(session, self._story.question, before_tokens)
+        done.recorded = [_recorded(claim, result, done.bundle) for claim, result in results]
         done.fingerprint_again = (await session.hydrate(self._story.question.said, route=ROUTE)).fingerprint
         done.replay = await client.replay(done.bundle.receipt)
         await self._race(session)
@@ -193,6 +210,22 @@ class _Player:
             self._told[turn.fact] = (ref, turn, done.turns)
         done.turns += 1
 
+    async def _remember(self) -> list[tuple[Fact, FactResult]]:
+        """Record what the application makes of the story; return the claims with what became of them."""
+        memory, made = self._client.memory(self._story.subject), self._story.memory
+        await memory.put_profile(made.profile)
+        claims = []
+        for claim in made.claims:
+            told, turn, _ = self._told[claim.source]
+            entry = next((at for at, one in enumerate(turn.entries) if one.HasField("tool_result")), 0)
+            source = standpipe.source(told.session_id, told.version, entry if claim.tool else 0)
+            claims.append(standpipe.fact(claim.attribute, claim.value, source, pinned=claim.pinned))
+        results = await memory.remember(*claims)
+        document = made.document
+        ingested = standpipe.document(document["id"], document["text"], title=document["title"])
+        await memory.ingest(ingested)
+        return list(zip(claims, results, strict=True))
+
     def _find(self, turn: Turn, bundle: standpipe.Bundle) -> Asked:
         """Look for the turn that told the fact among the bundle's citations."""
         ref, told, at = self._told[turn.asks]
@@ -200,7 +233,7 @@ class _Player:
         for section in bundle.sections:
             scores = sorted((segment.score_micros for segment in section.segments), reverse=True)
             for segment in section.segments:
-                if ref in segment.citations:
+                if ref in segment.citations and not source:
                     source = Source.Name(section.source).removeprefix("SOURCE_").lower()
                     score = segment.score_micros
                     rank = scores.index(score) + 1 if section.source == Source.SOURCE_RECALL else 0
@@ -232,6 +265,22 @@ class _Player:
         )
         again = await phone.commit(first.entries, bundle=raced, request_id="phone-1")
         self._done.retry = Retry("phone-1", won, again)
+
+
+def _recorded(claim: Fact, result: FactResult, bundle: standpipe.Bundle) -> Recorded:
+    shown = [
+        Source.Name(section.source).removeprefix("SOURCE_").lower()
+        for section in bundle.sections
+        for segment in section.segments
+        if segment.citations and segment.citations[0] == result.fact
+    ]
+    return Recorded(
+        text=f"{claim.attribute}: {claim.value}",
+        source=claim.sources[0],
+        outcome=FactOutcome.Name(result.outcome).removeprefix("FACT_OUTCOME_").lower(),
+        reasons=tuple(HoldReason.Name(one).removeprefix("HOLD_REASON_").lower() for one in result.reasons),
+        section="".join(shown),
+    )
 
 
 def _words(entry: TurnEntry) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -42,6 +43,29 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What is recorded about the subject, and where it was said."""
+
+    attribute: str
+    value: str
+    source: str
+    """The name of the turn that tells it."""
+    tool: bool = False
+    """Whether the turn's tool said it, not the user."""
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the application makes of the sessions."""
+
+    profile: Mapping[str, str]
+    claims: tuple[Claim, ...]
+    document: Mapping[str, str]
+    """Its id, title and text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """A subject's sessions, the question at their end, and two turns that come in between from another device."""
 
@@ -49,6 +73,7 @@ class Story:
     policy: str
     """Its document."""
     sessions: tuple[Session, ...]
+    memory: Memory
     question: Turn
     phone: tuple[Turn, ...]
 
@@ -64,9 +89,10 @@ def load(name: str = "kitchen") -> Story:
         sessions.append(Session(one["id"], tuple(turns)))
     last = sessions[-1]
     later = [_turn(turn, last.turns[-1].at + step, last.id, -1) for turn in (raw["question"], *raw["phone"])]
-    return Story(
-        raw["subject"], folder.joinpath("policy.yaml").read_text(), tuple(sessions), later[0], tuple(later[1:])
-    )
+    made = raw["memory"]
+    memory = Memory(made["profile"], tuple(Claim(**claim) for claim in made["facts"]), made["document"])
+    policy = folder.joinpath("policy.yaml").read_text()
+    return Story(raw["subject"], policy, tuple(sessions), memory, later[0], tuple(later[1:]))
 
 
 def _turn(raw: dict[str, Any], at: datetime.datetime, session: str, index: int) -> Turn:

@@ -58,6 +58,18 @@ def test_early_facts_are_recalled(figures: dict[str, Any]) -> None:
         assert asked["score"] > 0
 
 
+def test_what_a_tool_said_is_held_back(figures: dict[str, Any], played: play.Played) -> None:
+    """P10: what the user said is held and shown with its source; what a tool said waits for review, in no section."""
+    assert [(one["outcome"], one["reasons"], one["section"]) for one in figures["recorded"]] == [
+        ("held", (), "facts"),
+        ("held", (), "profile"),
+        ("quarantined", ("origin",), ""),
+    ]
+    assert "bulky waste: 70" not in played.bundle.text
+    waits = {"source": "SOURCE_FACTS", "reason": "OMISSION_REASON_QUARANTINED", "candidates": 1}
+    assert waits in figures["bundle"]["omission_counts"]
+
+
 def test_facts_are_told_once(played: play.Played) -> None:
     """What the demo calls remembered is no echo: nobody says the lift's length again before the question."""
     said = [words for words in played.said.values() if "2.10 m" in words]
@@ -65,13 +77,16 @@ def test_facts_are_told_once(played: play.Played) -> None:
 
 
 def test_sources_act_under_the_budget(figures: dict[str, Any]) -> None:
-    """Summary, history and recall share a full budget that is never exceeded (P5), after history was evicted."""
+    """All sources share a full budget that is never exceeded (P5), after history was evicted."""
     bundle = figures["bundle"]
     assert [section["source"] for section in bundle["sections"]] == [
         "SOURCE_POLICY",
+        "SOURCE_PROFILE",
         "SOURCE_SUMMARY",
         "SOURCE_HISTORY",
         "SOURCE_RECALL",
+        "SOURCE_FACTS",
+        "SOURCE_DOCUMENTS",
     ]
     assert bundle["tokens"] <= bundle["budget_tokens"] == 1200
     assert all(section["tokens"] <= section["cap_tokens"] for section in bundle["sections"])
@@ -124,7 +139,7 @@ def test_demo_is_deterministic(played: play.Played, models_directory: Path) -> N
 
 def test_words_alone_find_the_facts_too(wordless: play.Played) -> None:
     """Without an embedder recall goes by words, says so, and still finds what the last question needs."""
-    assert demo.figures(wordless)["degraded"] == ["embedder_off"]
+    assert demo.figures(wordless)["degraded"] == ["embedder_off"] * 3
     assert wordless.asked[-1].source == "recall"
 
 
@@ -142,7 +157,7 @@ def test_told_in_eighty_columns(played: play.Played, plain: bool) -> None:
         assert "━" not in text
     else:
         assert "━" in text
-    for title in ("What the model gets to see", "left out", "What was remembered", "What it cost"):
+    for title in ("What the model gets to see", "left out", "What was remembered", "What is held true", "What it cost"):
         assert title in text
 
 

@@ -7,8 +7,8 @@ give the same JSON bytes:
 - HISTORY becomes real messages: a body without its final newline and without the header, whose role the message
   itself has. A tool call and its result stay next to each other. Should one ever come without the other, it
   becomes plain text, since providers refuse half a pair. Frame lines become text on the user's side.
-- RECALL stands in front of the query in the last user message: quoted data is never system. So does a section
-  whose source this client does not know yet.
+- RECALL, FACTS and DOCUMENTS stand in front of the query in the last user message: what a query finds in what was said
+  is never system. So does a section whose source this client does not know yet.
 
 Providers are narrower than Standpipe, so some names are mapped, always in the same way: a tool name's characters
 outside A-Z a-z 0-9 _ - become "_" and 64 are kept; a call id with other characters, or longer than 40, becomes
@@ -125,7 +125,7 @@ class Bundle:
         return f"<Bundle version={self.version} tokens={self.tokens} fingerprint={self.fingerprint[:12]}>"
 
     def to_openai(self, query: str | None = None) -> list[Json]:
-        """Return OpenAI chat messages; the last is the user's, with recall and `query`, if there is either.
+        """Return OpenAI chat messages; the last is the user's, with what was found and `query`, if there is either.
 
         `query` None means what the bundle was hydrated with. Content is plain text and there is one system message
         at most, since many compatible servers take no other; its sections are set apart by an empty line. A

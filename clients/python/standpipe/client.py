@@ -73,7 +73,7 @@ from standpipe.v1.turn_pb2 import Event, Turn
 
 __all__ = ["Client", "Commit", "Policies", "Session", "TurnResult", "connect"]
 
-SourceName: TypeAlias = Literal["policy", "profile", "summary", "history", "recall"]
+SourceName: TypeAlias = Literal["policy", "profile", "summary", "history", "recall", "facts", "documents"]
 Mode: TypeAlias = Literal["fail", "append"]
 Answer: TypeAlias = str | turn.Entries
 """What an answer function may return: the assistant's text, or the entries that follow the user's message."""
