@@ -326,7 +326,7 @@ class Hydrator:
             subject=plan.subject,
             policy_name=rules.name,
             policy_version=rules.version,
-            tokenizer=rules.tokenizer,
+            tokenizer=_counted_as(plan, rules),
             version=0,
             position=items.position,
             vector_position=items.vector_position,
@@ -343,7 +343,7 @@ class Hydrator:
             library_position=library.position,
             library_vector_position=library.vector_position,
         )
-        nothing = view.empty(session="", subject=plan.subject, tokenizer=rules.tokenizer)
+        nothing = view.empty(session="", subject=plan.subject, tokenizer=receipt.tokenizer)
         return await self._found(receipt, rules, nothing, memory, query)
 
     async def replay(
@@ -764,7 +764,7 @@ class Hydrator:
         self, receipt: Receipt, rules: Policy, session: View, memory: _Remembered, query: recall.Query
     ) -> tuple[Candidates | None, bundle.Remembered]:
         """Find what is remembered, in a thread if there is much of it."""
-        count = self._tokenizers.get(session.tokenizer).count
+        count = self._tokenizers.get(segment.tokenizer_of(session.tokenizer)).count
         find = partial(self._find, receipt, rules, session, memory, query, count)
         largest = max(receipt.position - memory.items.base if memory.items else 0, receipt.library_position)
         if largest <= _RANK_INLINE_ITEMS:

@@ -236,13 +236,18 @@ _IBAN_CHARS: Final = {
 _IBAN: Final = re.compile(r"\d\d(?=[ -]?[A-Za-z0-9]{4})")
 _IBAN_COUNTRY: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[ -]?\Z")
 _IBAN_PART: Final = re.compile(r"[ \u00a0-]?[A-Za-z0-9]")
-_CARD: Final = re.compile(r"\d(?<![\w.+]\d)(?<!\d-\d)(?:[ -]?\d){11,18}(?![ -]?\d)(?!\w)")
+_CARD: Final = re.compile(
+    r"\d(?<![\w.+]\d)(?<!\d-\d)"
+    r"(?=(\d{11,18}|\d{3}([ -])\d{4}\2\d{4}\2\d{4}(?:\2\d{3})?|\d{3}([ -])\d{6}\3\d{4,5})(?!\w)(?!-\d))"
+)
+"""Consumes one digit, so that of numbers in a row each is looked at."""
+
 _CARD_GROUPS: Final = re.compile(r"[ -]")
 _IPV4: Final = re.compile(r"\d(?<![\w.-]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\w)(?!\.\d)(?!-\d)")
 _VERSION: Final = re.compile(
     r"(?i)\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause)[ .:#]{0,3}\Z"
 )
-_SSN: Final = re.compile(r"\d(?<![\w-]\d)(?<!\d[ .]\d)\d\d([- ])\d\d\1\d{4}(?![\w-])(?![ .]\d)")
+_SSN: Final = re.compile(r"\d(?<![\w-]\d)\d\d(?:-\d\d-\d{4}(?![\w-])|(?<!\d[ .]\d\d\d) \d\d \d{4}(?![\w-])(?![ .]\d))")
 _SSN_NAMED: Final = re.compile(r"(?:ssn|social security(?: number| no\.?| #)?)[^\w\n]{0,4}(?:is )?(\d{9})\b")
 
 # A pattern that starts with a class of characters and looks behind from there is ten times as fast as one that looks
@@ -252,8 +257,8 @@ _SSN_NAMED: Final = re.compile(r"(?:ssn|social security(?: number| no\.?| #)?)[^
 def _numbers(text: str, lowered: str) -> Iterator[Span]:
     yield from _ibans(text)
     for match in _CARD.finditer(text):
-        if _is_card(match.group()):
-            yield Span(match.start(), match.end(), CARD)
+        if _is_card(match.group() + match.group(1)):
+            yield Span(match.start(), match.end(1), CARD)
     for match in _IPV4.finditer(text):
         parts = match.group().split(".")
         if all(int(part) < 256 and part == str(int(part)) for part in parts) and not (
@@ -296,10 +301,7 @@ def _ibans(text: str) -> Iterator[Span]:
 
 def _is_card(found: str) -> bool:
     """Return whether a number has an issuer's prefix and length, and the check digit of all of them."""
-    groups = _CARD_GROUPS.split(found)
-    if len(groups) > 5 or (len(groups) > 1 and min(map(len, groups)) < 3):
-        return False
-    number = "".join(groups)
+    number = _CARD_GROUPS.sub("", found)
     if not _issued(number, len(number)):
         return False
     doubled = (2 * int(digit) for digit in number[-2::-2])
@@ -334,6 +336,9 @@ _PHONE: Final = re.compile(
     rf"[+(\d](?<![\w+].)(?<!\d[-.,/:].)(?<![A-Za-z][-_].)[ (+]{{0,2}}(?:[/(){_GAP}]{{0,3}}\d){{5,17}}"
     rf"(?P<extension>,? ?(?:x|ext\.?|extension|#) ?\d{{1,6}})?(?!\w)(?![.,:/-]\d)"
 )
+_E164_DIGITS_MAX: Final = 15
+"""Of a number with its country: ITU-T E.164."""
+
 _GROUPS_MAX: Final = 8
 """Groups of digits that a phone number and a number beside it can have."""
 
@@ -397,8 +402,11 @@ def _readings(number: str) -> Iterator[tuple[int, int, bool]]:
     shape = tuple(end - start for start, end in groups)
     digits = sum(shape)
     if number.lstrip("( ").startswith("+"):
-        if 8 <= digits <= 15:
-            yield 0, len(number), True
+        while digits > _E164_DIGITS_MAX and len(shape) > 1:  # another number stands behind it
+            shape = shape[:-1]
+            digits = sum(shape)
+        if 8 <= digits <= _E164_DIGITS_MAX:
+            yield 0, groups[len(shape) - 1][1], True
         return
     if _is_national(number, shape, digits):
         yield 0, len(number), True

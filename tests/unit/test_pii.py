@@ -53,7 +53,10 @@ LOCAL = (
     "21 253 109 8211|"
     "61755501"
 )
-SAID = "Call me at {}.|My number is {}|Phone: {}|mobile {}, please|Fax:\n{}|reach her on {}?|téléphone : {}|{} office|Tel. {}"
+SAID = (
+    "Call me at {}.|My number is {}|Phone: {}|mobile {}, please|Fax:\n{}|reach her on {}?|téléphone : {}|{} office|"
+    "Tel. {}"
+)
 
 NO_PHONES = (
     """\
