@@ -247,6 +247,12 @@ async def test_a_search_finds_without_a_budget(pod: Local) -> None:
     assert [one.source for one in await search(sources=[FACTS])] == [FACTS]
     assert len(await search(count_max=1)) == 1
     assert not await search(query="Reykjavik")
+    await pod.publish("name: open\nrecall: {floor: false}")
+    await pod.route("open", "open", 1)
+    for number in range(limits.search_results_default + 5):
+        await pod.append("s", f"n{number}", f"Porto has the bridge number {number} of a city.")
+    assert len(await search(route="open")) == limits.search_results_default
+    assert len(await search(route="open", count_max=limits.search_results_max)) > limits.search_results_default
     for field, fields in {
         "subject_id": {"subject_id": ""},
         "query": {"query": " "},
