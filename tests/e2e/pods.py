@@ -413,7 +413,8 @@ class Fleet:
         config = self.directory / f"server-{number}.json"
         chosen = settings(self.record, **changes)
         if root != ROOT:  # the release before knows nothing of it
-            del chosen["encryption_keys_file"], chosen["plaintext"]
+            for name in ("encryption_keys_file", "plaintext"):
+                chosen.pop(name, None)
         config.write_text(json.dumps(chosen))
         process = Process(config, self.directory / f"server-{number}.log", root)
         self.processes.append(process)

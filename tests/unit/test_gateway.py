@@ -310,7 +310,6 @@ WRITERS = {
     "StoredTurn": {"sidecar/analysis.py"},
     "analyse": {"sidecar/gateway.py", RESTORE},
     "analyse_change": {"sidecar/gateway.py", RESTORE},
-    "restore": {RESTORE},
 }
 """Who makes what is appended: ARCHITECTURE.md lists the paths that lead there. An import of an export is the one that
 does not pass the committer; what a changed file says passes `gateway.imported`."""
@@ -323,12 +322,17 @@ def test_what_is_appended_is_made_in_one_place(made: str) -> None:
 
 
 def test_only_sessions_append_to_the_record_store() -> None:
-    """`record.append` is called in one module, and its own caller is the committer."""
-    for owner, homes in (("self.record", {"sidecar/sessions.py"}), ("self.sessions", {"sidecar/commit.py"})):
+    """What changes a log is called in one module each; of appends that is `Sessions`, whose caller is the committer."""
+    for owner, method, homes in (
+        ("self.record", "append", {"sidecar/sessions.py"}),
+        ("self.sessions", "append", {"sidecar/commit.py"}),
+        ("self.record", "restore", {RESTORE}),
+        ("self.record", "redact", {"sidecar/erasure.py"}),
+    ):
         found = {
             path
             for path, source in sources().items()
-            for call in calls(source, "append")
+            for call in calls(source, method)
             if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value).replace("._", ".") == owner
         }
         assert found == homes
