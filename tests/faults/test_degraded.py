@@ -180,7 +180,7 @@ async def test_a_hot_session_answers_marked_while_postgresql_is_down(stores: Sto
 
 
 async def test_a_hot_session_goes_without_what_is_known(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P12: a session that is proven fresh is shown while the record store does not answer, its profile named missing."""
+    """P12: a session that is proven fresh is shown while the record store is away, and its profile named missing."""
     async with stores.serve() as pod:
         await pod.append("s", "r-1", "one")
         profile = [fact_pb2.ProfileAttribute(name="tone", value="formal")]
