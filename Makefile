@@ -12,7 +12,7 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii bench lock clean
+.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety bench lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +123,11 @@ eval-pii: setup  ## Measure what is found of personal data in labelled texts: ma
 eval-engines: setup  ## The same on every pair of engines, whose bundles must be equal: make eval-engines DATA=DIR
 	@test -n "$(DATA)" || { echo "say which conversations: make eval-engines DATA=DIR"; exit 2; }
 	$(BIN)/python -m tests.eval.engines $(DATA) --models-dir $(STANDPIPE_MODELS_DIR)
+
+eval-safety: setup  ## Isolation and poison on real conversations and attacks: make eval-safety DATA=DIR [ENGINES=servers]
+	@test -n "$(DATA)" || { echo "say which conversations: make eval-safety DATA=DIR"; exit 2; }
+	$(BIN)/python -m tests.eval.safety isolation $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
+	$(BIN)/python -m tests.eval.safety poison $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build

@@ -75,6 +75,11 @@ _RULES = 1
 _MEMORY = (PROFILE, RECALL, FACTS, DOCUMENTS)
 """The sources that are of a subject's memory, in the order in which they stand in a bundle."""
 
+_STATUS_NAMES = {
+    status: memory_pb2.BeliefStatus.Name(status).removeprefix("BELIEF_STATUS_").lower()
+    for status in memory_pb2.BeliefStatus.values()
+}
+
 _RANK_INLINE_ITEMS = 20_000
 """Scopes up to this size are ranked on the event loop, in a few milliseconds; larger ones in a thread."""
 
@@ -176,6 +181,9 @@ class Hydrator:
         phases = ("hot", "record", "embed", "rank", "render", "total")
         self._phase_seconds = {phase: telemetry.phase_seconds.labels(phase) for phase in phases}
         self._bundle_tokens = {source: telemetry.bundle_tokens.labels(name) for source, name in _SOURCE_NAMES.items()}
+        self._subject_facts = {
+            status: telemetry.subject_facts.labels(name) for status, name in _STATUS_NAMES.items() if status
+        }
         self._in_flight = 0
 
     async def hydrate(
@@ -326,7 +334,7 @@ class Hydrator:
             subject=plan.subject,
             policy_name=rules.name,
             policy_version=rules.version,
-            tokenizer=rules.tokenizer,
+            tokenizer=_counted_as(plan, rules),
             version=0,
             position=items.position,
             vector_position=items.vector_position,
@@ -343,7 +351,7 @@ class Hydrator:
             library_position=library.position,
             library_vector_position=library.vector_position,
         )
-        nothing = view.empty(session="", subject=plan.subject, tokenizer=rules.tokenizer)
+        nothing = view.empty(session="", subject=plan.subject, tokenizer=receipt.tokenizer)
         return await self._found(receipt, rules, nothing, memory, query)
 
     async def replay(
@@ -746,6 +754,9 @@ class Hydrator:
         since = time.perf_counter_ns()
         candidates, remembered = await self._found(receipt, rules, session, memory, query)
         clock.add("rank", since)
+        if remembered.facts is not None and remembered.facts.counts:
+            for status, observed in self._subject_facts.items():
+                observed.observe(remembered.facts.counts.get(status, 0))
         since = time.perf_counter_ns()
         bundle.assemble(
             rules,
@@ -764,7 +775,7 @@ class Hydrator:
         self, receipt: Receipt, rules: Policy, session: View, memory: _Remembered, query: recall.Query
     ) -> tuple[Candidates | None, bundle.Remembered]:
         """Find what is remembered, in a thread if there is much of it."""
-        count = self._tokenizers.get(session.tokenizer).count
+        count = self._tokenizers.get(segment.tokenizer_of(session.tokenizer)).count
         find = partial(self._find, receipt, rules, session, memory, query, count)
         largest = max(receipt.position - memory.items.base if memory.items else 0, receipt.library_position)
         if largest <= _RANK_INLINE_ITEMS:

@@ -236,13 +236,18 @@ _IBAN_CHARS: Final = {
 _IBAN: Final = re.compile(r"\d\d(?=[ -]?[A-Za-z0-9]{4})")
 _IBAN_COUNTRY: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[ -]?\Z")
 _IBAN_PART: Final = re.compile(r"[ \u00a0-]?[A-Za-z0-9]")
-_CARD: Final = re.compile(r"\d(?<![\w.+]\d)(?<!\d-\d)(?:[ -]?\d){11,18}(?![ -]?\d)(?!\w)")
+_CARD: Final = re.compile(
+    r"\d(?<![\w.+]\d)(?<!\d-\d)"
+    r"(?=(\d{11,18}|\d{3}([ -])\d{4}\2\d{4}\2\d{4}(?:\2\d{3})?|\d{3}([ -])\d{6}\3\d{4,5})(?!\w)(?!-\d))"
+)
+"""Consumes one digit, so that of numbers in a row each is looked at."""
+
 _CARD_GROUPS: Final = re.compile(r"[ -]")
 _IPV4: Final = re.compile(r"\d(?<![\w.-]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\w)(?!\.\d)(?!-\d)")
 _VERSION: Final = re.compile(
     r"(?i)\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause)[ .:#]{0,3}\Z"
 )
-_SSN: Final = re.compile(r"\d(?<![\w-]\d)(?<!\d[ .]\d)\d\d([- ])\d\d\1\d{4}(?![\w-])(?![ .]\d)")
+_SSN: Final = re.compile(r"\d(?<![\w-]\d)\d\d(?:-\d\d-\d{4}(?![\w-])|(?<!\d[ .]\d\d\d) \d\d \d{4}(?![\w-])(?![ .]\d))")
 _SSN_NAMED: Final = re.compile(r"(?:ssn|social security(?: number| no\.?| #)?)[^\w\n]{0,4}(?:is )?(\d{9})\b")
 
 # A pattern that starts with a class of characters and looks behind from there is ten times as fast as one that looks
@@ -252,8 +257,8 @@ _SSN_NAMED: Final = re.compile(r"(?:ssn|social security(?: number| no\.?| #)?)[^
 def _numbers(text: str, lowered: str) -> Iterator[Span]:
     yield from _ibans(text)
     for match in _CARD.finditer(text):
-        if _is_card(match.group()):
-            yield Span(match.start(), match.end(), CARD)
+        if _is_card(match.group() + match.group(1)):
+            yield Span(match.start(), match.end(1), CARD)
     for match in _IPV4.finditer(text):
         parts = match.group().split(".")
         if all(int(part) < 256 and part == str(int(part)) for part in parts) and not (
@@ -296,10 +301,7 @@ def _ibans(text: str) -> Iterator[Span]:
 
 def _is_card(found: str) -> bool:
     """Return whether a number has an issuer's prefix and length, and the check digit of all of them."""
-    groups = _CARD_GROUPS.split(found)
-    if len(groups) > 5 or (len(groups) > 1 and min(map(len, groups)) < 3):
-        return False
-    number = "".join(groups)
+    number = _CARD_GROUPS.sub("", found)
     if not _issued(number, len(number)):
         return False
     doubled = (2 * int(digit) for digit in number[-2::-2])
@@ -334,6 +336,9 @@ _PHONE: Final = re.compile(
     rf"[+(\d](?<![\w+].)(?<!\d[-.,/:].)(?<![A-Za-z][-_].)[ (+]{{0,2}}(?:[/(){_GAP}]{{0,3}}\d){{5,17}}"
     rf"(?P<extension>,? ?(?:x|ext\.?|extension|#) ?\d{{1,6}})?(?!\w)(?![.,:/-]\d)"
 )
+_E164_DIGITS_MAX: Final = 15
+"""Of a number with its country: ITU-T E.164."""
+
 _GROUPS_MAX: Final = 8
 """Groups of digits that a phone number and a number beside it can have."""
 
@@ -349,10 +354,19 @@ _CALLED: Final = re.compile(
     r"(?i)\b(?:(?:tele|smart|cell|mobile |home |work )?(?:phone|fon|fax)s?|tele?f?|tel[eé]fono?|t[eé]l[eé]phone|"
     r"mob(?:ile)?|cell(?:ular|ulare)?|m[oó]vil|celular|portable|handy|desk|office|landline|hot-?line|help-?line|"
     r"whats ?app|viber|sms|pager|contact|call(?:ed|ing|s|back)?|dial(?:led|ing)?|ring|reach(?:ed|able)?|"
-    r"answer(?:ing|ed)?|text(?:ed|ing)?|messages?|registered|numbers?|n[uú]mero|numer|nummer|rufnummer|"
+    r"answer(?:ing|ed)?|text(?:ed|ing)?|messages?|registered|(?:my|her|his|their|our|your|new|old|"
+    r"the) numbers? (?:is|was)|numbers?:|n[uú]mero|numer|nummer|rufnummer|"
     r"mobil(?:nummer)?|telefon\w{0,8}|puhelin\w{0,6}|тел(?:ефон\w{0,4})?|номер\w{0,2}|τηλ(?:έφωνο)?)\b"
     r"[^\d\n]{0,32}\n? {0,4}\Z|(?:電話|电话|手机|携帯|전화)[^\d]{0,8}\Z"
 )
+_CALLED_AT: Final = re.compile(
+    r"(?i)(?:\b(?:at|on|to|under|number is|phone|t[eé]l|t[eé]l[eé]phone|mob|mobile|cell|fax|desk|office|home|work|"
+    r"landline|"
+    r"hotline|whatsapp|registered|telefon\w{0,8}|tel[eé]fono|m[oó]vil|celular|handy|номер|телефон)|電話|电话|手机)[\s:.]*\Z"
+)
+"""For numbers that could be thousands in groups: who calls, calls at or on it."""
+
+_THOUSANDS: Final = re.compile(r"[1-9]\d{0,2}(?:[ .\u00a0\u202f]\d{3})+")
 _CALLED_BEHIND: Final = re.compile(r"(?i)[\s(,\u2013-]{0,3}(?:office|fax|mobile|cell|home|desk|work|phone|tel|mob)\b")
 _COUNTED: Final = re.compile(
     r"(?i)(?:[$€£¥₹#=]|\b(?:orders?|invoice|account|acct|a/c|ticket|case|ref(?:erence)?|tracking|serial|sku|isbn|issn|"
@@ -363,7 +377,8 @@ _COUNTED: Final = re.compile(
     r"(?:[\s:.-]*\b(?:number|no|nr|num|id|code|is|was|of)\b)*[\s:#.=-]{0,4})\Z"
 )
 _UNIT: Final = re.compile(
-    r"(?i)\s?(?:[%€$£¥°]|(?:eur|usd|gbp|chf|kr|euros?|dollars?|pounds?|yen|kg|km|cm|mm|mb|gb|ms|people|inhabitants|users|"
+    r"(?i)\s?(?:[%€$£¥°]|(?:eur|usd|gbp|chf|kr|euros?|dollars?|pounds?|yen|kg|km|cm|mm|mb|gb|ms|people|"
+    r"inhabitants|users|"
     r"views|followers|units|copies|votes|steps|miles|years|bytes|rows)\b)"
 )
 _DATE: Final = re.compile(r"(?:19|20)\d\d\W+[01]?\d\W+[0-3]?\d|[0-3]?\d\W+[0-3]?\d\W+(?:(?:19|20)\d\d|\d\d)")
@@ -383,10 +398,15 @@ def _phones(text: str) -> Iterator[Span]:
             left = text[max(0, at - _CONTEXT_CHARS) : at]
             if _COUNTED.search(left) or _UNIT.match(text, to):
                 continue
-            if named or extended or at - last <= 8 or _CALLED.search(left) or _CALLED_BEHIND.match(text, to):
+            if named or extended or at - last <= 8 or _is_called(left, number) or _CALLED_BEHIND.match(text, to):
                 yield Span(at, to, PHONE)
                 last = to
                 break
+
+
+def _is_called(left: str, number: str) -> bool:
+    """Return whether what stands before a number says that it is a phone's."""
+    return bool(_CALLED.search(left) and (_CALLED_AT.search(left) or not _THOUSANDS.fullmatch(number)))
 
 
 def _readings(number: str) -> Iterator[tuple[int, int, bool]]:
@@ -397,8 +417,11 @@ def _readings(number: str) -> Iterator[tuple[int, int, bool]]:
     shape = tuple(end - start for start, end in groups)
     digits = sum(shape)
     if number.lstrip("( ").startswith("+"):
-        if 8 <= digits <= 15:
-            yield 0, len(number), True
+        while digits > _E164_DIGITS_MAX and len(shape) > 1:  # another number stands behind it
+            shape = shape[:-1]
+            digits = sum(shape)
+        if 8 <= digits <= _E164_DIGITS_MAX:
+            yield 0, groups[len(shape) - 1][1], True
         return
     if _is_national(number, shape, digits):
         yield 0, len(number), True
@@ -412,7 +435,12 @@ def _readings(number: str) -> Iterator[tuple[int, int, bool]]:
             if _is_national(number[: groups[at - 1][1]], shape[:at], sum(shape[:at])):
                 yield 0, groups[at - 1][1], True
                 return
-    if digits <= 13 and len(shape) <= 6 and min(shape[1:], default=2) >= 2 and number.count("(") == number.count(")"):
+    if (
+        7 <= digits <= 13
+        and len(shape) <= 6
+        and min(shape[1:], default=2) >= 2
+        and number.count("(") == number.count(")")
+    ):
         yield 0, len(number), False
 
 
@@ -440,7 +468,8 @@ _BLOCK: Final = re.compile(
     r"(?:-----END [A-Z0-9 ]{1,64}-----)?"
 )
 _SIGN: Final = re.compile(
-    r"AKIA|ASIA|gh[oprsu]_|github_pat_|gl(?:pat|dt)-|xox[abeoprs]-|xapp-|_live_|_test_|whsec_|AIza|ya29\.|GOCSPX-|sk-|hf_|"
+    r"AKIA|ASIA|gh[oprsu]_|github_pat_|gl(?:pat|dt)-|xox[abeoprs]-|xapp-|_live_|_test_|whsec_|AIza|ya29\.|GOCSPX-|"
+    r"sk-|hf_|"
     r"npm_|pypi-|SG\.|eyJ|shpat_|dop_v1_|key-|hooks\.slack|AccountKey="
 )
 """What begins a key that its issuer marks: most texts hold none."""

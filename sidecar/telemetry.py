@@ -15,6 +15,7 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_FACTS = (0, 1, 4, 16, 64, 256, 1024, 4096)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 
 
@@ -79,6 +80,7 @@ class Telemetry:
         self.stable_tokens = counter("stable_tokens_total", "Bundle tokens that stand before recall.")
         self.recalls = counter("recalls_total", "Hydrates that searched memory.", "outcome")
         self.recalled_items = counter("recalled_items_total", "Items that recall put into bundles.")
+        self.subject_facts = histogram("subject_facts", "Facts of a subject when they are searched.", _FACTS, "status")
         self.recall_folded = counter(
             "recall_folded_total", "Recalled items that were folded into one that says the same."
         )

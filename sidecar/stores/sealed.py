@@ -442,8 +442,11 @@ class SealedRecord(Record):
 
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         async with self._appending():
+            (head,) = await self.inner.fetch([HeadRead(tenant=event.tenant, session=event.session)])
+            begun = cast(Head, head) if head is not None and not cast(Head, head).expired else None
+            subject = begun.subject if begun else event.subject
             done = await self._append(
-                event, event.subject, lambda sealed: self.inner.restore(sealed, committed_at_us=committed_at_us), None
+                event, subject, lambda sealed: self.inner.restore(sealed, committed_at_us=committed_at_us), None
             )
         self._subjects.put((event.tenant, event.session), done.subject, since=time.monotonic())
         return done
@@ -506,7 +509,10 @@ class SealedRecord(Record):
             ]
         )
         if head is not None and events:
-            key = await self.keys.of(tenant, cast(Head, head).subject)
+            try:
+                key = await self.keys.of(tenant, cast(Head, head).subject)
+            except Erased:
+                return
             request_id = cast("Sequence[StoredEvent]", events)[0].request_id
             body = key.seal(body, _event_identity(tenant, session, request_id))
         await self.inner.redact(tenant, session=session, version=version, body=body, entries=entries, erasure=erasure)
@@ -602,7 +608,10 @@ class SealedRecord(Record):
                 maximum=limits.sealed_messages_max,
                 actual=scope.position * _SEALS_AN_ITEM,
             )
-        key = await self.keys.of(tenant, subject, deadline=deadline)
+        try:
+            key = await self.keys.of(tenant, subject, deadline=deadline)
+        except Erased:
+            return False
         sealed = await _run(
             lambda: [
                 key.seal(vector, _vector_identity(tenant, subject, model, position))
@@ -613,7 +622,10 @@ class SealedRecord(Record):
         return await self.inner.put_vectors(scope, model=model, vectors=sealed, deadline=deadline)
 
     async def restore_items(self, tenant: str, *, subject: str, event: StoredEvent, items: Sequence[NewItem]) -> None:
-        key = await self.keys.of(tenant, subject)
+        try:
+            key = await self.keys.of(tenant, subject)
+        except Erased:
+            return
         sealed = await _run(
             lambda: [_seal_item(key, tenant, subject, event.session, item) for item in items], values=len(items)
         )
@@ -645,7 +657,7 @@ class SealedRecord(Record):
     async def reopen(self, tenant: str, *, subject: str) -> None:
         """Wait until no process holds the key of before any more: what it sealed with it nobody could open."""
         erasure, now = await self.inner.fetch([ErasureRead(tenant=tenant, subject=subject), GrantsRead()])
-        if erasure is not None:
+        if erasure is not None and cast(Erasure, erasure).done_at_us:
             gone_s = (cast(GrantsState, now).now_us - cast(Erasure, erasure).asked_at_us) / 1e6
             await asyncio.sleep(min(max(self.keys.ttl_s - gone_s, 0.0), self.keys.ttl_s))
         await self.inner.reopen(tenant, subject=subject)

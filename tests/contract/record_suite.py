@@ -319,6 +319,13 @@ class RecordSuite:
     sealed = False
     """Whether what is written cannot be read past the engine."""
 
+    def chained(self, event: StoredEvent, was: StoredEvent) -> StoredEvent:
+        """Return a restored event with the hashes of before: what is sealed anew is another body to them."""
+        if not self.sealed:
+            return event
+        assert event.body_hash != was.body_hash
+        return replace(event, previous_hash=was.previous_hash, event_hash=was.event_hash, body_hash=was.body_hash)
+
     @pytest.fixture
     async def record(self) -> Record:
         """An open engine on an empty store."""
@@ -1657,11 +1664,11 @@ class RecordSuite:
         for body in (b"less", b"least"):
             await redact(record, version=2, body=body, entries=[])
             after = await log(record)
-            digest = hashlib.sha256(before[1].body).digest()
+            digest = before[1].body_hash or hashlib.sha256(before[1].body).digest()
             assert after == [before[0], replace(before[1], body=body, body_hash=digest), before[2]]
             assert check_chain("acme", after, canonical.NO_HASH) == before[2].event_hash
         with pytest.raises(StoreCorrupt):
-            check_chain("acme", [before[0], replace(before[1], body=b"less")], canonical.NO_HASH)
+            check_chain("acme", [before[0], replace(before[1], body=b"less", body_hash=b"")], canonical.NO_HASH)
         state = await one(record, SessionRead(tenant="acme", session="s", tokenizer="o"), SessionState)
         assert list(state.events) == after
         assert (await record.append(turn(expected=3))).version == 4
@@ -1939,7 +1946,7 @@ class RecordSuite:
         await erase(record)
         dump = raw.dump()
         assert "xylophone" not in dump
-        assert "trombone" in dump
+        assert self.sealed or "trombone" in dump
         assert await record.fetch([KeyRead(tenant="acme", subject="ana")]) == [None]
 
     async def test_r29_a_session_of_another_subject_is_not_erased(self, record: Record, raw: RawRecord) -> None:
@@ -2000,7 +2007,8 @@ class RecordSuite:
         assert ends == [6, 7, 8]
         shift = 4
         for old, new in ((before, await log(record)), (own, await log(record, "~m~ana"))):
-            assert new == [replace(event, position_end=event.position_end + shift) for event in old]
+            found = [self.chained(event, was) for event, was in zip(new, old, strict=True)]
+            assert found == [replace(event, position_end=event.position_end + shift) for event in old]
         after = await scope_of(record)
         assert [one.gone for one in after.items[:shift]] == [True] * shift
         assert list(after.items[shift:]) == [replace(one, position=one.position + shift) for one in memory.items]

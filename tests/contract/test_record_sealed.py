@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from sidecar.stores.record import (
 )
 from sidecar.stores.sealed import SealedRecord, rotate
 from sidecar.stores.sqlite import SqliteRecord
-from sidecar.vault import KeyFile, Vault, new_line
+from sidecar.vault import DataKey, KeyFile, Vault, Wrapped, key_id_of, new_line
 from tests import keys
 from tests.contract.postgres import ROLE, RawPostgres
 from tests.contract.record_suite import MODEL, RawRecord, RecordSuite, Reopen, item, log, one, scope_of, turn
@@ -42,10 +44,22 @@ from tests.servers import Postgres
 
 Open = Callable[..., Any]
 
+SUITE_TTL_S = 0.5
+"""For how long a key is held in the suite, which lets subjects begin anew often."""
 
-def sealed(engine: Record, **options: Any) -> SealedRecord:
+
+class SuiteVault(Vault):
+    """Takes the suite's made up keys for keys, too."""
+
+    async def unwrap(self, tenant: str, stored: Wrapped) -> DataKey:
+        if stored.wrapping in self.ids:
+            return await super().unwrap(tenant, stored)
+        return DataKey(stored.key_id, hashlib.sha256(stored.wrapped).digest())
+
+
+def sealed(engine: Record, *, key_ttl_s: float = limits.data_key_s) -> SealedRecord:
     """Return an engine with the tests' keys before it."""
-    return SealedRecord(engine, Vault(KeyFile(keys.key_file())), **options)
+    return SealedRecord(engine, SuiteVault(KeyFile(keys.key_file())), key_ttl_s=key_ttl_s)
 
 
 class RawSealedSqlite(RawSqlite):
@@ -85,13 +99,13 @@ class TestSealedSqlite(RecordSuite):
     @pytest.fixture
     async def record(self, opened: Open) -> Record:
         """An open engine on an empty store."""
-        record: Record = await opened()
+        record: Record = await opened(key_ttl_s=SUITE_TTL_S)
         return record
 
     @pytest.fixture
-    async def reopen(self, opened: Reopen) -> Reopen:
+    async def reopen(self, opened: Open) -> Reopen:
         """Open one more handle on the same file."""
-        return opened
+        return partial(opened, key_ttl_s=SUITE_TTL_S)
 
     @pytest.fixture
     async def raw(self, path: Path) -> RawRecord:
@@ -111,7 +125,7 @@ class TestSealedPostgres(RecordSuite):
         records: list[SealedRecord] = []
 
         async def open_one() -> SealedRecord:
-            records.append(sealed(PostgresRecord(postgres_server.dsn(place, user=ROLE))))
+            records.append(sealed(PostgresRecord(postgres_server.dsn(place, user=ROLE)), key_ttl_s=SUITE_TTL_S))
             await records[-1].open()
             return records[-1]
 
@@ -355,6 +369,42 @@ async def test_a_key_that_is_gone(opened: Open, path: Path) -> None:
     ):
         with pytest.raises(StoreCorrupt, match="a key that is gone"):
             await record.fetch([read])
+
+
+async def test_who_begins_anew_waits_for_the_old_key(opened: Open) -> None:
+    """A process that did not hear of an erasure seals nothing under the key that is gone (P11)."""
+    records = [await opened(key_ttl_s=1.0), await opened(key_ttl_s=1.0)]
+    await records[0].append(turn())
+    old = await records[1].keys.of("acme", "ana")
+    await records[0].finish_erasure(await records[0].erase("acme", subject="ana"))
+    assert records[0].keys.held("acme", "ana") is None
+    assert records[1].keys.held("acme", "ana") is old
+    await records[0].sweep("acme", "s")
+    await records[0].forgotten("acme", "s")
+    await records[0].reopen("acme", subject="ana")
+    assert records[1].keys.held("acme", "ana") is None
+    await records[1].append(turn("new", texts=["anew"]))
+    assert [event.body for event in await log(records[0], "new")] == [b"anew"]
+    new = await records[0].keys.of("acme", "ana")
+    assert new.id != old.id
+
+
+async def test_an_erased_subject_is_shredded(opened: Open, path: Path) -> None:
+    """With its key gone even a copy of the files opens nothing, and what comes late is not written (R29, R31, P11)."""
+    record = await opened()
+    await record.append(turn(texts=["hello"]))
+    raw = RawSqlite(path)
+    ((copy,),) = raw.execute("SELECT body FROM events")
+    scope = Scope(tenant="acme", subject="ana", position=1, vector_position=0)
+    (event,) = await log(record)
+    erasure = await record.erase("acme", subject="ana")
+    assert not await record.put_vectors(scope, model=MODEL, vectors=[b"v"])
+    await record.put_checkpoint("acme", Checkpoint(session="s", tokenizer="t", version=1, weight_bytes=0, body=b"x"))
+    await record.restore_items("acme", subject="ana", event=event, items=[item("hello")])
+    await record.redact("acme", session="s", version=1, body=b"x", entries=[0], erasure=erasure)
+    assert raw.execute("SELECT count(*) FROM checkpoints") == [(0,)]
+    assert raw.execute("SELECT count(*) FROM keys") == [(0,)]
+    assert await record.keys.by_id({("acme", key_id_of(copy))}) == {}
 
 
 # --- wrapping keys -------------------------------------------------------------------------------------------------

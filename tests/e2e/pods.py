@@ -318,6 +318,11 @@ class Local(Pod):
         """Return what the server logged so far."""
         return self._log.getvalue()
 
+    def forget_log(self) -> None:
+        """Forget what was logged: for a test that made a defect on purpose."""
+        self._log.seek(0)
+        self._log.truncate()
+
     def metrics(self) -> dict[str, float]:
         """Return the server's metrics: by name and labels, as they are exposed."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.server.http_port}/metrics", timeout=5) as answer:

@@ -103,6 +103,9 @@ async def test_only_what_is_held_is_shown(pod: Local) -> None:
     assert counts(answer.bundle, FACTS) == {SUPERSEDED: 1, QUARANTINED: 1, RETRACTED: 1}
     listed = [one for one in answer.bundle.omissions if one.source == FACTS]
     assert sorted(one.reason for one in listed) == [SUPERSEDED, RETRACTED]
+    metrics = pod.metrics()
+    for status, number in {"held": 1, "superseded": 1, "quarantined": 1, "retracted": 1, "expired": 0}.items():
+        assert metrics[f'standpipe_subject_facts_sum{{status="{status}"}}'] == number
     assert oslo.fact in [one.candidate for one in listed]
     assert "alarm" not in str(answer.bundle)
     await review(pod, "r5", held.fact, "ACCEPT")
@@ -247,6 +250,12 @@ async def test_a_search_finds_without_a_budget(pod: Local) -> None:
     assert [one.source for one in await search(sources=[FACTS])] == [FACTS]
     assert len(await search(count_max=1)) == 1
     assert not await search(query="Reykjavik")
+    await pod.publish("name: open\nrecall: {floor: false}")
+    await pod.route("open", "open", 1)
+    for number in range(limits.search_results_default + 5):
+        await pod.append("s", f"n{number}", f"Porto has the bridge number {number} of a city.")
+    assert len(await search(route="open")) == limits.search_results_default
+    assert len(await search(route="open", count_max=limits.search_results_max)) > limits.search_results_default
     for field, fields in {
         "subject_id": {"subject_id": ""},
         "query": {"query": " "},
@@ -255,6 +264,22 @@ async def test_a_search_finds_without_a_budget(pod: Local) -> None:
     }.items():
         assert (await refused(search(**fields))).field == field
     assert (await refused(search(route="nowhere"))).reason == "ROUTE_NOT_FOUND"
+
+
+async def test_a_search_is_masked_as_bundles_are(pod: Local) -> None:
+    """Where the policy masks, a search shows personal data by its kind alone, in turns, facts and documents."""
+    await pod.append("s", "first", said("Write to ines@harbour.example about the berth."))
+    await record(pod, "r1", claim("berth contact", "ines@harbour.example"))
+    await ingest(pod, document("list", "The berth contact is ines@harbour.example, every day."))
+    await pod.publish("name: quiet\nrecall: {floor: false}\npii: {mask: true}")
+    await pod.route("quiet", "quiet", 1)
+    request = memory_pb2.SearchMemoryRequest(subject_id="anna", route="quiet", query="berth contact")
+    results = (await pod.memory.SearchMemory(request, timeout=pod.timeout_s)).results
+    assert [one.source for one in results] == [RECALL, FACTS, DOCUMENTS]
+    assert all("<EMAIL>" in one.segment.body and one.segment.masked for one in results)
+    answer = await pod.hydrate("new", query="berth contact", route="quiet")
+    assert "ines@" not in str(answer.bundle)
+    assert str(answer.bundle).count("<EMAIL>") == 3
 
 
 @pytest.mark.parametrize("query", ["", "home"])

@@ -13,8 +13,11 @@ import grpc
 import pytest
 
 from sidecar.config import Config
+from sidecar.errors import StoreUnavailable
 from sidecar.server import Server
-from standpipe.v1 import bundle_pb2, context_pb2
+from sidecar.stores.postgres import PostgresRecord
+from sidecar.stores.record import ChangesRead
+from standpipe.v1 import bundle_pb2, context_pb2, fact_pb2, memory_pb2
 from tests.e2e.pods import Pod, refusal_of, refused, settings, until
 from tests.servers import LOOPBACK, Postgres, Redis
 
@@ -174,6 +177,35 @@ async def test_a_hot_session_answers_marked_while_postgresql_is_down(stores: Sto
         await until(committed)
         answer = await pod.hydrate("s", route="stale")
         assert (answer.bundle.session_version, list(answer.degraded)) == (2, [])
+
+
+async def test_a_hot_session_goes_without_what_is_known(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P12: a session that is proven fresh is shown while the record store is away, and its profile named missing."""
+    async with stores.serve() as pod:
+        await pod.append("s", "r-1", "one")
+        profile = [fact_pb2.ProfileAttribute(name="tone", value="formal")]
+        request = memory_pb2.PutProfileRequest(subject_id="anna", request_id="p-1", attributes=profile)
+        await pod.memory.PutProfile(request, timeout=pod.timeout_s)
+        whole = await pod.hydrate("s")
+        assert not whole.degraded
+        fetch = PostgresRecord.fetch
+
+        async def failing(record: PostgresRecord, reads: Any, **fields: Any) -> Any:
+            if any(isinstance(read, ChangesRead) for read in reads):
+                raise StoreUnavailable("it does not answer")
+            return await fetch(record, reads, **fields)
+
+        await hot(pod)
+        monkeypatch.setattr(PostgresRecord, "fetch", failing)
+        answer = await pod.hydrate("s")
+        assert [(one.source, one.cause) for one in answer.degraded] == [
+            (bundle_pb2.SOURCE_PROFILE, "store_unavailable")
+        ]
+        assert list(answer.bundle.sections) == list(whole.bundle.sections)[1:]
+        assert (await refused(pod.hydrate("s", "what was it"))).reason == "STORE_UNAVAILABLE"
+        monkeypatch.undo()
+        assert (await pod.replay(answer.receipt)).bundle == answer.bundle
+        assert (await pod.hydrate("s")).bundle == whole.bundle
 
 
 async def test_a_postgresql_that_hangs_keeps_deadlines(stores: Stores) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidecar import limits, recall
+from sidecar import analysis, limits, recall
 from sidecar.embed import Embedder, EmbedQueue, Vector
 from sidecar.errors import Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.model import Model
@@ -25,6 +25,7 @@ from sidecar.stores import sqlite
 from sidecar.stores.record import ParkedRead, Record, ScopeRead, ScopeState
 from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
+from standpipe.v1 import turn_pb2
 from tests.contract.record_suite import claim, orders, turn
 
 MODEL = "test@1/fp32"
@@ -423,3 +424,21 @@ async def test_what_is_gone_is_not_embedded(
     (state,) = await record.fetch([ScopeRead(tenant="acme", subject="ana", model=MODEL)])
     assert isinstance(state, ScopeState)
     assert list(state.vectors) == [packed("fail"), packed("kept"), packed("fail")]
+
+
+async def test_a_vector_is_of_masked_text_and_what_says_nothing_has_none(record: Record, worker: Worker) -> None:
+    """Who reads vectors reads no personal data; an item that says nothing costs no run, and is counted (P9)."""
+    texts = ["write to ana@mail.example", "ok, thanks!", "zebra"]
+    said = [turn_pb2.TurnEntry(message=turn_pb2.Message(role=turn_pb2.ROLE_USER, text=text)) for text in texts]
+    stored = analysis.analyse(turn_pb2.Turn(entries=said), {"o200k_base": len}, received_at_us=1)
+    await record.append(turn("s", texts=texts, items=analysis.items(stored)))
+    await record.append(turn("of the release before", texts=["ok"]))
+    embedder = Counting()
+    projection = worker(embedder=embedder)
+    await projection.drain()
+    assert sorted(embedder.seen) == ["ok", "write to <EMAIL>", "zebra"]
+    found, _ = await vectors(record)
+    assert found == [packed("write to <EMAIL>"), packed("fail"), packed("zebra"), packed("ok")]
+    assert metric(projection, "items_trivial_total") == 1
+    assert metric(projection, "projected_items_total") == 4
+    assert metric(projection, "unembeddable_items_total") == 0

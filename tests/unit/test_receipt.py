@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 from typing import Any
 
@@ -36,7 +37,8 @@ RECEIPTS = st.builds(
     degraded=st.lists(st.tuples(st.integers(1, 5), TEXTS), max_size=3).map(tuple),
     served_at_us=NUMBERS,
     fingerprint=st.binary(min_size=32, max_size=32),
-    epoch=NUMBERS,
+    **dict.fromkeys(("epoch", "rules", "known_position"), NUMBERS | st.just(0)),
+    **dict.fromkeys(("library_position", "library_vector_position", "library_epoch"), NUMBERS | st.just(0)),
 )
 many = settings(deadline=None, max_examples=150)
 
@@ -58,6 +60,15 @@ def test_a_receipt_is_read_back_exactly(made: Receipt) -> None:
     sealed = SIGNER.seal(made)
     assert Signer(b"k" * 32).open(sealed, tenant="acme", field_name="receipt") == made
     assert SIGNER.seal(made) == sealed
+
+
+def test_a_receipt_without_what_came_later_has_the_bytes_of_then() -> None:
+    """P7: what shows nothing of long-term memory is sealed as release 0.2.0 sealed it, which can read it, too."""
+    of_0_2_0 = "1af4ea54"
+    assert hashlib.sha256(SIGNER.seal(receipt())).hexdigest()[:8] == of_0_2_0
+    assert (
+        len(SIGNER.seal(receipt(known_position=4))) > len(SIGNER.seal(receipt(epoch=4))) > len(SIGNER.seal(receipt()))
+    )
 
 
 @given(made=RECEIPTS, other=RECEIPTS)

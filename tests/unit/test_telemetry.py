@@ -42,7 +42,7 @@ def test_names_carry_their_units() -> None:
         assert family.documentation.endswith(".")
         assert re.fullmatch(r"[a-z_]+", family.name)
         if isinstance(metric, Histogram):
-            assert family.name.endswith(("_seconds", "_tokens"))
+            assert family.name.endswith(("_seconds", "_tokens", "_facts"))
 
 
 def test_two_servers_in_one_process_do_not_meet() -> None:

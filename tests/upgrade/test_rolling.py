@@ -159,7 +159,7 @@ async def test_expansions_pass_unnoticed_and_migrations_are_refused(
     fleet: Fleet, before: Path, shared: Database
 ) -> None:
     """Both releases live with an expansion that they do not know, and start on it; neither starts on a migration."""
-    stores = {"record": shared.record, "hot": shared.hot}
+    stores = {"record": shared.record, "hot": shared.hot, "plaintext": True}
     processes = [await fleet.start(root=before, **stores), await fleet.start(**stores)]
     dice = random.Random(18)
     await publish(fleet.pod(processes[0]))
