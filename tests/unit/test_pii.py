@@ -61,7 +61,8 @@ SAID = (
 NO_PHONES = (
     """\
 the phone costs 1299 99|the answer is 42 000 000|I reached 100 000 points|messages: 1 234 567 unread|text 100 200 people
-call of duty 2 3 4|model 737-800|call me in 2025 or 2026|contact lens -3.25 -1.75|from 1,000,000 to 2,000,000|GTX 1080 2080
+call of duty 2 3 4|model 737-800|call me in 2025 or 2026|contact lens -3.25 -1.75|from 1,000,000 to 2,000,000
+GTX 1080 2080
 on 2026-11-20|on 20.11.2026|on 11/20/2026|from 1999-2004|in 1987 1991 1994|at 10:30:15
 version 10.0.19041.1288|v1.2.3.4567
 order 123-456-7890|invoice no. 0301 234567|ticket #4155550199|tracking number 0123 456 789|it cost $1,234,567.89
