@@ -69,10 +69,6 @@ wire_bytes: Final = 8 << 20
 """One gRPC message in either direction: a full turn of the largest messages does not fit, on purpose, since
 it would have to be read whole on every replay. Both sides set it; gRPC's own default is 4 MiB to receive."""
 
-import_bytes: Final = 256 << 20
-"""A file of another system that `standpipe memory import` reads: it is read whole before anything is sent, and Python
-takes ten times its size for it. A larger one can be cut at any conversation."""
-
 page_max: Final = 1000
 """Rows of one listed page."""
 
@@ -81,6 +77,11 @@ page_default: Final = 100
 
 page_bytes: Final = 3 << 20
 """Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
+
+# --- exports and imports ---------------------------------------------------------------------------------
+import_bytes: Final = 256 << 20
+"""A file of another system that `standpipe memory import` reads: it is read whole before anything is sent, and Python
+takes ten times its size for it. A larger one can be cut at any conversation."""
 
 export_page_bytes: Final = 2 << 20
 """One page of an export: half of what a stock gRPC client reads, since one line, such as a document's, may be longer

@@ -101,7 +101,7 @@ class World:
         other = self.dice.choice([pod for pod in self.pods if pod is not near])
         if action in {"evict", "flush"}:
             with contextlib.suppress(redis.ConnectionError):  # it may be restarting just now, which loses as much
-                key = near.server.sessions.hot.key("default", session).decode()
+                key = near.server.sessions.hot.inner.key("default", session).decode()
                 self.master.call(*(["DEL", key] if action == "evict" else ["FLUSHALL"]))
         elif action == "restart":
             async with self.restarting:

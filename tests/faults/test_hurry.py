@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from standpipe.v1 import context_pb2
+from standpipe.v1 import bundle_pb2, context_pb2
 from tests.e2e.pods import commit_request, serving, until
 from tests.proxy import Proxy
 from tests.servers import Redis
@@ -20,7 +20,7 @@ async def test_a_commit_that_ran_out_of_time_takes_no_trust_away(tmp_path: Path,
         async with serving(tmp_path / "record.db", hot=url) as pod:
 
             async def adopted() -> bool:
-                await pod.hydrate("s")
+                await pod.hydrate("s", include=[bundle_pb2.SOURCE_HISTORY])
                 return pod.metrics()["standpipe_hot_adoptions_total"] > 0
 
             await pod.commit("s", "first", "hello", expected=0)
