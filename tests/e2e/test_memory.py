@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf import timestamp_pb2
 
 from sidecar import limits, names
 from sidecar.beliefs import Ref
@@ -231,6 +233,116 @@ async def test_corrections_hold_through_a_rebuild_and_as_of_before(pods: tuple[L
     assert exact(await listed(pod, all_statuses=True)) == everything
     twice = await refused(correct(pod, "k4", city, "RETRACT"))
     assert (twice.reason, twice.metadata["status"]) == ("FACT_NOT_FOUND", "SUPERSEDED")
+
+
+def _at(day: int) -> Any:
+    """Return a day of a May that is long past."""
+    at = timestamp_pb2.Timestamp()
+    at.FromDatetime(datetime(2024, 5, day, tzinfo=UTC))
+    return at
+
+
+async def _replaced(pod: Local) -> dict[str, list[str]]:
+    """Another value takes the place of the old one."""
+    (city,) = (await record(pod, "r", claim())).results
+    await correct(pod, "k", city.fact, "SUPERSEDE", replacement=claim(value="Braga"))
+    return {"before": ["home city: Porto"], "after": ["home city: Braga"]}
+
+
+async def _denied(pod: Local) -> dict[str, list[str]]:
+    """What was said to hold is said not to hold."""
+    await record(pod, "r", claim("likes", "coriander", many=True))
+    await record(pod, "k", claim("likes", "coriander", many=True, negated=True))
+    return {"before": ["likes: coriander"], "after": ["likes: not coriander"]}
+
+
+async def _retracted(pod: Local) -> dict[str, list[str]]:
+    """It is not held any more, and nothing takes its place."""
+    (diet,) = (await record(pod, "r", claim("diet", "vegan"))).results
+    await correct(pod, "k", diet.fact, "RETRACT")
+    return {"before": ["diet: vegan"], "after": []}
+
+
+async def _corrected_in_part(pod: Local) -> dict[str, list[str]]:
+    """One of several values was wrong; the others stand."""
+    pets = [claim("pet", name, many=True) for name in ("Mia the cat", "Rex the dog", "Olaf the snail")]
+    done = await record(pod, "r", *pets)
+    wrong = done.results[1].fact
+    await correct(pod, "k", wrong, "SUPERSEDE", replacement=claim("pet", "Max the dog", many=True))
+    names = ["Mia the cat", "Olaf the snail", "Max the dog"]
+    return {"before": [f"pet: {one.value}" for one in pets], "after": [f"pet: {name}" for name in names]}
+
+
+async def _bounded(pod: Local) -> dict[str, list[str]]:
+    """Something else held for a while; before and after that, the older claim does."""
+    await record(pod, "r", claim(valid_from=_at(1)))
+    await record(pod, "k", claim(value="Faro", valid_from=_at(10), valid_to=_at(20)))
+    for day, city in ((9, "Porto"), (10, "Faro"), (19, "Faro"), (20, "Porto")):
+        assert await held(pod, valid_at=_at(day)) == [f"home city: {city}"]
+    return {"before": ["home city: Porto"], "after": ["home city: Porto"]}
+
+
+SHAPES = {
+    "replacement": _replaced,
+    "polarity": _denied,
+    "retraction": _retracted,
+    "partial": _corrected_in_part,
+    "bounded validity": _bounded,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_correction_of_any_shape_holds_through_a_rebuild(pods: tuple[Local, Local], shape: str) -> None:
+    """As of before it the old belief is still there, on every pod, and nothing of it hangs on what is derived (P9)."""
+    pod, other = pods
+    expected = await SHAPES[shape](pod)
+    first_change = (await listed(pod, all_statuses=True)).beliefs
+    recorded = [one.recorded_at.ToMicroseconds() for one in first_change]
+    later = min((at for at in recorded if at != recorded[0]), default=0)
+    before = timestamp_pb2.Timestamp()
+    before.FromMicroseconds((later or first_change[0].ended_at.ToMicroseconds()) - 1)
+
+    async def said_of(which: Local) -> dict[str, list[str]]:
+        found = {}
+        for name, when in (("before", {"known_at": before}), ("after", {})):
+            beliefs = (await listed(which, **when)).beliefs
+            found[name] = [f"{one.fact.attribute}: {'not ' * one.fact.negated}{one.fact.value}" for one in beliefs]
+        return found
+
+    everything = exact(await listed(pod, all_statuses=True))
+    assert await said_of(pod) == await said_of(other) == expected
+    await rebuild(pod.server.record)
+    for which in pods:
+        which.server.eraser._caches[1].clear()  # type: ignore[attr-defined]
+        assert await said_of(which) == expected
+        assert exact(await listed(which, all_statuses=True)) == everything
+
+
+async def test_all_answers_are_the_same_after_a_rebuild(pods: tuple[Local, Local]) -> None:
+    """Every derived thing is dropped and made again: beliefs, quarantine, searches and bundles are equal (P9)."""
+    pod, _ = pods
+    await record(pod, "r1", claim(pinned=True), claim("home diet", "vegan"), claim("home rent", "900", ref(2)))
+    await put(pod, "p", tone="formal")
+    about = fact_pb2.Document(document_id="d", title="Homes", text="A home in Porto costs little.\n\nRain is frequent.")
+    await ingest(pod, about)
+    await ingest(pod, fact_pb2.Document(document_id="all", text="Every home is insured."), subject="")
+
+    async def answers(which: Local) -> list[Any]:
+        search = memory_pb2.SearchMemoryRequest(subject_id="anna", query="home in Porto")
+        return [
+            exact(await listed(which, all_statuses=True)),
+            [exact(one) for one in await waiting(which)],
+            exact(await which.memory.SearchMemory(search, timeout=which.timeout_s)),
+            exact((await which.hydrate("s", query="home in Porto")).bundle),
+        ]
+
+    first = await answers(pod)
+    assert first[1]
+    await rebuild(pod.server.record)
+    for which in pods:
+        for cache in which.server.eraser._caches:
+            cache.clear()  # type: ignore[attr-defined]
+        assert await answers(which) == first
 
 
 async def test_a_replacement_that_waits_has_corrected_nothing(pods: tuple[Local, Local]) -> None:
