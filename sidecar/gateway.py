@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
-from sidecar import analysis, beliefs, canonical, limits, names, screen, validate
+from sidecar import analysis, beliefs, canonical, limits, names, screen, segment, validate
 from sidecar.beliefs import Belief, BeliefStore, Change, Known, Ref
 from sidecar.errors import FactNotFound, InvalidField, LimitExceeded
 from sidecar.log.v1 import log_pb2
@@ -39,13 +39,6 @@ from standpipe.v1 import fact_pb2, memory_pb2, turn_pb2
 _EVENTS_AT_ONCE = 64
 """Events of one read of sources: each may be as large as a turn."""
 
-_OF_ROLE: Mapping[int, fact_pb2.Trust] = {
-    turn_pb2.ROLE_USER: fact_pb2.TRUST_USER,
-    turn_pb2.ROLE_ASSISTANT: fact_pb2.TRUST_INFERRED,
-    turn_pb2.ROLE_TOOL: fact_pb2.TRUST_EXTERNAL,
-    turn_pb2.ROLE_DOCUMENT: fact_pb2.TRUST_EXTERNAL,
-}
-
 _USER = fact_pb2.TRUST_USER
 
 _LISTED = (
@@ -66,19 +59,14 @@ class Source(NamedTuple):
 # --- origin ---------------------------------------------------------------------------------------------------
 
 
-def trust_of_role(role: int) -> fact_pb2.Trust:
-    """Return how far what a role says can be trusted."""
-    return _OF_ROLE[role]
-
-
 def entry_trust(entry: turn_pb2.TurnEntry, analysed: log_pb2.EntryAnalysis | None = None) -> fact_pb2.Trust:
     """Return how far an entry of a turn can be trusted, as it was stamped when it was written."""
     if analysed is not None and analysed.trust:
         return analysed.trust
     kind = entry.WhichOneof("entry")
     if kind == "message":
-        return trust_of_role(entry.message.role)
-    return trust_of_role(turn_pb2.ROLE_ASSISTANT if kind == "tool_call" else turn_pb2.ROLE_TOOL)
+        return segment.trust(entry.message.role)
+    return segment.trust(turn_pb2.ROLE_ASSISTANT if kind == "tool_call" else turn_pb2.ROLE_TOOL)
 
 
 def event_trusts(event: StoredEvent) -> list[fact_pb2.Trust | None]:
@@ -493,7 +481,7 @@ def stored_memory(draft: Draft, counters: Mapping[str, Count]) -> log_pb2.Stored
 def stored_document(document: fact_pb2.Document, counters: Mapping[str, Count], *, now_us: int) -> log_pb2.StoredMemory:
     """Return a version of a document as it is stored. Slow for a large one."""
     draft = Draft(known=Known(lambda _: b""), now_us=now_us)
-    draft.changes.append(fact_pb2.MemoryChange(document=document, trust=trust_of_role(turn_pb2.ROLE_DOCUMENT)))
+    draft.changes.append(fact_pb2.MemoryChange(document=document, trust=segment.trust(turn_pb2.ROLE_DOCUMENT)))
     return stored_memory(draft, counters)
 
 
