@@ -45,7 +45,7 @@ class ContextServiceServicer(object):
         """Returns what the model should see for this turn. A session that does not exist yet gives a bundle at
         version 0. Reads only. Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, SUBJECT_MISMATCH,
         ROUTE_NOT_FOUND, BUDGET_TOO_SMALL, TOKENIZER_UNKNOWN, TOKEN_INVALID, VERSION_IN_FUTURE,
-        DEADLINE_EXCEEDED, STORE_UNAVAILABLE, OVERLOADED.
+        SESSION_EXPIRED, ERASED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
