@@ -239,11 +239,7 @@ def assemble(
     history = view.window(session, cap_tokens=allocation.caps[HISTORY])
     sections.append(_summary(session, history, allocation, frames, omissions))
     sections.append(_history(session, history, allocation, frames, omissions))
-    shown = frozenset(
-        (piece.segment.citations[0].version, piece.segment.citations[0].entry)
-        for piece in sections[-1].pieces
-        if not piece.segment.shortened
-    )
+    visible = sections[-1].pieces
     room = allocation.total - sum(section.tokens for section in sections)
     for source, found in ((FACTS, remembered.facts), (DOCUMENTS, remembered.documents), (RECALL, candidates)):
         if found is not None:
@@ -251,7 +247,7 @@ def assemble(
             if isinstance(found, Facts):
                 elsewhere = found.places(pinned)
             elif source == RECALL:
-                elsewhere = found.shown_elsewhere(shown)
+                elsewhere = found.shown_elsewhere(_whole(visible))
             cap = min(allocation.caps[source], room)
             quoted = _fill(source, found, elsewhere, cap, frames, omissions)
             section = _section(source, [one.piece for one in quoted], cap=cap, epoch=session.version)
@@ -262,6 +258,12 @@ def assemble(
     made = bundle_pb2.Bundle() if into is None else into
     _render(made, policy, allocation, session, sorted(sections, key=lambda one: one.source), omissions)
     return made
+
+
+def _whole(pieces: Sequence[Piece]) -> Set[tuple[int, int]]:
+    """Return the (version, entry) of history's pieces that are shown whole."""
+    refs = (piece.segment.citations[0] for piece in pieces if not piece.segment.shortened)
+    return frozenset((ref.version, ref.entry) for ref in refs)
 
 
 def _profile(

@@ -241,7 +241,7 @@ class Hydrator:
             degraded=tuple(degraded.causes),
             served_at_us=time.time_ns() // 1000,
             epoch=items.epoch if items else beliefs.epoch if beliefs else 0,
-            rules=_RULES,
+            rules=_RULES if wanted else 0,
             known_position=inputs.known_position if beliefs else 0,
             library_position=library.position if library else 0,
             library_vector_position=library.vector_position if library else 0,
@@ -250,7 +250,7 @@ class Hydrator:
         answer = context_pb2.HydrateContextResponse()
         seen = _Remembered(items, beliefs, library)
         candidates = await self._assemble(receipt, rules, session, seen, query, into=answer.bundle, clock=clock)
-        if not _is_new(answer.bundle, candidates):  # then it is as release 0.2.0 would have served it
+        if wanted and not _is_new(answer.bundle, candidates):  # then it is as release 0.2.0 would have served it
             receipt = replace(
                 receipt,
                 position=receipt.position if RECALL in wanted else 0,
