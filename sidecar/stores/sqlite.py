@@ -1142,11 +1142,15 @@ class SqliteRecord(Record):
     async def close(self) -> None:
         if self._open:
             self._open = False
-            self._writes.put(None)
             for _ in range(READERS):
                 self._reads.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+            writer, *readers = self._threads
+            for reader in readers:
+                await asyncio.to_thread(reader.join)
+            # The writer closes last and alone: SQLite folds the log into the file only for the last connection, and of
+            # two that close at once neither is.
+            self._writes.put(None)
+            await asyncio.to_thread(writer.join)
         self._threads = []
 
     async def examine(self) -> Sequence[Finding]:

@@ -313,6 +313,17 @@ async def test_many_handles_open_at_once(opened: Callable[..., Any], path: Path)
     assert RawSqlite(path).rows()["deployment"] == 1
 
 
+async def test_the_last_to_close_folds_the_log_into_the_file(tmp_path: Path) -> None:
+    """However its threads end, a store that is closed is one file, whole: a copy of it is a backup."""
+    for attempt in range(40):
+        path = tmp_path / f"{attempt}.db"
+        record = SqliteRecord(path)
+        await record.open()
+        await record.append(turn())
+        await record.close()
+        assert [file.name for file in tmp_path.glob(f"{attempt}.db*")] == [path.name], attempt
+
+
 async def test_a_new_file_is_never_taken_for_anothers(tmp_path: Path) -> None:
     """However handles that make one new file come between each other's looks at it, all of them open (R12)."""
     for number in range(25):
