@@ -33,6 +33,7 @@ _RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
 _HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+")
 """By their schemes alone: what follows is the driver's to read, and the engine's to refuse."""
 
+_BEFORE = re.compile(r"[^/\0]{1,100}/(int8|fp16|fp32)")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/%:@-]*)?")
 _MODEL = re.compile(r"[!-~]{0,100}")
 """With its prompt's version it names an extractor, which has 128 bytes."""
@@ -78,7 +79,24 @@ class Config:
     )
     models_dir: str = _setting("models", "The directory that holds tokenizers/ and the embedding models.")
     embedder: str = _setting("all-MiniLM-L6-v2", "The embedding model's directory in models_dir, or none.")
-    precision: Literal["int8", "fp32"] = _setting("int8", "The embedding model's weights: int8 or fp32.")
+    precision: Literal["auto", "int8", "fp16", "fp32"] = _setting(
+        "auto", "The embedding model's weights: int8, fp16, fp32, or auto: int8 where device is cpu, else fp16."
+    )
+    embedder_before: str = _setting(
+        "", "While another model takes over: the one, NAME/PRECISION, that ranks until all items have the new vectors."
+    )
+    embedder_address: tuple[str, ...] = _setting(
+        (), "Where a shared embedder serves these models: host:port or unix:/path; several are replicas."
+    )
+    embedder_fallback: bool = _setting(
+        False, "Whether this process loads the model too, for when the shared embedder does not answer."
+    )
+    device: Literal["cpu", "gpu", "auto"] = _setting(
+        "cpu", "What embeds: cpu; gpu, or nothing starts; auto: a GPU if there is one, and the log says which."
+    )
+    gpu_memory_bytes: int = _setting(
+        2 << 30, "The most GPU memory of one model, from 256 MiB; it is taken at start and kept."
+    )
     embed_threads: int = _setting(1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query.")
     tokenizers: tuple[str, ...] = _setting(
         ("o200k_base",), "The tokenizers whose counts are stored at write; the first is the built-in policy's."
@@ -126,7 +144,30 @@ class Config:
             "embedder",
             "the name of a directory in models_dir, or none",
         )
-        _check(self.precision in ("int8", "fp32"), "precision", "int8 or fp32")
+        _check(self.precision in ("auto", "int8", "fp16", "fp32"), "precision", "auto, int8, fp16 or fp32")
+        _check(
+            not self.embedder_before or bool(_BEFORE.fullmatch(self.embedder_before)),
+            "embedder_before",
+            "NAME/PRECISION, such as all-MiniLM-L6-v2/int8, or empty",
+        )
+        _check(
+            self.embedder_before != f"{self.embedder}/{self.embed_precision}",
+            "embedder_before",
+            "another model than embedder, or another precision",
+        )
+        _check(all(_is_address(one) for one in self.embedder_address), "embedder_address", "host:port or unix:/path")
+        _check(
+            not self.embedder_fallback or (bool(self.embedder_address) and self.embedder != "none"),
+            "embedder_fallback",
+            "false where there is no embedder_address, or no embedder",
+        )
+        _check(self.device in ("cpu", "gpu", "auto"), "device", "cpu, gpu or auto")
+        _check(
+            self.device == "cpu" or self.precision != "int8",
+            "precision",
+            "auto, fp16 or fp32 where device is not cpu: int8 is no faster on a GPU, and a pod without one must agree",
+        )
+        _check(self.gpu_memory_bytes >= 256 << 20, "gpu_memory_bytes", "at least 268435456")
         _check(1 <= self.embed_threads <= 64, "embed_threads", "1 to 64")
         _check(bool(self.tokenizers), "tokenizers", "at least one tokenizer's name")
         _check(self.log_level in ("info", "warning", "error"), "log_level", "info, warning or error")
@@ -145,6 +186,13 @@ class Config:
             "set with extractor_url: 1 to 100 printable characters",
         )
         _check(self.extractor_key_file.isprintable(), "extractor_key_file", "a path, or empty")
+
+    @property
+    def embed_precision(self) -> Literal["int8", "fp16", "fp32"]:
+        """The precision, decided: by what was configured and not by what is found, so that all pods agree."""
+        if self.precision != "auto":
+            return self.precision
+        return "int8" if self.device == "cpu" else "fp16"
 
     def masked(self) -> dict[str, Any]:
         """Return the settings for a log or a screen: a password inside an address is not among them."""

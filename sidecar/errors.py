@@ -281,6 +281,21 @@ class DeadlineExceeded(StandpipeError):
     status = "DEADLINE_EXCEEDED"
 
 
+class ModelNotServed(StandpipeError):
+    """An embedder was asked for a model that it does not serve; metadata lists those that it does."""
+
+    reason = "MODEL_NOT_SERVED"
+    status = "NOT_FOUND"
+
+
+class EmbedderUnavailable(StandpipeError):
+    """The embedder's device failed, or the shared embedder does not answer; recall goes by words alone meanwhile."""
+
+    reason = "EMBEDDER_UNAVAILABLE"
+    status = "UNAVAILABLE"
+    retry_after_ms = 1000
+
+
 class ModelInvalid(StandpipeError):
     """A model or tokenizer file is missing, unreadable, or not of its pinned SHA-256."""
 

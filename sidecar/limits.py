@@ -278,6 +278,22 @@ embed_text_chars_max: Final = 16_384
 """Of a text that the embedder's tokenizer reads; what stands behind is not seen. 256 tokens are about 1,200 characters,
 and a tokenizer that reads a megabyte to use those would hold the worker for 100 ms."""
 
+embed_call_texts_max: Final = 512
+"""Texts of one call to a shared embedder: 50,000 tokens at most in one go, 20 ms of a GPU."""
+
+embed_text_bytes: Final = 64 << 10
+"""One text of such a call: what embed_text_chars_max characters take at most."""
+
+embed_query_run_tokens: Final = 2048
+"""Padded tokens of a GPU's run of queries: small, since each waits for a whole run, be it alone in it."""
+
+embed_passage_run_tokens: Final = 16_384
+"""Padded tokens of a GPU's run of passages: enough to fill the device, and what a query waits for at most."""
+
+embed_hedge_share: Final = 0.1
+"""Calls of a shared embedder, at most, that are sent to a second replica when the first takes long: a tenth more load
+takes the tail off, and much more would make it."""
+
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
 

@@ -38,6 +38,8 @@ ADVICE: Mapping[str, str] = {
     "DEADLINE_EXCEEDED": "Try again, a commit under the same request id.",
     "DRAINING": "Try again: another replica, or this one restarted, will answer.",
     "MODEL_INVALID": "`standpipe model fetch` and `standpipe model ranks` put the pinned files there.",
+    "MODEL_NOT_SERVED": "Name one that the embedder lists, or let it serve that one.",
+    "EMBEDDER_UNAVAILABLE": "Try again; the embedder's log says what happened.",
     "INTERNAL": "Look for the correlation id in the server's log and report it.",
     "CONFIG_INVALID": "`standpipe serve --help` lists the settings.",
     "REPLAY_UNAVAILABLE": "What the receipt names is gone; the turn itself is still in `standpipe events`.",

@@ -212,19 +212,27 @@ class Limit(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class EmbeddingInfo(_message.Message):
-    __slots__ = ("model_id", "dimensions", "provider", "precision")
+    __slots__ = ("model_id", "dimensions", "provider", "precision", "tokens_max", "remote", "ranks", "lag_items")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    LAG_ITEMS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     dimensions: int
     provider: str
     precision: str
-    def __init__(self, model_id: _Optional[str] = ..., dimensions: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
+    tokens_max: int
+    remote: bool
+    ranks: bool
+    lag_items: int
+    def __init__(self, model_id: _Optional[str] = ..., dimensions: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., tokens_max: _Optional[int] = ..., remote: bool = ..., ranks: bool = ..., lag_items: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "record_engine", "hot_engine", "tokenizers", "embedding", "limits", "projection_lag_items")
+    __slots__ = ("version", "record_engine", "hot_engine", "tokenizers", "embedding", "limits", "projection_lag_items", "embeddings")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RECORD_ENGINE_FIELD_NUMBER: _ClassVar[int]
     HOT_ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +240,7 @@ class GetServerInfoResponse(_message.Message):
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     PROJECTION_LAG_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     version: str
     record_engine: str
     hot_engine: str
@@ -239,4 +248,5 @@ class GetServerInfoResponse(_message.Message):
     embedding: EmbeddingInfo
     limits: _containers.RepeatedCompositeFieldContainer[Limit]
     projection_lag_items: int
-    def __init__(self, version: _Optional[str] = ..., record_engine: _Optional[str] = ..., hot_engine: _Optional[str] = ..., tokenizers: _Optional[_Iterable[str]] = ..., embedding: _Optional[_Union[EmbeddingInfo, _Mapping]] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., projection_lag_items: _Optional[int] = ...) -> None: ...
+    embeddings: _containers.RepeatedCompositeFieldContainer[EmbeddingInfo]
+    def __init__(self, version: _Optional[str] = ..., record_engine: _Optional[str] = ..., hot_engine: _Optional[str] = ..., tokenizers: _Optional[_Iterable[str]] = ..., embedding: _Optional[_Union[EmbeddingInfo, _Mapping]] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., projection_lag_items: _Optional[int] = ..., embeddings: _Optional[_Iterable[_Union[EmbeddingInfo, _Mapping]]] = ...) -> None: ...
