@@ -81,13 +81,13 @@ def _model(config: Config) -> list[Finding]:
     found = []
     try:
         model = Model.open(Path(config.models_dir) / config.embedder)
-        for name in (MODEL_FILES[config.precision], TOKENIZER_FILE):
+        for name in (MODEL_FILES[config.embed_precision], TOKENIZER_FILE):
             model.file(name)
             if name in model.files:
                 found.append(ok(name, f"SHA-256 {model.files[name][:16]}…, as its model.yaml says"))
             else:
                 found.append(warning(name, "of no known SHA-256", "Name its SHA-256 under `files` in model.yaml."))
-        embedder = Embedder(model, precision=config.precision, threads=config.embed_threads)
+        embedder = Embedder(model, precision=config.embed_precision, threads=config.embed_threads)
     except StandpipeError as error:
         advice = "`standpipe model fetch` makes the pinned one; or name another with the setting `embedder`."
         return [*found, failed("embedder", error.message, advice)]

@@ -129,6 +129,8 @@ def _make(files: Mapping[str, bytes], made: Path, progress: Progress) -> None:
     config = bert.Config.parse(files["config.json"])
     weights = bert.read_safetensors(files["model.safetensors"])
     for precision, name in MODEL_FILES.items():
+        if precision == "fp16":
+            continue
         progress(f"building {name}")
         (made / name).write_bytes(bert.build(config, weights, int8=precision == "int8"))
     tokenizer = json.loads(files[TOKENIZER_FILE])

@@ -22,8 +22,9 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from sidecar import bundle, limits, names, policy, recall, segment, validate, view
+from sidecar.batching import EmbedQueue
 from sidecar.beliefs import Beliefs, BeliefStore
-from sidecar.embed import EmbedQueue, Vector
+from sidecar.embedding import Vector
 from sidecar.errors import (
     DeadlineExceeded,
     InvalidField,

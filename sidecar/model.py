@@ -27,10 +27,10 @@ import yaml
 from sidecar import pinned
 from sidecar.errors import ModelInvalid
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 Pooling = Literal["graph", "mean", "cls"]
 
-MODEL_FILES: Mapping[Precision, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+MODEL_FILES: Mapping[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "model.yaml"
 

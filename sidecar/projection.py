@@ -13,7 +13,8 @@ from typing import cast
 import numpy as np
 
 from sidecar import limits, pii, recall
-from sidecar.embed import EmbedQueue, Vector
+from sidecar.batching import EmbedQueue
+from sidecar.embedding import Vector
 from sidecar.errors import Internal
 from sidecar.log.v1 import log_pb2
 from sidecar.orders import Orders

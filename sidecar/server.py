@@ -23,10 +23,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sidecar import limits
+from sidecar.batching import EmbedQueue
 from sidecar.beliefs import BeliefStore
 from sidecar.commit import Committer
 from sidecar.config import Config
-from sidecar.embed import Embedder, EmbedQueue
+from sidecar.embed import Embedder
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
@@ -265,7 +266,7 @@ class Server:
         stack.push_async_callback(drain)
 
     def _load_embedder(self, directory: Path) -> Embedder:
-        return Embedder(Model.open(directory), precision=self.config.precision, threads=self.config.embed_threads)
+        return Embedder(Model.open(directory), precision=self.config.embed_precision, threads=self.config.embed_threads)
 
     async def _info(self) -> context_pb2.GetServerInfoResponse:
         embedding = context_pb2.EmbeddingInfo(provider="none")

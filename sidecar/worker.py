@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sidecar.batching import EmbedQueue
 from sidecar.beliefs import BeliefStore
 from sidecar.chat import Chat
 from sidecar.commit import Committer
 from sidecar.config import Config
-from sidecar.embed import Embedder, EmbedQueue
+from sidecar.embed import Embedder
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
@@ -154,7 +155,7 @@ class Worker:
 
     def _load(self) -> Embedder:
         model = Model.open(Path(self.config.models_dir) / self.config.embedder)
-        return Embedder(model, precision=self.config.precision, threads=self.config.embed_threads)
+        return Embedder(model, precision=self.config.embed_precision, threads=self.config.embed_threads)
 
 
 @contextlib.asynccontextmanager

@@ -37,7 +37,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import standpipe
 from sidecar.config import Config
-from sidecar.embed import Embedder, Vector
+from sidecar.embed import Embedder
+from sidecar.embedding import Vector
 from sidecar.engines import open_record
 from sidecar.evaluation import conversations, report
 from sidecar.evaluation.conversations import Conversation, Turn

@@ -16,7 +16,9 @@ import grpc
 import pytest
 
 from sidecar import limits, server
-from sidecar.embed import Embedder, EmbedQueue, Vector
+from sidecar.batching import EmbedQueue
+from sidecar.embed import Embedder
+from sidecar.embedding import Vector
 from tests.e2e.pods import (
     RECALL,
     Fleet,

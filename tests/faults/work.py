@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sidecar.batching import EmbedQueue
 from sidecar.config import Config
-from sidecar.embed import Embedder, EmbedQueue, Vector
+from sidecar.embed import Embedder
+from sidecar.embedding import Vector
 from sidecar.engines import open_record
 from sidecar.model import Model
 from sidecar.projection import EmbeddingProjection
@@ -34,6 +36,7 @@ class StandIn(Embedder):
     def __init__(self) -> None:  # loads no model
         self.model = Model(directory=Path(), id="stand-in@1", query_prefix="", passage_prefix="")
         self.id, self.dimensions = MODEL, DIMENSIONS
+        self.precision, self.provider = "fp32", "none"
 
     def embed_one(self, text: str) -> Vector:
         """Answer with the bytes of the text's hash."""

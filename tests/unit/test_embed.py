@@ -24,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from sidecar import embed
-from sidecar.embed import Embedder, EmbedQueue, Vector
+from sidecar import batching
+from sidecar.batching import EmbedQueue
+from sidecar.embed import Embedder
+from sidecar.embedding import Vector
 from sidecar.errors import (
     DeadlineExceeded,
     Draining,
@@ -46,6 +48,7 @@ class Gated(Embedder):
         self.model = Model(directory=Path(), id="gated@1", query_prefix=query_prefix, passage_prefix=passage_prefix)
         self.id = "gated@1/int8"
         self.dimensions = 4
+        self.precision, self.provider = "int8", "none"
         self.seen: list[str] = []
         self.began = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
@@ -594,7 +597,7 @@ async def test_closing_fails_what_is_left_of_a_call(gated: Gated) -> None:
 @pytest.mark.asyncio
 async def test_closing_does_not_wait_for_ever(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     """P12: a run that never ends holds up neither close nor the caller without a deadline."""
-    monkeypatch.setattr(embed, "CLOSE_S", 0.05)
+    monkeypatch.setattr(batching, "CLOSE_S", 0.05)
     queue = EmbedQueue(gated)
     running = asyncio.create_task(queue.embed_items(["a", "b"]))
     await gated.has_begun()

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from sidecar import analysis, limits, policy, recall
-from sidecar.embed import Embedder, EmbedQueue
+from sidecar.batching import EmbedQueue
+from sidecar.embed import Embedder
 from sidecar.policies import Policies
 from sidecar.scope import base_of
 from sidecar.stores.record import StoredRoute

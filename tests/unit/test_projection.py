@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from sidecar import analysis, limits, recall
-from sidecar.embed import Embedder, EmbedQueue, Vector
+from sidecar.batching import EmbedQueue
+from sidecar.embed import Embedder
+from sidecar.embedding import Vector
 from sidecar.errors import Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.model import Model
 from sidecar.orders import _pause_s
@@ -37,6 +39,7 @@ class Counting(Embedder):
     def __init__(self) -> None:  # loads no model
         self.model = Model(directory=Path(), id="test@1", query_prefix="", passage_prefix="")
         self.id, self.dimensions = MODEL, 4
+        self.precision, self.provider = "fp32", "none"
         self.seen: list[str] = []
         self.lock = threading.Lock()
 
