@@ -298,7 +298,7 @@ async def test_overload_is_told_and_passes(embedder: Embedder) -> None:
         assert (refusal.status, refusal.reason) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
         assert refusal.metadata["limit"] == "embed_item_tokens_max"
         assert refusal.retry_ms
-        assert total(shared.metrics(), "embed_refused_total", kind="passage") >= 1
+        assert total(shared.metrics(), "embed_refused_texts_total", kind="passage") >= 1
         query = asyncio.ensure_future(shared.embed("a query"))
         for one in waiting:
             one.cancel()
@@ -482,9 +482,9 @@ async def test_every_metric_of_an_embedder_moves(embedder: Embedder) -> None:
             assert total(found, "embedded_texts_total", kind=kind) >= 4
             assert total(found, "embedded_tokens_total", kind=kind) > total(found, "embedded_texts_total", kind=kind)
             assert total(found, "embed_run_seconds_count", kind=kind) > 0
-            assert total(found, "embed_batch_fill_count", kind=kind) > 0
+            assert total(found, "embed_fill_share_count", kind=kind) > 0
             assert total(found, "embed_waiting_texts", kind=kind) == 0
-        assert total(found, "embed_dropped_total", kind="passage") == 2
+        assert total(found, "embed_dropped_texts_total", kind="passage") == 2
         assert total(found, "calls_total", method="Embed", status="OK") == 5
         assert total(found, "calls_total", method="Embed", reason="MODEL_NOT_SERVED") == 1
         assert total(found, "calls_total", method="ListModels", status="OK") == 1
