@@ -320,6 +320,10 @@ embedder_list_s: Final = 30
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
 
+drop_vectors_max: Final = 4096
+"""Vectors of a model that SQLite removes in one transaction, and those of the subject that it then is at: commits wait
+for it, some 20 ms."""
+
 work_claims_max: Final = 8
 """Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
 claim costs an fsync."""
