@@ -294,11 +294,12 @@ embed_hedge_share: Final = 0.1
 """Calls of a shared embedder, at most, that are sent to a second replica when the first takes long: a tenth more load
 takes the tail off, and much more would make it."""
 
-embed_batch_max: Final = 64
-"""Items that one projection step embeds and writes."""
+embed_batch_max: Final = 1024
+"""Items of one order that a projection embeds and writes at once: what a GPU takes 50 ms for, and one transaction of
+some milliseconds, for which commits wait."""
 
 work_claims_max: Final = 8
-"""Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
+"""Work orders that a projection has at work: few, since they lie still for a lease when it dies; several, since a
 claim costs an fsync."""
 
 work_lease_s: Final = 30
