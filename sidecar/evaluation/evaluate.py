@@ -79,10 +79,10 @@ class Remembering(Embedder):
         self._known: dict[str, Vector] = {}
         super().__init__(model)
 
-    def embed_one(self, text: str) -> Vector:
+    def embed_one(self, text: str, *, query: bool = True) -> Vector:
         """Return a text's vector, as it was when it was asked for first."""
         if text not in self._known:
-            self._known[text] = super().embed_one(text)
+            self._known[text] = super().embed_one(text, query=query)
         return self._known[text]
 
 
