@@ -12,7 +12,7 @@
     │   ├── TokenizerUnknown
     │   └── PolicyInvalid
     ├── RequestIdReused         ALREADY_EXISTS
-    ├── SessionNotFound, PolicyNotFound, RouteNotFound, FactNotFound      NOT_FOUND
+    ├── SessionNotFound, PolicyNotFound, RouteNotFound, FactNotFound, ModelNotServed    NOT_FOUND
     ├── SessionEnded, SessionExpired, Erased, SubjectMismatch, ReplayUnavailable    FAILED_PRECONDITION
     ├── VersionConflict         ABORTED              rehydrate, reapply, new request id
     ├── VersionInFuture         OUT_OF_RANGE
@@ -22,6 +22,7 @@
     │   ├── HotUnavailable      never leaves the server
     │   ├── EndpointUnavailable never leaves the worker
     │   └── Draining
+    ├── EmbedderUnavailable     UNAVAILABLE
     ├── StoreReadOnly, StoreSchemaNewer, ModelInvalid, ConfigInvalid   FAILED_PRECONDITION
     ├── StoreFull, Overloaded   RESOURCE_EXHAUSTED
     ├── StoreCorrupt            DATA_LOSS

@@ -10,6 +10,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -29,6 +30,8 @@ class Health:
     """What the probes ask. Written by the event loop, read by the HTTP threads."""
 
     telemetry: Telemetry
+    sound: Callable[[], bool] = lambda: True
+    """Whether everything without which only a restart helps is as it was, such as a GPU that answers."""
     started: bool = False
     ready: bool = False
     _beat_at: float = 0.0
@@ -42,8 +45,8 @@ class Health:
 
     @property
     def alive(self) -> bool:
-        """Whether the event loop ran lately."""
-        return time.monotonic() - self._beat_at < HEARTBEAT_LATE_S
+        """Whether the event loop ran lately, and a restart would not help."""
+        return self.sound() and time.monotonic() - self._beat_at < HEARTBEAT_LATE_S
 
 
 class HealthServer:

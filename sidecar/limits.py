@@ -284,6 +284,12 @@ embed_call_texts_max: Final = 512
 embed_text_bytes: Final = 64 << 10
 """One text of such a call: what embed_text_chars_max characters take at most."""
 
+embed_model_chars_max: Final = 192
+"""The id of a model in such a call: a card's 128 characters, a precision, and room."""
+
+embed_call_ms: Final = 60_000
+"""The longest such a call may wait, where its caller gives it so long: bulk work behind a full queue, twice over."""
+
 embed_query_run_tokens: Final = 2048
 """Padded tokens of a GPU's run of queries: small, since each waits for a whole run, be it alone in it."""
 
@@ -296,6 +302,10 @@ takes the tail off, and much more would make it."""
 
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
+
+drop_vectors_max: Final = 4096
+"""Vectors of a model that SQLite removes in one transaction, and those of the subject that it then is at: commits wait
+for it, some 20 ms."""
 
 work_claims_max: Final = 8
 """Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from sidecar import limits, names, normal
 from sidecar.errors import InvalidField, LimitExceeded, ToolResultWithoutCall
-from standpipe.v1 import bundle_pb2, context_pb2, fact_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, context_pb2, embedding_pb2, fact_pb2, turn_pb2
 
 T = TypeVar("T")
 
@@ -129,6 +129,19 @@ def budget(value: context_pb2.Budget) -> dict[bundle_pb2.Source, int]:
             raise InvalidField("names a source a second time", field=f"{path}.source")
         caps[cap.source] = between(cap.cap_tokens, f"{path}.cap_tokens", 0, limits.budget_tokens_max)
     return caps
+
+
+def embedding(request: embedding_pb2.EmbedRequest) -> None:
+    """Check a call of a shared embedder; whether it serves the model, it knows itself."""
+    if not 1 <= len(request.model_id) <= limits.embed_model_chars_max:
+        raise InvalidField(f"must be 1 to {limits.embed_model_chars_max} characters", field="model_id")
+    if request.kind not in (embedding_pb2.EMBED_KIND_QUERY, embedding_pb2.EMBED_KIND_PASSAGE):
+        raise InvalidField("must be EMBED_KIND_QUERY or EMBED_KIND_PASSAGE", field="kind")
+    if not request.texts:
+        raise InvalidField("must hold at least one text", field="texts")
+    size(len(request.texts), "texts", limit="embed_call_texts_max", maximum=limits.embed_call_texts_max)
+    for place, one in enumerate(request.texts):
+        size(len(one.encode()), f"texts[{place}]", limit="embed_text_bytes", maximum=limits.embed_text_bytes)
 
 
 def source(value: int, field: str) -> None:

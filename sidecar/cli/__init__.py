@@ -14,6 +14,7 @@ from sidecar import errors as server_errors
 from sidecar.cli import (
     demo,
     doctor,
+    embed,
     evaluate,
     keys,
     memory,
@@ -57,6 +58,7 @@ def cli() -> None:
 
 for command in (
     serve.serve,
+    embed.embed,
     work.work,
     doctor.doctor,
     demo.demo,

@@ -79,8 +79,13 @@ class Boundary:
         request: Message | Unreadable,
         context: grpc.aio.ServicerContext,
         work: Callable[[str, Deadline], Awaitable[Answer]],
+        *,
+        longest_ms: int | None = None,
     ) -> Answer:
-        """Do `work(tenant, deadline)` and return its answer, or end the call with its error's status."""
+        """Do `work(tenant, deadline)` and return its answer, or end the call with its error's status.
+
+        A deadline is at most `longest_ms` ahead; None: as far as that of a call that brings none.
+        """
         started = time.perf_counter()
         status, reason = "OK", ""
         try:
@@ -88,7 +93,7 @@ class Boundary:
                 raise Draining("the server is shutting down")
             if isinstance(request, Unreadable):
                 raise InvalidField("the bytes are not a message of this method", field="")
-            answer = await work(self._tenant(request), _deadline(context))
+            answer = await work(self._tenant(request), _deadline(context, longest_ms))
         except asyncio.CancelledError:
             status = "CANCELLED"
             raise
@@ -118,14 +123,14 @@ class Boundary:
         return self.tenant
 
 
-def _deadline(context: grpc.aio.ServicerContext) -> Deadline:
+def _deadline(context: grpc.aio.ServicerContext, longest_ms: int | None) -> Deadline:
     left_s = context.time_remaining()
     now = time.monotonic()
     if left_s is None:
         return now + limits.deadline_default_ms / 1000
     if left_s <= 0:
         raise DeadlineExceeded("the deadline had passed when the call arrived", phase="arrival")
-    return now + min(float(left_s), limits.deadline_default_ms / 1000)
+    return now + min(float(left_s), (longest_ms or limits.deadline_default_ms) / 1000)
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: StandpipeError) -> None:

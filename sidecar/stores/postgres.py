@@ -89,6 +89,8 @@ from sidecar.stores.record import (
     KeyRead,
     Lag,
     LagRead,
+    Models,
+    ModelsRead,
     NewEvent,
     NewItem,
     ParkedRead,
@@ -117,10 +119,12 @@ from sidecar.stores.rows import (
     head_of,
     item_of,
     key_of,
+    named,
     parked_of,
     policy_of,
     route_of,
     sections,
+    serves,
     session_full,
     tokens_text,
 )
@@ -526,13 +530,14 @@ def _item(row: Row) -> StoredItem:
 def _read_scope(read: ScopeRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> ScopeState:
         counters, items, *vectors = found
-        position, epoch, vector_position, erased = counters[0] if counters else (0, 0, 0, False)
+        position, epoch, vector_position, erased, serving = counters[0]
         return ScopeState(
             position=position,
             vector_position=vector_position or 0,
             items=[_item(row) for row in items],
             vectors=[row[0] for row in vectors[0]] if vectors and position and not erased else [],
             epoch=epoch,
+            serving=serving,
         )
 
     key = (read.tenant, read.subject)
@@ -548,7 +553,7 @@ def _read_scope(read: ScopeRead) -> _Asked:
 def _read_changes(read: ChangesRead) -> _Asked:
     def answer(found: Sequence[list[Row]]) -> ScopeState:
         counters, items = found
-        position, epoch, _, _ = counters[0] if counters else (0, 0, 0, False)
+        position, epoch, _, _, _ = counters[0]
         return ScopeState(
             position=position, vector_position=0, items=[_item(row) for row in items], vectors=[], epoch=epoch
         )
@@ -598,6 +603,13 @@ def _read_lag(read: LagRead) -> _Asked:
         return Lag(items=row[0], age_s=(row[1] or 0) / 1e6, parked=row[2])
 
     return _Asked(_WORKER, [("lag", (read.model, read.model))], _first(lag))
+
+
+def _read_models(_read: ModelsRead) -> _Asked:
+    def models(found: Sequence[list[Row]]) -> Models:
+        return Models(serving=found[0][0][0], known=[row[1] for row in found[0] if row[1] is not None])
+
+    return _Asked(_NOBODY, [("models", ())], models)
 
 
 def _read_parked(read: ParkedRead) -> _Asked:
@@ -652,6 +664,7 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     PoliciesRead: _read_policies,
     RoutesRead: _read_routes,
     LagRead: _read_lag,
+    ModelsRead: _read_models,
     ParkedRead: _read_parked,
     ExpiredRead: _read_expired,
     FiguresRead: _read_figures,
@@ -1009,6 +1022,18 @@ class PostgresRecord(Record):
 
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return bool(await self._write("unpark", tenant, subject, model, sight=_Sight(tenant)))
+
+    async def serve(self, model: str, *, instead_of: str) -> str:
+        ((serving,),) = await self._write("serve", named(model), instead_of, sight=_WORKER, deadline=math.inf)
+        return str(serving)
+
+    async def drop_model(self, model: str) -> None:
+        await self._write("drop_vectors", model, model, sight=_WORKER, deadline=math.inf)
+        if not (await self._write("forget_model", model, sight=_WORKER, deadline=math.inf))[0][0]:
+            raise serves(model)
+        self._models.discard(model)
+        # Those that came meanwhile: the orders that they answered are gone now.
+        await self._write("drop_vectors", model, model, sight=_WORKER, deadline=math.inf)
 
     async def _know(self, model: str) -> None:
         """Note that a model is in use: from now on every append orders its vectors, and so does all that is there."""

@@ -95,6 +95,12 @@ R31 `put_key` keeps the first key of a subject, and returns the one that is kept
 R32 `scrub` leaves nothing of what was removed before in the store's files, as far as the engine can say where it
     stands: free pages, write-ahead logs, dead rows. It raises StoreUnavailable when others hold them up, and may be
     called again.
+R33 `serve` names the one model of the store whose vectors rank, if the one named so far is `instead_of` (empty: none
+    yet), and returns the one that is named then; of concurrent calls one wins. A model so named is in use (R14).
+    `ScopeState.serving` is the name in the read's snapshot. `drop_derived` leaves it.
+R34 `drop_model` removes a model's vectors, work orders and name; InvalidField for the one that serves. No snapshot
+    holds a part of a subject's vectors. It may be called again, and goes on where it was broken off. A process that
+    still works on the model may begin it anew (R14): it is dropped when nobody does.
 """
 
 from __future__ import annotations
@@ -421,11 +427,13 @@ class ScopeState:
     """Packed vectors of the positions after `after_vector_position`, in order."""
     epoch: int = 0
     """How often items of the scope have gone: what was read at another epoch must be read again (R24)."""
+    serving: str = ""
+    """The model whose vectors rank; empty: none is named yet (R33)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangesRead:
-    """-> ScopeState without vectors: the items of kinds CHANGE and HELD alone, after a position (R27).
+    """-> ScopeState without vectors and `serving`: the items of kinds CHANGE and HELD alone, after a position (R27).
 
     `position` and `epoch` are the scope's. When fewer items come than `count_max`, these are all.
     """
@@ -524,6 +532,21 @@ class Lag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsRead:
+    """-> Models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The models that a store has work orders for, and the one that serves."""
+
+    serving: str
+    """Whose vectors rank; empty: none is named yet (R33)."""
+    known: Sequence[str]
+    """Those in use (R14), by name; what is extracted is an order of its own, under its extractor's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedRead:
     """-> Sequence[ParkedOrder]: a page of all tenants' parked orders, by (tenant, subject, model)."""
 
@@ -604,6 +627,7 @@ Read = (
     | PoliciesRead
     | RoutesRead
     | LagRead
+    | ModelsRead
     | ParkedRead
     | ExpiredRead
     | FiguresRead
@@ -694,6 +718,14 @@ class Record(ABC):
     @abstractmethod
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         """Make a parked order due at once, as if it had never failed; False if there is none (R21)."""
+
+    @abstractmethod
+    async def serve(self, model: str, *, instead_of: str) -> str:
+        """Name the model whose vectors rank in place of another; return the one that is named then (R33)."""
+
+    @abstractmethod
+    async def drop_model(self, model: str) -> None:
+        """Remove all that there is of a model which does not serve (R34)."""
 
     @abstractmethod
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:

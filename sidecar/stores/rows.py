@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sidecar import limits
-from sidecar.errors import LimitExceeded, StoreCorrupt
+from sidecar.errors import InvalidField, LimitExceeded, StoreCorrupt
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Erasure,
@@ -57,6 +57,18 @@ def session_full() -> LimitExceeded:
         maximum=limits.session_events_max,
         actual=limits.session_events_max + 1,
     )
+
+
+def named(model: str) -> str:
+    """Return a model's name, if it is one (R33)."""
+    if not model:
+        raise InvalidField("must name a model", field="model")
+    return model
+
+
+def serves(model: str) -> InvalidField:
+    """Return what dropping the model that serves is refused with (R34)."""
+    return InvalidField(f"{model} is the model that recall ranks by: switch to another first", field="model")
 
 
 def head_of(row: Sequence[Any]) -> Head:

@@ -643,6 +643,12 @@ class SealedRecord(Record):
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return await self.inner.unpark(tenant, subject=subject, model=model)
 
+    async def serve(self, model: str, *, instead_of: str) -> str:
+        return await self.inner.serve(model, instead_of=instead_of)
+
+    async def drop_model(self, model: str) -> None:
+        await self.inner.drop_model(model)
+
     # --- erasure ---
 
     async def erase(self, tenant: str, *, subject: str, session: str = "") -> Erasure:

@@ -82,6 +82,8 @@ from sidecar.stores.record import (
     KeyRead,
     Lag,
     LagRead,
+    Models,
+    ModelsRead,
     NewEvent,
     NewItem,
     ParkedOrder,
@@ -111,10 +113,12 @@ from sidecar.stores.rows import (
     head_of,
     item_of,
     key_of,
+    named,
     parked_of,
     policy_of,
     route_of,
     sections,
+    serves,
     session_full,
     tokens_text,
 )
@@ -307,9 +311,9 @@ def _read_sessions(db: sqlite3.Connection, read: SessionsRead) -> Sequence[Head]
 
 def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     key = (read.tenant, read.subject)
-    given, position, epoch, erased = _counters(db, key)
+    given, position, epoch, erased, serving = _one(db, "scope", *key)
     if erased:
-        return ScopeState(position=given, vector_position=0, items=(), vectors=(), epoch=epoch)
+        return ScopeState(position=given, vector_position=0, items=(), vectors=(), epoch=epoch, serving=serving)
     vector_position = _one(db, "vector_position", *key, read.model)[0] if read.model and position else 0
     items: list[StoredItem] = []
     vectors: list[bytes] = []
@@ -319,7 +323,14 @@ def _read_scope(db: sqlite3.Connection, read: ScopeRead) -> ScopeState:
     if read.after_vector_position < vector_position:
         rows = db.execute(SQL["vectors"], (*key, read.model, read.after_vector_position, read.count_max))
         vectors = [row[0] for row in rows]
-    return ScopeState(position=position, vector_position=vector_position, items=items, vectors=vectors, epoch=epoch)
+    return ScopeState(
+        position=position,
+        vector_position=vector_position,
+        items=items,
+        vectors=vectors,
+        epoch=epoch,
+        serving=serving,
+    )
 
 
 def _read_changes(db: sqlite3.Connection, read: ChangesRead) -> ScopeState:
@@ -394,6 +405,10 @@ def _read_lag(db: sqlite3.Connection, read: LagRead) -> Lag:
     return Lag(items=items, age_s=age_us / 1e6, parked=parked)
 
 
+def _read_models(db: sqlite3.Connection, _read: ModelsRead) -> Models:
+    return Models(serving=_one(db, "serving")[0], known=[row[0] for row in _all(db, "models")])
+
+
 def _read_parked(db: sqlite3.Connection, read: ParkedRead) -> Sequence[ParkedOrder]:
     return [parked_of(row) for row in db.execute(SQL["parked"], (*read.after, read.count_max))]
 
@@ -425,6 +440,7 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     PoliciesRead: _read_policies,
     RoutesRead: _read_routes,
     LagRead: _read_lag,
+    ModelsRead: _read_models,
     ParkedRead: _read_parked,
     ExpiredRead: _read_expired,
     FiguresRead: _read_figures,
@@ -677,6 +693,36 @@ def _release(db: sqlite3.Connection, claim: Claim, reason: str, pause_s: float) 
 
 def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bool:
     return bool(db.execute(SQL["unpark"], (tenant, subject, model)).rowcount)
+
+
+def _serve(db: sqlite3.Connection, model: str, instead_of: str) -> str:
+    if db.execute(SQL["serve"], (model, instead_of)).rowcount:
+        _know_model(db, model)
+    return str(_one(db, "serving")[0])
+
+
+def _drop_vectors(db: sqlite3.Connection, model: str, after: tuple[str, str]) -> tuple[str, str] | None:
+    """Remove the vectors of some subjects, whole; return the last of them, None when there are no more."""
+    _refuse_serving(db, model)
+    dropped = 0
+    for tenant, subject in db.execute(SQL["scopes_after"], after).fetchall():
+        dropped += db.execute(SQL["drop_vectors_of_scope"], (tenant, subject, model)).rowcount
+        after = (tenant, subject)
+        if dropped >= limits.drop_vectors_max:
+            return after
+    return after if _one(db, "scopes_after", *after) else None
+
+
+def _forget_model(db: sqlite3.Connection, model: str) -> None:
+    """Remove a model's name and orders, and what vectors came while the others were removed."""
+    _refuse_serving(db, model)
+    for name in ("drop_vectors_of_model", "drop_work_of_model", "drop_model"):
+        db.execute(SQL[name], (model,))
+
+
+def _refuse_serving(db: sqlite3.Connection, model: str) -> None:
+    if _one(db, "serving")[0] == model:
+        raise serves(model)
 
 
 def _put_checkpoint(db: sqlite3.Connection, tenant: str, new: Checkpoint) -> None:
@@ -1183,6 +1229,16 @@ class SqliteRecord(Record):
 
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return await self._write(partial(_unpark, tenant=tenant, subject=subject, model=model))
+
+    async def serve(self, model: str, *, instead_of: str) -> str:
+        return await self._write(partial(_serve, model=named(model), instead_of=instead_of))
+
+    async def drop_model(self, model: str) -> None:
+        after: tuple[str, str] | None = ("", "")
+        while after is not None:  # commits wait for none of these for long
+            after = await self._write(partial(_drop_vectors, model=model, after=after))
+        await self._write(partial(_forget_model, model=model))
+        self._models.discard(model)
 
     async def put_checkpoint(self, tenant: str, checkpoint: Checkpoint) -> None:
         await self._write(partial(_put_checkpoint, tenant=tenant, new=checkpoint))

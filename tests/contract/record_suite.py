@@ -61,6 +61,8 @@ from sidecar.stores.record import (
     KeyRead,
     Lag,
     LagRead,
+    Models,
+    ModelsRead,
     NewEvent,
     NewItem,
     ParkedRead,
@@ -250,6 +252,18 @@ async def orders(record: Record, *, model: str = MODEL, count_max: int = 9) -> l
     for held in claims:
         assert not await record.release(held)
     return [held.scope for held in claims]
+
+
+async def models_of(record: Record) -> Models:
+    """Return the models in use, and the one that serves."""
+    return await one(record, ModelsRead(), Models)
+
+
+async def embed(record: Record, *, model: str, mark: bytes) -> None:
+    """Give every item that waits for it a vector of a model."""
+    for found in await orders(record, model=model, count_max=99):
+        vectors = [mark] * (found.position - found.vector_position)
+        assert await record.put_vectors(found, model=model, vectors=vectors)
 
 
 async def park(record: Record, subject: str = "ana") -> None:
@@ -2203,3 +2217,154 @@ class RecordSuite:
         await record.close()
         with pytest.raises(StoreUnavailable):
             await record.scrub()
+
+    # --- R33 ---
+
+    async def test_r33_one_model_serves(self, record: Record, reopen: Reopen) -> None:
+        """None serves at first, then whoever is named in place of the one before, and every handle knows it (R33)."""
+        await record.append(turn())
+        other = await reopen()
+        assert (await models_of(record)).serving == (await scope_of(record)).serving == ""
+        assert await record.serve("old", instead_of="") == "old"
+        for handle in (record, other):
+            assert (await models_of(handle)).serving == (await scope_of(handle)).serving == "old"
+            assert await handle.serve("new", instead_of="") == "old"
+            assert await handle.serve("new", instead_of="newer") == "old"
+        assert await other.serve("new", instead_of="old") == "new"
+        assert await record.serve("new", instead_of="old") == "new"
+        assert (await scope_of(record)).serving == "new"
+        with pytest.raises(InvalidField, match="model"):
+            await record.serve("", instead_of="new")
+
+    async def test_r33_the_model_is_told_of_every_subject(self, record: Record, raw: RawRecord) -> None:
+        """It stands in reads of subjects without items, of erased ones, and whatever model they ask for (R33)."""
+        await record.serve("old", instead_of="")
+        for subject in ("ana", "bob"):
+            await record.append(turn(subject, subject=subject))
+        await erase(record, "bob")
+        asked = [scope_of(record, subject, model=model) for subject in ("ana", "bob", "none") for model in ("old", "")]
+        assert {state.serving for state in await asyncio.gather(*asked)} == {"old"}
+        assert (await scope_of(record, tenant="rival")).serving == "old"
+
+    async def test_r33_a_model_that_serves_is_in_use(self, record: Record) -> None:
+        """From then on it lags behind all that is there, as if it had been claimed for (R33, R14)."""
+        await record.append(turn(texts=["a", "b"]))
+        await record.serve("old", instead_of="")
+        assert (await models_of(record)).known == ["old"]
+        await record.append(turn())
+        (held,) = await claim(record, model="old")
+        assert (held.scope.position, held.scope.vector_position) == (3, 0)
+
+    async def test_r33_one_of_many_switches(self, record: Record, reopen: Reopen) -> None:
+        """Of racers through several handles who replace one model each by another, one wins, and all know who (R33)."""
+        handles = [record, await reopen(), await reopen()]
+        serving = ""
+        for number in range(ROUNDS):
+            named = [f"model-{number}-{racer}" for racer in range(6)]
+            said = await asyncio.gather(
+                *(handles[at % 3].serve(model, instead_of=serving) for at, model in enumerate(named))
+            )
+            assert len(set(said)) == 1
+            assert said[0] in named
+            serving = said[0]
+        assert (await models_of(record)).serving == serving
+
+    async def test_r33_a_rebuild_leaves_it(self, record: Record, reopen: Reopen) -> None:
+        """It is configuration and not derived: dropping what is derived, and another start, leave it (R33, P9)."""
+        await record.append(turn())
+        await record.serve("old", instead_of="")
+        await record.drop_derived()
+        assert await models_of(await reopen()) == Models(serving="old", known=["old"])
+
+    async def test_r33_it_is_of_the_reads_own_snapshot(self, record: Record, reopen: Reopen) -> None:
+        """All reads of a batch name one model, and never one before that which an earlier batch named (R33, R11)."""
+        await record.append(turn())
+        other, seen = await reopen(), [""]
+
+        async def switch() -> None:
+            for number in range(30):
+                assert await other.serve(f"model-{number:02}", instead_of=seen_last[0]) == f"model-{number:02}"
+                seen_last[0] = f"model-{number:02}"
+
+        seen_last, switching = [""], asyncio.ensure_future(switch())
+        read = ScopeRead(tenant="acme", subject="ana", model="")
+        while not switching.done():
+            before = seen_last[0]
+            answers = [*await record.fetch([read, ModelsRead(), read])]
+            named = {answer.serving for answer in answers if isinstance(answer, ScopeState | Models)}
+            assert len(named) == 1
+            seen.append(named.pop())
+            assert seen[-1] >= before
+        await switching
+        assert seen == sorted(seen)
+
+    # --- R34 ---
+
+    async def test_r34_a_dropped_model_leaves_nothing(self, record: Record, raw: RawRecord) -> None:
+        """Its vectors, orders and name go, of every subject and tenant; another's stay; again is nothing (R34)."""
+        for tenant, subject in (("acme", "ana"), ("acme", "bob"), ("rival", "ana")):
+            await record.append(turn(subject, tenant=tenant, subject=subject, texts=["a", "b"]))
+        for model in ("old", "new"):
+            await embed(record, model=model, mark=model.encode())
+        await record.serve("new", instead_of="")
+        await record.append(turn("late", texts=["c"]))
+        await claim(record, model="old")
+        before = raw.rows()
+        await record.drop_model("old")
+        after = raw.rows()
+        assert {name: count - after[name] for name, count in before.items() if count != after[name]} == {
+            "models": 1,
+            "vectors": 6,
+            "work": 1,
+        }
+        for tenant, subject in (("acme", "ana"), ("acme", "bob"), ("rival", "ana")):
+            memory = await scope_of(record, subject, tenant=tenant, model="new")
+            assert memory.vectors == [b"new"] * 2
+            assert (await scope_of(record, subject, tenant=tenant, model="old")).vector_position == 0
+        assert await models_of(record) == Models(serving="new", known=["new"])
+        await record.drop_model("old")
+        await record.drop_model("never there")
+        assert raw.rows() == after
+
+    async def test_r34_the_model_that_serves_stays(self, record: Record, raw: RawRecord) -> None:
+        """Dropping the one whose vectors rank is refused, and takes nothing; one that served before goes (R34)."""
+        await record.append(turn())
+        await embed(record, model="old", mark=b"1")
+        await record.serve("old", instead_of="")
+        before = raw.rows()
+        with pytest.raises(InvalidField, match="old"):
+            await record.drop_model("old")
+        assert raw.rows() == before
+        await record.serve("new", instead_of="old")
+        await record.drop_model("old")
+        assert await models_of(record) == Models(serving="new", known=["new"])
+
+    async def test_r34_a_dropped_model_begins_anew(self, record: Record, reopen: Reopen) -> None:
+        """A model that is used again lags behind all that is there, through whatever handle (R34, R14)."""
+        await record.append(turn(texts=["a", "b"]))
+        await embed(record, model="old", mark=b"1")
+        await record.drop_model("old")
+        assert await waiting(record, model="old") == 2
+        for handle in (record, await reopen()):
+            (found,) = await orders(handle, model="old")
+            assert (found.position, found.vector_position) == (2, 0)
+        await embed(record, model="old", mark=b"2")
+        assert (await scope_of(record, model="old")).vectors == [b"2", b"2"]
+
+    async def test_r34_readers_see_all_or_nothing(
+        self, record: Record, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While vectors are removed in many steps, each subject has all of its or none, and commits go on (R34)."""
+        monkeypatch.setattr(limits, "drop_vectors_max", 4)
+        subjects = [f"subject-{number:02}" for number in range(40)]
+        for subject in subjects:
+            await record.append(turn(subject, subject=subject, texts=["a", "b", "c"]))
+        await embed(record, model="old", mark=b"1")
+        other = await reopen()
+        dropping = asyncio.ensure_future(record.drop_model("old"))
+        while not dropping.done():
+            states = await asyncio.gather(*(scope_of(other, subject, model="old") for subject in subjects[::8]))
+            assert {len(state.vectors) for state in states} <= {0, 3}
+            await other.append(turn(subjects[0], subject=subjects[0]))
+        await dropping
+        assert not [subject for subject in subjects if (await scope_of(record, subject, model="old")).vectors]

@@ -216,6 +216,8 @@ async def test_a_role_that_only_serves(postgres_server: Postgres, bare: str) -> 
         (claim, _) = await record.claim(model=MODEL, worker="w", lease_s=60, count_max=9)
         assert await record.put_vectors(claim.scope, model=MODEL, vectors=[b"1"])
         await record.adopt("server", [(0, 9)])
+        assert await record.serve("newer", instead_of="") == "newer"
+        await record.drop_model(MODEL)
         await record.drop_derived()
         await record.close()
         for statement in (
@@ -463,7 +465,7 @@ async def test_sealed_vectors_are_bytes_alone(opened: Callable[..., Any], raw_da
 
 def test_reads_go_by_keys(postgres_server: Postgres, shared_place: str) -> None:
     """No statement that a tenant's call makes scans a table, under row-level security too."""
-    scans = {"grants", "known_models", "signing_key", "migrations", "drop_grants", "lag", "lock_grants"}
+    scans = {"grants", "known_models", "signing_key", "migrations", "drop_grants", "lag", "lock_grants", "drop_vectors"}
     with psycopg.connect(postgres_server.dsn(shared_place, user=ROLE), autocommit=True) as db:
         db.execute("SET enable_seqscan = off")
         for name, statement in SQL.items():
@@ -532,8 +534,9 @@ async def test_who_was_let_in_serves_on(postgres_server: Postgres, bare: str, mo
     try:
         with monkeypatch.context() as earlier:
             earlier.delitem(EXPANSIONS, 4)
+            earlier.delitem(EXPANSIONS, 5)
             await migrate(postgres_server.dsn(bare, user=ROLE), grant_to=["App"])
-        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == [(4, "expansion")]
+        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == [(4, "expansion"), (5, "expansion")]
         record = PostgresRecord(postgres_server.dsn(bare, user="App"), migrate=False)
         await record.open()
         await record.append(turn(items=[change("home: Oslo")]))

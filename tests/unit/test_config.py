@@ -96,7 +96,18 @@ BAD: list[tuple[str, Any]] = [
     ("models_dir", ""),
     ("embedder", ""),
     ("embedder", "../x"),
-    ("precision", "fp16"),
+    ("precision", "fp8"),
+    ("embedder_before", "all-MiniLM-L6-v2"),
+    ("embedder_before", "all-MiniLM-L6-v2/int4"),
+    ("embedder_before", "all-MiniLM-L6-v2/int8"),  # that is what it moves to
+    ("embedder_before", "up/../int8"),
+    ("embedder_address", "embedder"),
+    ("embedder_address", "embedder:7462,unix:"),
+    ("embedder_fallback", "maybe"),
+    ("embedder_fallback", "true"),  # of no shared embedder
+    ("device", "cuda"),
+    ("gpu_memory_bytes", str((256 << 20) - 1)),
+    ("gpu_memory_bytes", "2GiB"),
     ("embed_threads", "0"),
     ("embed_threads", "65"),
     ("embed_threads", "one"),
@@ -327,3 +338,13 @@ def test_keys_have_one_source(given: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigInvalid, match=f"{field} must be ") as caught:
         Config(**given)
     assert caught.value.field == field
+
+
+def test_the_precision_follows_from_what_was_configured() -> None:
+    """All pods of a configuration store vectors of one precision, whatever device each of them finds."""
+    assert Config().embed_precision == "int8"
+    assert {Config(device="gpu").embed_precision, Config(device="auto").embed_precision} == {"fp16"}
+    assert Config(device="gpu", precision="fp32").embed_precision == "fp32"
+    with pytest.raises(ConfigInvalid) as caught:
+        Config(device="auto", precision="int8")
+    assert caught.value.field == "precision"

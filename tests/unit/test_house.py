@@ -70,11 +70,11 @@ def test_each_driver_is_imported_in_one_place(driver: str, homes: set[str]) -> N
 
 
 def test_only_the_edges_know_grpc() -> None:
-    """The servicers and the server speak gRPC, and the commands that call a server; nothing between does."""
+    """The servicers and the sockets speak gRPC, and the commands that call a server; nothing between does."""
     found = {name(path) for path in SIDECAR if imports(path) & {"grpc", "grpc_health", "grpc_reflection"}}
-    allowed = ("sidecar/servicers/", "sidecar/server.py", "sidecar/cli/")
+    allowed = ("sidecar/servicers/", "sidecar/sockets.py", "sidecar/cli/")
     assert [path for path in found if not path.startswith(allowed)] == []
-    assert "sidecar/server.py" in found
+    assert "sidecar/sockets.py" in found
 
 
 def test_nothing_reaches_the_network_at_run_time() -> None:

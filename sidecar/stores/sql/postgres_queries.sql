@@ -70,13 +70,13 @@ SELECT session, subject, version, event_hash, ended, weight_bytes, position_end,
 FROM standpipe.sessions WHERE (tenant, session) > (%b, %b) ORDER BY tenant, session LIMIT %b;
 
 -- name: scope
--- The tenant stands in the inner statement too, as a value: so one partition is planned, not all.
--- Of a subject that is erased there is nothing to see but how far it had come.
-SELECT CASE WHEN erased_at_us = 0 THEN items_position ELSE position END, epoch,
-    CASE WHEN erased_at_us = 0 AND items_position > 0 THEN (
+-- One row always, also of a subject that has none. The tenant stands in the inner statement too, as a value: so one
+-- partition is planned, not all. Of a subject that is erased there is nothing to see but how far it had come.
+SELECT coalesce(CASE WHEN s.erased_at_us = 0 THEN s.items_position ELSE s.position END, 0), coalesce(s.epoch, 0),
+    CASE WHEN s.erased_at_us = 0 AND s.items_position > 0 THEN (
         SELECT max(position) FROM standpipe.vectors WHERE tenant = %b AND subject = %b AND model = %b
-    ) END, erased_at_us > 0
-FROM standpipe.scopes WHERE tenant = %b AND subject = %b;
+    ) END, coalesce(s.erased_at_us > 0, false), d.serving
+FROM standpipe.deployment d LEFT JOIN standpipe.scopes s ON s.tenant = %b AND s.subject = %b WHERE d."only" = 1;
 
 -- name: items
 SELECT position, session, version, entry, chunk, role, speaker, spoken_at_us, text, terms, tokens, gone, kind, detail
@@ -163,6 +163,20 @@ SELECT model FROM standpipe.models;
 
 -- name: know_model
 SELECT standpipe.know_model(%b::text);
+
+-- name: models
+SELECT d.serving, m.model FROM standpipe.deployment d LEFT JOIN standpipe.models m ON true WHERE d."only" = 1
+ORDER BY m.model;
+
+-- name: serve
+SELECT standpipe.serve(%b::text, %b::text);
+
+-- name: drop_vectors
+DELETE FROM standpipe.vectors WHERE model = %b
+    AND NOT EXISTS (SELECT 1 FROM standpipe.deployment WHERE "only" = 1 AND serving = %b);
+
+-- name: forget_model
+SELECT standpipe.forget_model(%b::text);
 
 -- name: put_vectors
 SELECT standpipe.put_vectors(%b::text, %b::text, %b::text, %b::bigint, %b::bytea[], %b::text[]);

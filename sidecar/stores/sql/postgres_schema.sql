@@ -1592,3 +1592,32 @@ BEGIN
         ORDER BY e.version;
     END IF;
 END $$;
+
+-- expansion: 5
+-- The model whose vectors rank, empty until one is named.
+ALTER TABLE standpipe.deployment ADD COLUMN serving text COLLATE "C" NOT NULL DEFAULT '';
+
+-- Name the model that serves in place of another, and put it in use; return the one that is named then (R33). The lock
+-- is that of know_model and forget_model, and each takes it first.
+CREATE FUNCTION standpipe.serve(new_model text, instead_of text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.models IN ACCESS EXCLUSIVE MODE;
+    UPDATE standpipe.deployment SET serving = new_model WHERE "only" = 1 AND serving = instead_of;
+    IF FOUND THEN
+        PERFORM standpipe.know_model(new_model);
+    END IF;
+    RETURN (SELECT serving FROM standpipe.deployment WHERE "only" = 1);
+END $$;
+
+-- Remove a model's name and orders (R34); false if it serves. No append orders work for it while this goes on.
+CREATE FUNCTION standpipe.forget_model(old_model text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    LOCK TABLE standpipe.models IN ACCESS EXCLUSIVE MODE;
+    PERFORM 1 FROM standpipe.deployment WHERE "only" = 1 AND serving = old_model;
+    IF FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM standpipe.models WHERE model = old_model;
+    DELETE FROM standpipe.work WHERE model = old_model;
+    RETURN true;
+END $$;

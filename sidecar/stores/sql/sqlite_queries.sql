@@ -39,6 +39,11 @@ WHERE tenant = ? AND session = ? AND call_id = ? AND result_version IS NULL;
 -- name: scope_counters
 SELECT position, items_position, epoch, erased FROM scopes WHERE tenant = ? AND subject = ?;
 
+-- name: scope
+-- One row always, also of a subject that has none.
+SELECT coalesce(s.position, 0), coalesce(s.items_position, 0), coalesce(s.epoch, 0), coalesce(s.erased, 0), d.serving
+FROM deployment d LEFT JOIN scopes s ON s.tenant = ? AND s.subject = ? WHERE d.only = 1;
+
 -- name: put_scope
 INSERT INTO scopes (tenant, subject, position, items_position) VALUES (?, ?, ?, ?)
 ON CONFLICT (tenant, subject) DO UPDATE SET position = excluded.position, items_position = excluded.items_position;
@@ -169,6 +174,28 @@ INSERT INTO vectors (tenant, subject, model, position, vector) VALUES (?, ?, ?, 
 
 -- name: models
 SELECT model FROM models;
+
+-- name: serving
+SELECT serving FROM deployment WHERE only = 1;
+
+-- name: serve
+UPDATE deployment SET serving = ? WHERE only = 1 AND serving = ?;
+
+-- name: scopes_after
+SELECT tenant, subject FROM scopes WHERE (tenant, subject) > (?, ?) ORDER BY tenant, subject LIMIT 256;
+
+-- name: drop_vectors_of_scope
+DELETE FROM vectors WHERE tenant = ? AND subject = ? AND model = ?;
+
+-- name: drop_vectors_of_model
+-- Found by reading the whole index, which few steps of a drop do.
+DELETE FROM vectors WHERE rowid IN (SELECT rowid FROM vectors WHERE model = ?);
+
+-- name: drop_work_of_model
+DELETE FROM work WHERE model = ?;
+
+-- name: drop_model
+DELETE FROM models WHERE model = ?;
 
 -- name: empty_vectors
 -- All zeros is "no vector".

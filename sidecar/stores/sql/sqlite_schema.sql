@@ -235,3 +235,7 @@ CREATE INDEX sessions_erased ON sessions (tenant, session) WHERE erased = 1;
 -- Of an event whose body was replaced: the SHA-256 of the first one, and the entries that were taken out, as JSON.
 ALTER TABLE events ADD COLUMN body_hash BLOB NOT NULL DEFAULT x'';
 ALTER TABLE events ADD COLUMN redacted TEXT NOT NULL DEFAULT '[]';
+
+-- expansion: 6
+-- The model whose vectors rank, empty until one is named.
+ALTER TABLE deployment ADD COLUMN serving TEXT NOT NULL DEFAULT '';

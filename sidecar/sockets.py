@@ -1,0 +1,190 @@
+"""What every process that serves has: gRPC sockets with health and reflection, probes and metrics, and a drain.
+
+Start: the probes answer, then whatever the process needs is made, then the sockets are bound; only then is it started
+and ready. Stop: no new calls, the calls at work end, then everything else, in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sidecar import limits
+from sidecar.config import Config
+from sidecar.errors import ConfigInvalid
+from sidecar.health import Health, HealthServer
+from sidecar.servicers.boundary import Boundary, ReadableOnly
+from sidecar.telemetry import Log, Telemetry
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", limits.wire_bytes),
+    ("grpc.max_send_message_length", limits.wire_bytes),
+    ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a lottery
+)
+
+_DRAIN_PAUSE_S = 0.1
+"""How long new calls are answered with DRAINING before the sockets close."""
+
+
+def version() -> str:
+    """Return the release."""
+    return metadata.version("standpipe")
+
+
+class Sockets:
+    """The gRPC sockets of a process. Servicers are added to `services` before they are opened."""
+
+    def __init__(self, config: Config, boundary: Boundary) -> None:
+        self._config = config
+        self._boundary = boundary
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self.services = ReadableOnly(self._server)
+
+    async def open(self, names: Sequence[str]) -> list[int]:
+        """Bind all addresses and serve services of these names; return the ports, 0 for a socket file.
+
+        Raises ConfigInvalid if another server is at one of the addresses.
+        """
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._config.reflection:
+            listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(listed, self._server)
+        ports = [await _bind(self._server, address) for address in self._config.listen]
+        await self._server.start()
+        return ports
+
+    async def drain(self) -> None:
+        """Refuse new calls, and let those at work end, for at most `drain_ms` in all."""
+        self._boundary.draining = True
+        await self._health.enter_graceful_shutdown()
+        # What gRPC has taken in and not yet handed over when it stops ends as CANCELLED, which no client retries.
+        pause_s = min(_DRAIN_PAUSE_S, self._config.drain_ms / 1000)
+        await asyncio.sleep(pause_s)
+        await self._server.stop(self._config.drain_ms / 1000 - pause_s)
+
+
+class Serving(ABC):
+    """A process that serves: ``async with Server(config) as server``."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.telemetry = Telemetry(Log(level=config.log_level))
+        self.health = Health(self.telemetry)
+        self.ports: list[int] = []
+        self.http_port = 0
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        started = time.perf_counter()
+        try:
+            self._stack.push_async_callback(cancelled, asyncio.create_task(self.health.beat()))
+            if self.config.http:
+                pages = HealthServer(self.config.http, self.health)
+                self._stack.callback(pages.close)
+                self.http_port = pages.port
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self.health.started = self.health.ready = True
+        self.telemetry.log.info(
+            "started",
+            version=version(),
+            seconds=round(time.perf_counter() - started, 3),
+            listen=self.addresses,
+            http=self.http_address,
+            provider=self.provider,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drain and release everything; at most `config.drain_ms` for calls that are at work."""
+        self.health.ready = False
+        await self._stack.aclose()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it is served: as configured, with the port that was given where 0 was asked for."""
+        return [_given(one, port) for one, port in zip(self.config.listen, self.ports, strict=True)]
+
+    @property
+    def http_address(self) -> str:
+        """Where health and metrics are served, likewise; empty for nowhere."""
+        return _given(self.config.http, self.http_port)
+
+    @property
+    @abstractmethod
+    def provider(self) -> str:
+        """What computes embeddings, as ONNX Runtime calls it, or none."""
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Make everything, put on the stack how it is undone, and open the sockets."""
+
+    async def _open(self, sockets: Sockets, names: Sequence[str]) -> None:
+        """Open the sockets, which are the first to close."""
+        self.ports = await sockets.open(names)
+        self._stack.push_async_callback(sockets.drain)
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and see its end."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _given(address: str, port: int) -> str:
+    return f"{address.rpartition(':')[0]}:{port}" if port else address
+
+
+async def _bind(server: grpc.aio.Server, address: str) -> int:
+    """Bind one address; return its port, 0 for a socket file. Raises ConfigInvalid if another server is there."""
+    if not address.startswith("unix:"):
+        try:
+            return int(server.add_insecure_port(address))
+        except RuntimeError:
+            raise ConfigInvalid(f"{address} cannot be bound: is another server there?", field="listen") from None
+    path = Path(address.removeprefix("unix:"))
+    if path.exists():  # gRPC would bind over a live server, which nobody could reach from then on
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ConfigInvalid(f"{path} is there and is not a socket", field="listen")
+        if await asyncio.to_thread(_answers, path):
+            raise ConfigInvalid(f"another server is on {path}", field="listen")
+        path.unlink()
+    umask = os.umask(0o117)  # the pod's containers share the socket by its group
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError:
+        raise ConfigInvalid(f"{path} cannot be bound", field="listen") from None
+    finally:
+        os.umask(umask)
+    return 0
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(path)) == 0
