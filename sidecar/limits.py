@@ -308,9 +308,26 @@ embed_query_run_tokens: Final = 2048
 embed_passage_run_tokens: Final = 16_384
 """Padded tokens of a GPU's run of passages: enough to fill the device, and what a query waits for at most."""
 
-embed_hedge_share: Final = 0.1
-"""Calls of a shared embedder, at most, that are sent to a second replica when the first takes long: a tenth more load
-takes the tail off, and much more would make it."""
+embed_hedge_ms: Final = 5
+"""How long a query waits for one replica of a shared embedder, at least, before another is asked too: less is what the
+network and a busy event loop take."""
+
+embed_hedge_percent_max: Final = 10
+"""Of a hundred queries, those that are sent to a second replica: a tenth more load takes the tail off, and much more
+would make it."""
+
+embed_silence_ms: Final = 50
+"""How long calls of a replica wait without any answer from it, and then end, to count as one failure of it: with
+breaker_failures_max, a quarter of a second of a GPU that takes 5 ms."""
+
+embedder_models_max: Final = 16
+"""Models that a shared embedder may list: two are served side by side during a switch."""
+
+embedder_look_ms: Final = 2000
+"""What listing the models of a replica may take, a connection that is made first included; nobody waits for it."""
+
+embedder_list_s: Final = 30
+"""Between two such lists where nothing happens: how late a process learns of a new model, at most."""
 
 embed_batch_max: Final = 64
 """Items that one projection step embeds and writes."""
