@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -228,6 +232,18 @@ async def test_no_call_outlives_its_deadline(embedder: Embedder) -> None:
         assert len(gated.begun) == begun + 1, "none of the dead was run"
 
 
+async def test_the_longest_wait_is_the_servers(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patient caller waits for embed_call_ms, and one that brings no deadline for deadline_default_ms (P12)."""
+    gated = Gated(embedder)
+    async with embedding(gated) as shared:
+        for limit, timeout_s in (("embed_call_ms", 3600.0), ("deadline_default_ms", None)):
+            with monkeypatch.context() as patch:
+                patch.setattr(limits, limit, 200)
+                refusal = await refused(shared.ask("x", timeout_s=timeout_s))
+            assert (refusal.status, refusal.metadata) == ("DEADLINE_EXCEEDED", {"phase": "embed"})
+    assert limits.deadline_default_ms < limits.embed_call_ms
+
+
 async def test_callers_that_left_are_not_run(embedder: Embedder) -> None:
     """The texts of a cancelled call are dropped when their turn comes, and whoever stayed is answered (P12)."""
     gated = Gated(embedder)
@@ -298,7 +314,7 @@ async def test_overload_is_told_and_passes(embedder: Embedder) -> None:
         assert (refusal.status, refusal.reason) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
         assert refusal.metadata["limit"] == "embed_item_tokens_max"
         assert refusal.retry_ms
-        assert total(shared.metrics(), "embed_refused_total", kind="passage") >= 1
+        assert total(shared.metrics(), "embed_refused_texts_total", kind="passage") >= 1
         query = asyncio.ensure_future(shared.embed("a query"))
         for one in waiting:
             one.cancel()
@@ -435,6 +451,28 @@ async def test_an_embedder_without_a_model_does_not_start() -> None:
         assert done.stdout == ""
 
 
+async def test_every_setting_of_an_embedder_has_a_flag() -> None:
+    """The help names what an embedder takes with what it means, and nothing of stores and keys."""
+    command = [sys.executable, "-m", "sidecar", "embed", "--help"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=True)
+    shown = " ".join(done.stdout.split())
+    settings = {setting.name: setting.metadata["doc"] for setting in dataclasses.fields(Config)}
+    taken = {name for name in settings if f"--{name.replace('_', '-')} " in shown}
+    assert {"listen", "http", "models_dir", "embedder", "embedder_before", "device", "drain_ms"} <= taken
+    assert not taken & {"record", "hot", "tenant", "encryption_keys_file", "plaintext", "embedder_address", "project"}
+    assert all(settings[name].split(";")[0].split(":")[0] in shown for name in taken)
+
+
+async def test_an_embedder_loads_no_driver(process: EmbedderProcess) -> None:
+    """Its process loads no store, no tokenizer of a language model and no cipher: what is not there cannot fail."""
+    assert process.popen is not None
+    loaded = {Path(one.path).name for one in psutil.Process(process.popen.pid).memory_maps()}
+    assert any("onnxruntime" in name for name in loaded)
+    assert not [
+        name for name in loaded if re.search(r"sqlite|psycopg|libpq|tiktoken|hiredis|cryptography|Stemmer", name)
+    ]
+
+
 async def test_the_process_needs_no_store(process: EmbedderProcess) -> None:
     """It runs without keys and a record store, leaves nothing on disk, and listens with mode 0660 (P8)."""
     assert {path.name for path in process.directory.iterdir()} == {"log", "socket"}
@@ -482,9 +520,9 @@ async def test_every_metric_of_an_embedder_moves(embedder: Embedder) -> None:
             assert total(found, "embedded_texts_total", kind=kind) >= 4
             assert total(found, "embedded_tokens_total", kind=kind) > total(found, "embedded_texts_total", kind=kind)
             assert total(found, "embed_run_seconds_count", kind=kind) > 0
-            assert total(found, "embed_batch_fill_count", kind=kind) > 0
+            assert total(found, "embed_fill_share_count", kind=kind) > 0
             assert total(found, "embed_waiting_texts", kind=kind) == 0
-        assert total(found, "embed_dropped_total", kind="passage") == 2
+        assert total(found, "embed_dropped_texts_total", kind="passage") == 2
         assert total(found, "calls_total", method="Embed", status="OK") == 5
         assert total(found, "calls_total", method="Embed", reason="MODEL_NOT_SERVED") == 1
         assert total(found, "calls_total", method="ListModels", status="OK") == 1
