@@ -6,53 +6,47 @@ It says "ready", and works until it is killed, or until its parent is gone.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import os
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidecar.batching import EmbedQueue
 from sidecar.config import Config
-from sidecar.embed import Embedder
+from sidecar.embed import Shape, Tokens
 from sidecar.embedding import Vector
 from sidecar.engines import open_record
-from sidecar.model import Model
 from sidecar.projection import EmbeddingProjection
 from sidecar.telemetry import Log, Telemetry
 from tests import keys
+from tests.embedders import DIMENSIONS, StandIn
 
 MODEL = "stand-in@1/fp32"
-DIMENSIONS = 8
 RUN_S = 0.008
 
 
-class StandIn(Embedder):
+class Slow(StandIn):
     """Gives each text a vector of its own, in the time that a model takes for a short one."""
 
-    def __init__(self) -> None:  # loads no model
-        self.model = Model(directory=Path(), id="stand-in@1", query_prefix="", passage_prefix="")
-        self.id, self.dimensions = MODEL, DIMENSIONS
-        self.precision, self.provider = "fp32", "none"
-
-    def embed_one(self, text: str) -> Vector:
-        """Answer with the bytes of the text's hash."""
+    def run(self, texts: Sequence[Tokens], shape: Shape) -> NDArray[np.float32]:
+        """Take a while."""
         time.sleep(RUN_S)
-        return vector_of(text)
+        return super().run(texts, shape)
 
 
 def vector_of(text: str) -> Vector:
     """Return the vector that a text must have."""
-    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:DIMENSIONS], np.uint8).astype(np.float32)
+    return StandIn().vector(text)
 
 
 async def _work(record: str, lease_s: float) -> None:
     store = await open_record(Config(record=record, encryption_keys_file=keys.key_file()))
     telemetry = Telemetry(Log(io.StringIO()))
-    queue = EmbedQueue(StandIn())
+    queue = EmbedQueue(Slow())
     projection = EmbeddingProjection(
         store, queue, model_id=MODEL, dimensions=DIMENSIONS, telemetry=telemetry, lease_s=lease_s
     )

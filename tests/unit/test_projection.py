@@ -20,7 +20,6 @@ from sidecar.batching import EmbedQueue
 from sidecar.embed import Embedder
 from sidecar.embedding import Vector
 from sidecar.errors import Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
-from sidecar.model import Model
 from sidecar.orders import _pause_s
 from sidecar.projection import EmbeddingProjection
 from sidecar.stores import sqlite
@@ -29,21 +28,20 @@ from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
 from standpipe.v1 import turn_pb2
 from tests.contract.record_suite import claim, orders, turn
+from tests.embedders import StandIn
 
 MODEL = "test@1/fp32"
 
 
-class Counting(Embedder):
+class Counting(StandIn):
     """Gives each text a vector of its own, fails where the text says so, and notes what it was asked."""
 
-    def __init__(self) -> None:  # loads no model
-        self.model = Model(directory=Path(), id="test@1", query_prefix="", passage_prefix="")
-        self.id, self.dimensions = MODEL, 4
-        self.precision, self.provider = "fp32", "none"
+    def __init__(self) -> None:
+        super().__init__(name="test@1", dimensions=4)
         self.seen: list[str] = []
         self.lock = threading.Lock()
 
-    def embed_one(self, text: str) -> Vector:
+    def vector(self, text: str) -> Vector:
         """Answer with a vector that tells which text it is of."""
         with self.lock:
             self.seen.append(text)
@@ -56,7 +54,7 @@ class Counting(Embedder):
 
 def packed(text: str) -> bytes:
     """Return the vector that a text must have."""
-    vector = np.zeros(4, np.float32) if text.startswith(("fail", "nan")) else Counting().embed_one(text)
+    vector = np.zeros(4, np.float32) if text.startswith(("fail", "nan")) else Counting().vector(text)
     return recall.pack_vector(*recall.quantise(vector))
 
 
@@ -170,11 +168,11 @@ class Broken(Counting):
 
     broken = True
 
-    def embed_one(self, text: str) -> Vector:
+    def vector(self, text: str) -> Vector:
         """Fail, or answer."""
         if self.broken:
             raise RuntimeError(text)
-        return super().embed_one(text)
+        return super().vector(text)
 
 
 @pytest.fixture
