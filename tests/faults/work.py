@@ -6,50 +6,58 @@ It says "ready", and works until it is killed, or until its parent is gone.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
+import math
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidecar.batching import EmbedQueue
 from sidecar.config import Config
-from sidecar.embed import Shape, Tokens
-from sidecar.embedding import Vector
+from sidecar.embedding import Embedding, Vector
 from sidecar.engines import open_record
 from sidecar.projection import EmbeddingProjection
 from sidecar.telemetry import Log, Telemetry
 from tests import keys
-from tests.embedders import DIMENSIONS, StandIn
 
 MODEL = "stand-in@1/fp32"
-RUN_S = 0.008
+DIMENSIONS = 8
+RUN_S = 0.002
 
 
-class Slow(StandIn):
-    """Gives each text a vector of its own, in the time that a model takes for a short one."""
+class StandIn(Embedding):
+    """Gives each text a vector of its own, one after another, in the time that a model takes for a short one."""
 
-    def run(self, texts: Sequence[Tokens], shape: Shape) -> NDArray[np.float32]:
-        """Take a while."""
-        time.sleep(RUN_S)
-        return super().run(texts, shape)
+    id, dimensions, precision, provider, tokens_max = MODEL, DIMENSIONS, "fp32", "none", 256
+
+    def __init__(self) -> None:
+        self._device = asyncio.Lock()
+
+    async def embed_query(self, text: str, *, deadline_s: float) -> Vector:
+        """Answer as for an item."""
+        return (await self.embed_items([text], deadline_s=deadline_s))[0]
+
+    async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
+        """Answer with the bytes of each text's hash."""
+        async with self._device:
+            await asyncio.sleep(RUN_S * len(texts))
+        return [vector_of(text) for text in texts]
+
+    async def close(self) -> None:
+        """Hold nothing."""
 
 
 def vector_of(text: str) -> Vector:
     """Return the vector that a text must have."""
-    return StandIn().vector(text)
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:DIMENSIONS], np.uint8).astype(np.float32)
 
 
 async def _work(record: str, lease_s: float) -> None:
     store = await open_record(Config(record=record, encryption_keys_file=keys.key_file()))
     telemetry = Telemetry(Log(io.StringIO()))
-    queue = EmbedQueue(Slow())
-    projection = EmbeddingProjection(
-        store, queue, model_id=MODEL, dimensions=DIMENSIONS, telemetry=telemetry, lease_s=lease_s
-    )
+    projection = EmbeddingProjection(store, StandIn(), telemetry=telemetry, lease_s=lease_s)
     print("ready", flush=True)
     work, parent = asyncio.create_task(projection.run()), os.getppid()
     while not work.done() and os.getppid() == parent:
