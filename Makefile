@@ -33,10 +33,18 @@ $(MODELS)/ready: $(VENV)/ready sidecar/fetch.py sidecar/bert.py
 	$(BIN)/standpipe model ranks --to $(MODELS)
 	@touch $@
 
-tools: $(TOOLS)/grpcurl  ## Build the stock clients that tests use; needs Go
+tools: $(TOOLS)/grpcurl $(TOOLS)/onnxruntime-gpu/ready  ## Get the stock clients and libraries that tests use; needs Go
 
 $(TOOLS)/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS) go install $(GRPCURL)
+
+# Linux on x86-64 has this package, and nothing else has it.
+$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock $(VENV)/ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D) -r $<; \
+	fi
+	@touch $@
 
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
