@@ -22,7 +22,7 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar import limits
+from sidecar import doctor, limits
 from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.embed_server import SERVICES, EmbedServer
@@ -42,6 +42,7 @@ from tests.e2e.embedders import (
     total,
 )
 from tests.e2e.pods import MODEL, MODELS, gather, refusal_of, refused, until
+from tests.servers import free_port
 
 MARK = "zebra-xyzzy"
 """Stands in what callers send, and must stand in no answer and no log."""
@@ -449,6 +450,28 @@ async def test_an_embedder_without_a_model_does_not_start() -> None:
         assert words in done.stderr
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
+
+
+async def test_the_doctor_asks_every_replica(
+    embedder: Embedder, other: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor has each replica embed, names those that are away or differ, and looks for no model here."""
+    monkeypatch.setattr(limits, "examine_ms", 3000)
+    async with embedding(embedder, other) as one, embedding(embedder) as another:
+        addresses = [shared.server.addresses[0] for shared in (one, another)]
+        away = f"127.0.0.1:{free_port()}"
+        for asked, unfit in (
+            ((addresses[0],), set()),
+            ((*addresses, away), {away, "replicas"}),
+        ):
+            config = Config(embedder_address=asked, plaintext=True, record="sqlite:nowhere.db", models_dir="nowhere")
+            areas = await doctor.examine(config)
+            assert "model" not in areas
+            found = {finding.check: finding for finding in areas["shared embedder"]}
+            assert {check for check, finding in found.items() if finding.advice} == unfit
+            assert embedder.id in found[addresses[0]].found
+            assert other.id in found[addresses[0]].found
+            assert embedder.provider in found[addresses[0]].found
 
 
 async def test_every_setting_of_an_embedder_has_a_flag() -> None:
