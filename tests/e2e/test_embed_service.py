@@ -324,6 +324,35 @@ async def test_overload_is_told_and_passes(embedder: Embedder) -> None:
         assert len(await shared.embed("again", kind=PASSAGE)) == 1
 
 
+async def test_whoever_pauses_as_told_gets_through(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many more callers than there is room for, those that pause as they are told are all served (P12)."""
+    monkeypatch.setattr(limits, "embed_item_tokens_max", 1000)
+    texts = texts_of(random.Random(4), 24 * 8, sentences=1)
+    refused_times = 0
+
+    async def call(caller: Caller, own: list[str]) -> None:
+        nonlocal refused_times
+        while True:
+            try:
+                vectors = await caller.embed(*own, kind=PASSAGE)
+            except grpc.aio.AioRpcError as error:
+                refusal = refusal_of(error)
+                assert (refusal.reason, refusal.metadata["limit"]) == ("OVERLOADED", "embed_item_tokens_max")
+                assert refusal.retry_ms is not None
+                assert limits.embed_pause_ms <= refusal.retry_ms <= limits.embed_pause_longest_ms
+                refused_times += 1
+                await asyncio.sleep(refusal.retry_ms / 1000)
+                continue
+            for text, vector in zip(own, vectors, strict=True):
+                assert np.array_equal(vector, alone(embedder, text, query=False))
+            return
+
+    async with embedding(embedder) as shared:
+        await asyncio.gather(*(call(shared, texts[8 * number : 8 * (number + 1)]) for number in range(24)))
+        assert total(shared.metrics(), "embed_refused_texts_total", kind="passage") == 8 * refused_times
+    assert refused_times
+
+
 async def test_a_failed_run_fails_its_callers(embedder: Embedder) -> None:
     """A run that fails is INTERNAL for those who had texts in it, and the next is well (P12)."""
     gated = Gated(embedder, opened=True)
