@@ -329,15 +329,16 @@ embedder_look_ms: Final = 2000
 embedder_list_s: Final = 30
 """Between two such lists where nothing happens: how late a process learns of a new model, at most."""
 
-embed_batch_max: Final = 64
-"""Items that one projection step embeds and writes."""
+embed_batch_max: Final = 1024
+"""Items of one order that a projection embeds and writes at once: what a GPU takes 50 ms for, and one transaction of
+some milliseconds, for which commits wait."""
 
 drop_vectors_max: Final = 4096
 """Vectors of a model that SQLite removes in one transaction, and those of the subject that it then is at: commits wait
 for it, some 20 ms."""
 
 work_claims_max: Final = 8
-"""Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
+"""Work orders that a projection has at work: few, since they lie still for a lease when it dies; several, since a
 claim costs an fsync."""
 
 work_lease_s: Final = 30

@@ -679,8 +679,9 @@ async def test_models_are_listed_again_where_nothing_happens(ends: Ends, monkeyp
 
 
 async def test_a_list_that_makes_no_sense_is_refused(ends: Ends) -> None:
-    """Neither an empty list nor one of more than embedder_models_max models is taken."""
-    for models in ([], [f"m{number}/int8" for number in range(limits.embedder_models_max + 1)], ["x" * 1000]):
+    """No empty list is taken, none of more than embedder_models_max models or of an id beyond embed_model_chars_max."""
+    many = [f"m{number}/int8" for number in range(limits.embedder_models_max + 1)]
+    for models in ([], many, ["x" * (limits.embed_model_chars_max + 1)]):
         replica = await ends.replica(start=False)
         replica.models = models
         shared = await ends.shared(replica)
