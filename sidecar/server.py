@@ -86,7 +86,7 @@ class Server(Serving):
         self._embedder = self._given_embedder
         if self._embedder is None and config.embedder != "none":
             self._embedder = await asyncio.to_thread(self._load_embedder, models / config.embedder)
-        queue = EmbedQueue(self._embedder) if self._embedder else None
+        queue = EmbedQueue(self._embedder, telemetry=telemetry) if self._embedder else None
         model_id = self._embedder.id if self._embedder else ""
         dimensions = self._embedder.dimensions if self._embedder else 1
 

@@ -104,7 +104,7 @@ class Worker:
         if config.embedder != "none":
             embedder = await asyncio.to_thread(self._load)
             provider = embedder.provider
-            queue = EmbedQueue(embedder)
+            queue = EmbedQueue(embedder, telemetry=self.telemetry)
             stack.push_async_callback(queue.close)
             self._orders.append(EmbeddingProjection(record, queue, telemetry=self.telemetry))
         eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
