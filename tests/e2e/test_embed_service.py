@@ -297,6 +297,46 @@ async def test_queries_overtake_bulk(process: EmbedderProcess, embedder: Embedde
     await caller.close()
 
 
+async def test_deadlines_hold_behind_a_flood(process: EmbedderProcess, embedder: Embedder) -> None:
+    """Of 64 callers behind a flood each has its own vector or DEADLINE_EXCEEDED, long before the flood ends (P12)."""
+    dice = random.Random(9)
+    caller = Caller(process.target, embedder.id)
+    bulk = [
+        asyncio.ensure_future(caller.embed(*texts_of(dice, 256, sentences=16), kind=PASSAGE, timeout_s=110))
+        for _ in range(3)
+    ]
+
+    async def waiting(kind: str) -> float:
+        return total(await asyncio.to_thread(metrics, process.http), "embed_waiting_texts", kind=kind)
+
+    async def flooded() -> bool:
+        return await waiting("passage") > 256
+
+    await until(flooded)
+    texts = texts_of(dice, 64)
+    kinds = [dice.choice((QUERY, PASSAGE)) for _ in texts]
+    calls = [
+        caller.embed(text, kind=kind, timeout_s=dice.uniform(0.02, 0.6))
+        for text, kind in zip(texts, kinds, strict=True)
+    ]
+    answers = await gather(calls)
+
+    assert not any(one.done() for one in bulk)
+
+    async def forgotten() -> bool:
+        return await waiting("query") == 0
+
+    await until(forgotten)
+    for text, kind, answer in zip(texts, kinds, answers, strict=True):
+        if isinstance(answer, grpc.aio.AioRpcError):
+            assert answer.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            assert np.array_equal(answer[0], alone(embedder, text, query=kind == QUERY))
+    for one in bulk:
+        one.cancel()
+    await caller.close()
+
+
 async def test_overload_is_told_and_passes(embedder: Embedder) -> None:
     """A full queue is RESOURCE_EXHAUSTED with a pause and its limit; queries still come in; it recovers (P12)."""
     gated = Gated(embedder)
