@@ -53,9 +53,7 @@ async def _work(record: str, lease_s: float) -> None:
     store = await open_record(Config(record=record, encryption_keys_file=keys.key_file()))
     telemetry = Telemetry(Log(io.StringIO()))
     queue = EmbedQueue(StandIn())
-    projection = EmbeddingProjection(
-        store, queue, model_id=MODEL, dimensions=DIMENSIONS, telemetry=telemetry, lease_s=lease_s
-    )
+    projection = EmbeddingProjection(store, queue, telemetry=telemetry, lease_s=lease_s)
     print("ready", flush=True)
     work, parent = asyncio.create_task(projection.run()), os.getppid()
     while not work.done() and os.getppid() == parent:
