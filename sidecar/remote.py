@@ -305,7 +305,7 @@ class RemoteEmbedding(Embedding):
         try:
             vectors: list[Vector] = []
             for part in _parts(texts, self.dimensions):
-                vectors += await self._ask(embedding_pb2.EMBED_KIND_PASSAGE, part, deadline)
+                vectors.extend(await self._ask(embedding_pb2.EMBED_KIND_PASSAGE, part, deadline))
             return vectors
         except EmbedderUnavailable:
             if self._fallback is None or not self._shared.listed:
@@ -365,7 +365,6 @@ class _Replica:
         self._listed = listed
         self._breaker = Breaker()
         self._lost = asyncio.Event()
-        self._at_hand = False
         self._silent_s = 0.0
         self._silent_from = 0.0
         self._open = telemetry.embedder_breaker_open.labels(address)
@@ -449,16 +448,11 @@ class _Replica:
                     model_id=model_id, kind=embedding_pb2.EMBED_KIND_QUERY, texts=[f"ready {secrets.token_hex(4)}"]
                 )
                 await self.embed(probe, dimensions=info.dimensions, timeout_s=timeout_s, running=running)
-        except StandpipeError as error:
-            if self._at_hand:
-                self._telemetry.log.warning(
-                    "a shared embedder is away", address=self._address, reason=error.reason, detail=error.message
-                )
-            self._at_hand = False
+        except StandpipeError:
             return False
-        if not self._at_hand or models.keys() != (self.models or {}).keys():
-            self._telemetry.log.info("a shared embedder is at hand", address=self._address, models=list(models))
-        self._at_hand, self.models = True, models
+        if models.keys() != (self.models or {}).keys():
+            self._telemetry.log.info("a shared embedder serves", address=self._address, models=list(models))
+        self.models = models
         self._listed()
         return True
 
@@ -514,6 +508,7 @@ class _Replica:
         self._silent_s, self._silent_from = 0.0, time.monotonic()
         if not self.usable:
             self._open.set(0)
+            self._telemetry.log.info("a shared embedder is used again", address=self._address)
         self._breaker.success()
 
     def _unanswered(self, began: float) -> None:
@@ -529,9 +524,11 @@ class _Replica:
 
     def _failed(self) -> None:
         self._lost.set()
+        usable = self.usable
         self._breaker.failure()
-        if not self.usable:
+        if usable and not self.usable:
             self._open.set(1)
+            self._telemetry.log.warning("a shared embedder is left alone", address=self._address)
 
 
 class _Hedging:
