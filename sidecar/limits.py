@@ -267,9 +267,9 @@ commits end within milliseconds, and who makes a backup is not waited for."""
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 
-embed_query_tokens_max: Final = 4096
-"""Tokens of queries that wait for an embedder on a CPU; beyond, recall goes by words alone. At 10,000 tokens a second
-the last of them waits 0.4 s, longer than a hydrate would."""
+embed_query_tokens_max: Final = 1 << 14
+"""Tokens of queries that wait for an embedder on a CPU, 64 of the longest there are or 512 of 30 tokens; beyond, recall
+goes by words alone. At 10,000 tokens a second the last of them waits 1.6 s, longer than any hydrate would."""
 
 embed_item_tokens_max: Final = 1 << 18
 """Tokens of passages that wait for an embedder on a CPU, and of one call: some 6,000 texts, and 26 s of work."""
@@ -308,9 +308,26 @@ embed_query_run_tokens: Final = 2048
 embed_passage_run_tokens: Final = 16_384
 """Padded tokens of a GPU's run of passages: enough to fill the device, and what a query waits for at most."""
 
-embed_hedge_share: Final = 0.1
-"""Calls of a shared embedder, at most, that are sent to a second replica when the first takes long: a tenth more load
-takes the tail off, and much more would make it."""
+embed_hedge_ms: Final = 5
+"""How long a query waits for one replica of a shared embedder, at least, before another is asked too: less is what the
+network and a busy event loop take."""
+
+embed_hedge_percent_max: Final = 10
+"""Of a hundred queries, those that are sent to a second replica: a tenth more load takes the tail off, and much more
+would make it."""
+
+embed_silence_ms: Final = 50
+"""How long calls of a replica wait without any answer from it, and then end, to count as one failure of it: with
+breaker_failures_max, a quarter of a second of a GPU that takes 5 ms."""
+
+embedder_models_max: Final = 16
+"""Models that a shared embedder may list: two are served side by side during a switch."""
+
+embedder_look_ms: Final = 2000
+"""What listing the models of a replica may take, a connection that is made first included; nobody waits for it."""
+
+embedder_list_s: Final = 30
+"""Between two such lists where nothing happens: how late a process learns of a new model, at most."""
 
 embed_batch_max: Final = 1024
 """Items of one order that a projection embeds and writes at once: what a GPU takes 50 ms for, and one transaction of

@@ -140,6 +140,15 @@ class Telemetry:
         self.sweep_lag_seconds = gauge("sweep_lag_seconds", "For how long a log has outstayed its time, at most.")
         self.erasures = counter("erasures_total", "Erasures that this process finished.")
         self.erasure_failures = counter("erasure_failures_total", "Attempts to finish an erasure that failed.")
+        self.embedder_calls = counter(
+            "embedder_calls_total", "Calls of a shared embedder that ended.", "address", "outcome"
+        )
+        self.embedder_breaker_open = gauge(
+            "embedder_breaker_open", "1 while a shared embedder is left alone, since it failed.", "address"
+        )
+        self.embedder_hedges = counter("embedder_hedges_total", "Queries that were sent to a second replica too.")
+        self.embedder_hedges_won = counter("embedder_hedges_won_total", "Those that the second replica answered first.")
+        self.embedder_fallbacks = counter("embedder_fallbacks_total", "Calls that the local model answered instead.")
         self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
         self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
         self.info = gauge("build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider")

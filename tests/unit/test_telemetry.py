@@ -14,7 +14,21 @@ from prometheus_client import Counter, Gauge, Histogram, exposition
 from sidecar.telemetry import Log, OrderFigures, Telemetry
 
 ROOT = Path(__file__).parents[2]
-LABELS = {"method", "status", "reason", "phase", "source", "outcome", "cause", "version", "record", "hot", "provider"}
+LABELS = {
+    "method",
+    "status",
+    "reason",
+    "phase",
+    "source",
+    "outcome",
+    "cause",
+    "version",
+    "record",
+    "hot",
+    "provider",
+} | {
+    "address"  # of a shared embedder, as the settings name it
+}
 """What a label may be: things that Standpipe itself names. No id, no name and no text of a caller."""
 
 
