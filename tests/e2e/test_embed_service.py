@@ -22,7 +22,7 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar import doctor, limits
+from sidecar import doctor, embed_server, limits
 from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.embed_server import SERVICES, EmbedServer
@@ -261,7 +261,11 @@ async def test_callers_that_left_are_not_run(embedder: Embedder) -> None:
             for kind in (QUERY, PASSAGE)
         ]
         stayed = [asyncio.ensure_future(shared.embed(f"stayed {kind}", kind=kind)) for kind in (QUERY, PASSAGE)]
-        await asyncio.sleep(0.2)
+
+        async def all_there() -> bool:
+            return total(shared.metrics(), "embed_waiting_texts") == 2 * len(left) + len(stayed)
+
+        await until(all_there)
         for one in left:
             one.cancel()
 
@@ -468,11 +472,11 @@ async def test_health_tells_the_start(embedder: Embedder, monkeypatch: pytest.Mo
     """Before the model is loaded the probes say alive, and neither started nor ready (P12)."""
     loaded = threading.Event()
 
-    def load(*_: Any) -> Embedder:
+    def load(_: Config) -> list[Embedder]:
         assert loaded.wait(30)
-        return embedder
+        return [embedder]
 
-    monkeypatch.setattr(EmbedServer, "_load", load)
+    monkeypatch.setattr(embed_server, "loaded_by", load)
     server = EmbedServer(Config(listen=("127.0.0.1:0",), http="127.0.0.1:0", models_dir=str(MODELS), log_level="error"))
     starting = asyncio.ensure_future(server.__aenter__())
 
@@ -601,7 +605,12 @@ async def test_every_metric_of_an_embedder_moves(embedder: Embedder) -> None:
         for kind in ("query", "passage"):
             assert total(found, "embed_waiting_tokens", kind=kind) > total(found, "embed_waiting_texts", kind=kind)
         calls[-1].cancel()
-        await asyncio.sleep(0.1)
+
+        async def gone() -> bool:
+            found = await asyncio.to_thread(shared.metrics)
+            return total(found, "calls_total", method="Embed", status="CANCELLED") == 1
+
+        await until(gone)
         gated.open.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*calls, return_exceptions=True)
