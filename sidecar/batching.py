@@ -275,7 +275,7 @@ class EmbedQueue(Embedding):
 
     async def embed(self, texts: Sequence[str], *, query: bool, deadline_s: float = math.inf) -> Embedded:
         """Embed texts as queries or as passages, without the cache, and tell what it took; else as `embed_items`."""
-        lane = self._queries if query else self._passages
+        lane, texts = (self._queries if query else self._passages), list(texts)
         came_at = time.monotonic()
         deadline = came_at + deadline_s
         if not texts:
