@@ -561,9 +561,9 @@ async def test_second_calls_are_few(ends: Ends, monkeypatch: pytest.MonkeyPatch)
         texts = [f"{number}" for number in range(start, start + 50)]
         found = await asyncio.gather(*(model.embed_query(text, deadline_s=30) for text in texts))
         assert all(same(one, text) for one, text in zip(found, texts, strict=True))
-    sent = sum(len(one.asked) for one in replicas)
-    assert 310 <= sent <= 300 * (1 + limits.embed_hedge_percent_max / 100)
-    assert sent == 300 + ends.counted("embedder_hedges_total")
+    sent, hedges = sum(len(one.asked) for one in replicas), ends.counted("embedder_hedges_total")
+    assert 10 <= hedges <= 300 * limits.embed_hedge_percent_max / 100
+    assert 300 < sent <= 300 + hedges  # one may end before it is on its way
     await asyncio.gather(*(model.embed_items([f"{number}"]) for number in range(50)))
     assert sum(len(one.asked) for one in replicas) == sent + 50
 
