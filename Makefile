@@ -27,7 +27,8 @@ $(VENV)/ready: .ci/dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(MODELS)/ready: $(VENV)/ready
+# What a release adds to a model is added to the one that is there.
+$(MODELS)/ready: $(VENV)/ready sidecar/fetch.py sidecar/bert.py
 	$(BIN)/standpipe model fetch --to $(MODELS)
 	$(BIN)/standpipe model ranks --to $(MODELS)
 	@touch $@

@@ -1,80 +1,238 @@
-"""The queue before an embedder in this process: one worker thread, queries before items, never a hang (P12).
+"""The queue before an embedder in this process: batches of one shape, queries first, never a hang (P6, P12).
 
-It adds 0.13 ms to a run.
+::
+
+    embed_query ─> cache, shared flights ─┐
+                                          ├─ tokenise ─ admit by tokens ─> two lanes ─> one thread: take, run, hand over
+    embed_items, embed ───────────────────┘
+
+A text runs in the shape that follows from its own tokens and kind, beside whatever else waits in that shape: nothing
+ever waits for a batch to fill, since while one run is on the next fills itself. Its bits are the shape's and its own.
+
+Within a lane the callers take turns. Whose turn it is chooses the shape, with the first of its texts that waits, and
+has its share of the rows like all others who have texts of that shape. So a call of three texts is answered after a
+few runs, however many thousands stand before it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sidecar import limits
-from sidecar.embed import Embedder
-from sidecar.embedding import Embedding, Vector
-from sidecar.errors import DeadlineExceeded, Draining, Internal, LimitExceeded, Overloaded, StandpipeError
+from sidecar.embed import Embedder, Shape, Tokens
+from sidecar.embedding import Embedding, QueryCache, Vector
+from sidecar.errors import DeadlineExceeded, Draining, EmbedderUnavailable, Internal, LimitExceeded, Overloaded
+from sidecar.telemetry import Telemetry
 
 CLOSE_S = 1.0
 """How long `close` waits for the run in hand; the drain after SIGTERM has 1.5 s in all."""
 
+_HERE_CHARS = 512
+"""Texts that are tokenised where they come: 0.2 ms. A text costs as much as _TEXT_CHARS more than it has."""
 
-@dataclass(eq=False)
-class _Job:
-    """Texts of one caller, or one text of several callers."""
+_TEXT_CHARS = 16
 
-    loop: asyncio.AbstractEventLoop
-    texts: Sequence[str]
+_PORTION_CHARS = 32_768
+"""Texts that are tokenised in one go in a thread: some 10 ms, for which other callers wait."""
+
+_SPEED_WEIGHT = 0.2
+"""Of the latest run in the speed that pauses are reckoned by: some ten runs after a change it is the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What came of the texts of one call."""
+
+    vectors: NDArray[np.float32]
+    """[texts, dimensions], read-only."""
+    tokens: int
+    """All that were embedded, special ones and the prefix's included."""
+    queue_us: int
+    """From arrival to the start of the first run."""
+    run_us: int
+    """From there to the end of the last."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """Texts of one caller. Its future is the event loop's, its vectors the worker's, all else the lock's."""
+
+    texts: list[Tokens]
+    vectors: NDArray[np.float32]
+    answer: asyncio.Future[NDArray[np.float32]]
+    """[texts, dimensions], or [dimensions] of a query that flies. Cancelled when nobody waits for it."""
     deadline: float
-    """By time.monotonic(): when the last waiter gives up."""
-    key: bytes | None = None
-    """Of a query, in the cache and in flight."""
-    vectors: list[Vector] = field(default_factory=list)
-    waiters: list[asyncio.Future[list[Vector]]] = field(default_factory=list)
-    dropped: bool = False
+    came_at: float
+    alone: bool
+    left: int
+    """Texts without a vector."""
+    waiting: dict[Shape, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Where the texts that no run has taken stand in `texts`, the first of them last."""
+    began_at: float = 0.0
+    ended_at: float = 0.0
 
-    def is_dead(self) -> bool:
-        return time.monotonic() > self.deadline or all(waiter.done() for waiter in self.waiters)
+    def is_dead(self, now: float) -> bool:
+        """Tell whether nobody waits: the caller left, was answered with an error, or is late and about to hear so."""
+        return now > self.deadline or self.answer.done()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one run takes: some texts of some calls, all of one shape."""
+
+    lane: _Lane
+    shape: Shape
+    rows: list[tuple[_Call, list[int]]] = field(default_factory=list)
+    texts: list[Tokens] = field(default_factory=list)
+    tokens: int = 0
+    began_at: float = 0.0
+
+
+class _Lane:
+    """The calls of one kind that wait. Its queue holds the lock."""
+
+    def __init__(self, embedder: Embedder, telemetry: Telemetry, *, query: bool, tokens_max: int, limit: str) -> None:
+        self.tokens_max, self.limit = tokens_max, limit
+        self.texts = 0
+        self.tokens = 0
+        """Of the texts that wait, and about those of the texts that are being tokenised."""
+        self.tokeniser = ThreadPoolExecutor(1, "tokenise")
+        """For what would hold the event loop: one for each lane, so that no query waits for passages to be read."""
+        self._shapes = [embedder.shape(max(size, 1), query=query) for size in range(embedder.model.tokens_max + 1)]
+        self._calls: OrderedDict[_Call, None] = OrderedDict()
+        """Those that have texts waiting, by turns."""
+        self._by_shape: defaultdict[Shape, OrderedDict[_Call, None]] = defaultdict(OrderedDict)
+        """The same, for each shape that they have texts of."""
+        labels = (embedder.id, "query" if query else "passage")
+        self.dropped = telemetry.embed_dropped_texts.labels(*labels)
+        self.refused = telemetry.embed_refused_texts.labels(*labels)
+        self.embedded_texts = telemetry.embedded_texts.labels(*labels)
+        self.embedded_tokens = telemetry.embedded_tokens.labels(*labels)
+        self.fill = telemetry.embed_fill.labels(*labels)
+        self.run_seconds = telemetry.embed_run_seconds.labels(*labels)
+        telemetry.embed_waiting_texts.labels(*labels).set_function(lambda: self.texts)
+        telemetry.embed_waiting_tokens.labels(*labels).set_function(lambda: self.tokens)
+
+    def add(self, call: _Call, tokens: int) -> None:
+        """Queue a call behind all others."""
+        for at, text in enumerate(call.texts):
+            call.waiting[self._shapes[text.size]].append(at)
+        for shape, places in call.waiting.items():
+            places.reverse()
+            self._by_shape[shape][call] = None
+        self._calls[call] = None
+        self.texts += len(call.texts)
+        self.tokens += tokens
+
+    def take(self, now: float) -> _Batch | None:
+        """Take what runs next: the shape of the call whose turn it is, with as many texts as there are and fit."""
+        while self._calls:
+            turn = next(iter(self._calls))
+            shape = next(iter(turn.waiting))
+            callers = self._by_shape[shape]
+            callers.move_to_end(turn, last=False)
+            self._calls.move_to_end(turn)
+            batch = _Batch(self, shape)
+            while callers and len(batch.texts) < shape.rows:
+                self._take_share(batch, callers, now)
+            if batch.texts:
+                batch.tokens = sum(text.size for text in batch.texts)
+                self.texts -= len(batch.texts)
+                self.tokens -= batch.tokens
+                return batch
+        return None
+
+    def remove(self, call: _Call) -> None:
+        """Drop what waits of a call."""
+        for shape, places in call.waiting.items():
+            del self._by_shape[shape][call]
+            self.texts -= len(places)
+            self.tokens -= sum(call.texts[at].size for at in places)
+            self.dropped.inc(len(places))
+        call.waiting.clear()
+        self._calls.pop(call, None)
+
+    def clear(self) -> list[_Call]:
+        """Drop everything; return whose it was."""
+        calls = list(self._calls)
+        for call in calls:
+            self.remove(call)
+        return calls
+
+    def _take_share(self, batch: _Batch, callers: OrderedDict[_Call, None], now: float) -> None:
+        """Take what the first of these callers has coming, and let it stand behind the others."""
+        share = -(-(batch.shape.rows - len(batch.texts)) // len(callers))
+        call = next(iter(callers))
+        if call.is_dead(now):
+            self.remove(call)
+            return
+        places = call.waiting[batch.shape]
+        taken = places[: -share - 1 : -1]
+        del places[-share:]
+        if places:
+            callers.move_to_end(call)
+        else:
+            del callers[call], call.waiting[batch.shape]
+            if not call.waiting:
+                del self._calls[call]
+        batch.rows.append((call, taken))
+        batch.texts += [call.texts[at] for at in taken]
 
 
 class EmbedQueue(Embedding):
-    """The way of one event loop to an embedder: one worker thread, queries before items, never a hang (P12).
+    """The way of one event loop to an embedder: one thread that runs, queries before passages.
 
-    Queries wait for at most one run that is not a query's. A query's vector is kept in a least-recently-used
-    cache, under a hash of the model and the text and never under the text itself; equal queries in flight share
-    one run. Vectors are read-only, since callers share them.
+    What waits is bounded in tokens, which is what a run's time goes by, for queries and for passages apart. Who comes
+    when there is no room is refused at once, before its texts are tokenised, and told how long the half of what waits
+    takes at the speed of the last runs. A query waits for at most one run of passages. Vectors are read-only.
     """
 
     def __init__(
         self,
         embedder: Embedder,
         *,
-        queries_max: int = limits.embed_queries_max,
-        items_max: int = limits.embed_items_max,
+        telemetry: Telemetry | None = None,
+        query_tokens_max: int | None = None,
+        item_tokens_max: int | None = None,
         cache_entries_max: int = limits.query_cache_max,
     ) -> None:
+        """Take the limits of the embedder's device unless others are given; `telemetry` is the process's."""
         self.embedder = embedder
         self.id = embedder.id
         self.dimensions = embedder.dimensions
         self.precision = embedder.precision
         self.provider = embedder.provider
         self.tokens_max = embedder.model.tokens_max
-        self._queries_max = queries_max
-        self._items_max = items_max
-        self._cache_entries_max = cache_entries_max
-        self._cache: OrderedDict[bytes, Vector] = OrderedDict()
-        self._flights: dict[bytes, _Job] = {}
-        # Everything below belongs to the lock of this condition; everything above to the event loop.
-        self._changed = threading.Condition()
-        self._queries: deque[_Job] = deque()
-        self._items: deque[_Job] = deque()
-        self._items_waiting = 0
-        self._running: _Job | None = None
+        (query_limit, query_most), (item_limit, item_most) = _bounds(embedder)
+        telemetry = telemetry or Telemetry()
+        self._queries = _Lane(
+            embedder, telemetry, query=True, tokens_max=query_tokens_max or query_most, limit=query_limit
+        )
+        self._passages = _Lane(
+            embedder, telemetry, query=False, tokens_max=item_tokens_max or item_most, limit=item_limit
+        )
+        self._cache = QueryCache(cache_entries_max)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Both lanes and everything below belong to this lock.
+        self._lock = threading.Lock()
+        self._in_hand: _Batch | None = None
+        self._idle = False
         self._closed = False
+        self._tokens_per_s = 0.0
+        # Held, until an idle worker is to look again.
+        self._wake = threading.Lock()
+        self._wake.acquire()
         # A daemon, so that a run that never ends cannot keep the process from ending.
         self._worker = threading.Thread(target=self._work, name="embed", daemon=True)
         self._worker.start()
@@ -82,174 +240,307 @@ class EmbedQueue(Embedding):
     @property
     def queries_waiting(self) -> int:
         """Queries that no run has begun for."""
-        return len(self._queries)
+        return self._queries.texts
 
     @property
     def items_waiting(self) -> int:
-        """Texts of bulk calls that no run has begun for."""
-        return self._items_waiting
+        """Passages that no run has begun for."""
+        return self._passages.texts
 
     async def embed_query(self, text: str, *, deadline_s: float) -> Vector:
-        """Embed a query, with the model's prefix: float32 [dimensions], read-only.
+        """Embed a query, with the model's prefix: float32 [dimensions], from the cache if it is there.
 
-        Raises DeadlineExceeded after `deadline_s` seconds whatever the embedder does, Overloaded if
-        `embed_queries_max` others wait, Internal if the run fails, Draining once closed.
+        Raises DeadlineExceeded after `deadline_s` seconds whatever the embedder does, Overloaded if the queries that
+        wait leave no room, Internal if the run fails, EmbedderUnavailable if the device is broken, and Draining once
+        closed.
         """
-        prefixed = self.embedder.model.query_prefix + text
-        key = hashlib.sha256(f"{self.embedder.id}\0{prefixed}".encode("utf-8", "surrogatepass")).digest()
-        cached = self._cache.get(key)
-        if cached is not None:
-            self._cache.move_to_end(key)
-            return cached
-        loop = asyncio.get_running_loop()
-        deadline = time.monotonic() + deadline_s
-        waiter: asyncio.Future[list[Vector]] = loop.create_future()
-        with self._changed:
-            job = self._flights.get(key)
-            if job is None or job.dropped:
-                self._refuse_closed()
-                if len(self._queries) >= self._queries_max:
-                    raise Overloaded(f"{self._queries_max} queries wait to be embedded", limit="embed_queries_max")
-                job = self._flights[key] = _Job(loop, (prefixed,), deadline, key)
-                self._queries.append(job)
-                self._changed.notify()
-            job.deadline = max(job.deadline, deadline)
-            job.waiters.append(waiter)
-        return (await _wait(waiter, deadline_s))[0]
+        return await self._cache.get(text, lambda left_s: self._fly(text, left_s), deadline_s=deadline_s)
 
     async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
-        """Embed passages, with the model's prefix, in order, behind all queries; read-only vectors, not cached.
+        """Embed passages, with the model's prefix, in order, behind all queries.
 
-        All are embedded or none. Raises LimitExceeded for more than `embed_items_max` texts, Overloaded if they
-        and those that wait are more, and else as `embed_query` does.
+        All are embedded or none. Raises LimitExceeded for more tokens than ever fit, and else as `embed_query` does.
         """
-        if len(texts) > self._items_max:
-            raise LimitExceeded(
-                f"a call must hold at most {self._items_max} texts",
-                limit="embed_items_max",
-                maximum=self._items_max,
-                actual=len(texts),
-            )
+        return list((await self.embed(texts, query=False, deadline_s=deadline_s)).vectors)
+
+    async def embed(self, texts: Sequence[str], *, query: bool, deadline_s: float = math.inf) -> Embedded:
+        """Embed texts as queries or as passages, without the cache, and tell what it took; else as `embed_items`."""
+        lane = self._queries if query else self._passages
+        came_at = time.monotonic()
+        deadline = came_at + deadline_s
         if not texts:
-            return []
-        loop = asyncio.get_running_loop()
-        prefix = self.embedder.model.passage_prefix
-        job = _Job(loop, [prefix + text for text in texts], time.monotonic() + deadline_s)
-        waiter: asyncio.Future[list[Vector]] = loop.create_future()
-        job.waiters.append(waiter)
-        with self._changed:
-            self._refuse_closed()
-            if self._items_waiting + len(texts) > self._items_max:
-                raise Overloaded(f"{self._items_waiting} texts wait to be embedded", limit="embed_items_max")
-            self._items.append(job)
-            self._items_waiting += len(texts)
-            self._changed.notify()
-        return await _wait(waiter, deadline_s)
+            return Embedded(np.zeros((0, self.dimensions), np.float32), tokens=0, queue_us=0, run_us=0)
+        call = self._admit(lane, await self._tokenise(lane, texts, deadline), deadline, came_at=came_at)
+        try:
+            timeout_s = None if deadline_s == math.inf else deadline - time.monotonic()
+            # Unlike a timeout around the future it leaves it be: whether it has ended tells if we are late.
+            landed, _ = await asyncio.wait([call.answer], timeout=timeout_s)
+        finally:
+            call.answer.cancel()
+        if not landed:
+            raise _late()
+        return Embedded(
+            call.answer.result(),
+            tokens=sum(text.size for text in call.texts),
+            queue_us=round((call.began_at - call.came_at) * 1e6),
+            run_us=round((call.ended_at - call.began_at) * 1e6),
+        )
 
     async def close(self) -> None:
         """Refuse new calls, fail those that wait with Draining, and let the run in hand end, up to CLOSE_S."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            waiting = [*self._queries, *self._items]
-            self._queries.clear()
-            self._items.clear()
-            self._items_waiting = 0
-            self._changed.notify()
-        for job in waiting:
-            self._deliver(job, _draining())
+            waiting = self._queries.clear() + self._passages.clear()
+            self._rouse()
+        for lane in (self._queries, self._passages):
+            lane.tokeniser.shutdown(wait=False)
+        self._settle([(call, _draining()) for call in waiting])
         await asyncio.to_thread(self._worker.join, CLOSE_S)
-        running = self._running
-        if running is not None:
-            self._deliver(running, _draining())
+        in_hand = self._in_hand
+        if in_hand is not None:
+            self._settle([(call, _draining()) for call, _ in in_hand.rows])
 
-    def _refuse_closed(self) -> None:
+    # On the event loop
+
+    def _fly(self, text: str, left_s: float) -> asyncio.Future[Vector]:
+        """Begin a query's flight: without a task, if its text is as short as most."""
+        if _is_short([text]):
+            read = self._read_here(self._queries, [text])
+            return self._admit(self._queries, read, time.monotonic() + left_s, alone=True).answer
+
+        async def embed() -> Vector:
+            vector: Vector = (await self.embed([text], query=True, deadline_s=left_s)).vectors[0]
+            return vector
+
+        return asyncio.ensure_future(embed())
+
+    async def _tokenise(self, lane: _Lane, texts: Sequence[str], deadline: float) -> list[Tokens]:
+        """Read texts: where they come if they are few and short, else in a thread, while a place is held for them.
+
+        Some at a time go to the thread, so that callers take turns there too. How many tokens they have is guessed
+        until it is known: a quarter of the characters, which is what most languages have.
+        """
+        if _is_short(texts):
+            return self._read_here(lane, texts)
+        guess = min(sum(min(2 + len(text) // 4, self.tokens_max) for text in texts), lane.tokens_max)
+        with self._lock:
+            self._check_room(lane, guess, len(texts))
+            lane.tokens += guess
+        try:
+            read: list[Tokens] = []
+            for some in _portions(texts):
+                with self._lock:
+                    self._check_open()
+                reading = asyncio.get_running_loop().run_in_executor(lane.tokeniser, self._read, lane, some)
+                async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
+                    read += await reading
+            return read
+        except TimeoutError:
+            raise _late() from None
+        finally:
+            with self._lock:
+                lane.tokens -= guess
+
+    def _read_here(self, lane: _Lane, texts: Sequence[str]) -> list[Tokens]:
+        with self._lock:
+            self._check_room(lane, len(texts), len(texts))  # for nothing, if not even a token of each would fit
+        return self._read(lane, texts)
+
+    def _read(self, lane: _Lane, texts: Sequence[str]) -> list[Tokens]:
+        model = self.embedder.model
+        prefix = model.query_prefix if lane is self._queries else model.passage_prefix
+        try:
+            return self.embedder.tokenise([prefix + text for text in texts] if prefix else texts)
+        except Exception as error:
+            raise Internal("the tokenizer failed") from error
+
+    def _admit(
+        self, lane: _Lane, texts: list[Tokens], deadline: float, *, came_at: float | None = None, alone: bool = False
+    ) -> _Call:
+        """Queue a call and wake the worker, or raise why not."""
+        tokens = sum(text.size for text in texts)
+        now = time.monotonic()
+        if tokens > lane.tokens_max:
+            raise LimitExceeded(
+                f"a call must hold at most {lane.tokens_max} tokens",
+                limit=lane.limit,
+                maximum=lane.tokens_max,
+                actual=tokens,
+            )
+        loop = self._loop = asyncio.get_running_loop()
+        call = _Call(
+            texts=texts,
+            vectors=np.empty((len(texts), self.dimensions), np.float32),
+            answer=loop.create_future(),
+            deadline=deadline,
+            came_at=now if came_at is None else came_at,
+            alone=alone,
+            left=len(texts),
+        )
+        with self._lock:
+            self._check_room(lane, tokens, len(texts))
+            lane.add(call, tokens)
+            self._rouse()
+
+        def ended(answer: asyncio.Future[NDArray[np.float32]]) -> None:
+            if answer.cancelled():
+                with self._lock:
+                    lane.remove(call)
+            else:
+                answer.exception()  # it has been heard of, though the caller may have left
+
+        call.answer.add_done_callback(ended)
+        return call
+
+    def _check_open(self) -> None:
         if self._closed:
             raise _draining()
 
-    def _work(self) -> None:
-        """Run one text after another until the queue is closed; the worker thread's body."""
-        while (job := self._take()) is not None:
-            error: StandpipeError | None = None
-            try:
-                vector = self.embedder.embed_one(job.texts[len(job.vectors)])
-                vector.flags.writeable = False
-                job.vectors.append(vector)
-            except Exception as cause:
-                error = Internal("an embedding run failed")
-                error.__cause__ = cause
-            self._put_back(job, error)
-
-    def _take(self) -> _Job | None:
-        """Wait for the job whose text is to run next; None once the queue is closed."""
-        with self._changed:
-            while not self._closed:
-                waiting = self._queries or self._items
-                if not waiting:
-                    self._changed.wait()
-                    continue
-                job = waiting.popleft()
-                if job.is_dead():
-                    self._drop(job)
-                    continue
-                if job.key is None:
-                    self._items_waiting -= 1
-                self._running = job
-                return job
-        return None
-
-    def _put_back(self, job: _Job, error: StandpipeError | None) -> None:
-        """Queue the rest of a job whose text was run, at its old place, or hand over what it came to."""
-        with self._changed:
-            self._running = None
-            rest = len(job.texts) - len(job.vectors)
-            if rest and self._closed:
-                error = error or _draining()
-            elif rest and error is None:
-                self._items.appendleft(job)
-                return
-            elif rest and job.key is None:
-                self._items_waiting -= rest - 1  # the text that failed was taken off before its run
-        self._deliver_from_worker(job, error)
-
-    def _drop(self, job: _Job) -> None:
-        """Forget a job that nobody waits for; the lock is held, so no query can join it from here on."""
-        job.dropped = True
-        if job.key is None:
-            self._items_waiting -= len(job.texts) - len(job.vectors)
-        self._deliver_from_worker(job, DeadlineExceeded("the caller's deadline has passed", phase="embed"))
-
-    def _deliver_from_worker(self, job: _Job, error: StandpipeError | None) -> None:
-        try:
-            job.loop.call_soon_threadsafe(self._deliver, job, error)
-        except RuntimeError:
-            # The loop was closed with the job in hand, and all its waiters with it.
+    def _check_room(self, lane: _Lane, tokens: int, texts: int) -> None:
+        self._check_open()
+        if lane.tokens + tokens <= lane.tokens_max:
             return
+        lane.refused.inc(texts)
+        error = Overloaded(f"{lane.tokens} tokens wait to be embedded, of {lane.tokens_max}", limit=lane.limit)
+        if self._tokens_per_s:
+            ahead = self._queries.tokens + (lane.tokens if lane is self._passages else 0)
+            pause_ms = round(500 * ahead / self._tokens_per_s)
+            error.retry_after_ms = min(max(pause_ms, limits.embed_pause_ms), limits.embed_pause_longest_ms)
+        raise error
 
-    def _deliver(self, job: _Job, error: StandpipeError | None) -> None:
-        """Settle a job on its event loop: its flight ends, its vector is cached, its waiters wake."""
-        if job.key is not None:
-            if self._flights.get(job.key) is job:
-                del self._flights[job.key]
-            if error is None:
-                self._cache[job.key] = job.vectors[0]
-                while len(self._cache) > self._cache_entries_max:
-                    self._cache.popitem(last=False)
-        for waiter in job.waiters:
-            if waiter.done():
+    def _rouse(self) -> None:
+        """Let an idle worker look again; the lock is held."""
+        if self._idle:
+            self._idle = False
+            self._wake.release()
+
+    def _settle(self, ends: Sequence[tuple[_Call, Exception | None]]) -> None:
+        """Tell callers what came of their texts."""
+        for call, error in ends:
+            if call.answer.done():
                 continue
             if error is None:
-                waiter.set_result(job.vectors)
+                call.vectors.flags.writeable = False
+                call.answer.set_result(call.vectors[0] if call.alone else call.vectors)
             else:
-                waiter.set_exception(error)
+                call.answer.set_exception(error)
+
+    # On the worker's thread
+
+    def _work(self) -> None:
+        """Run batch after batch until the queue is closed."""
+        while (batch := self._take()) is not None:
+            batch.began_at = time.monotonic()
+            try:
+                vectors = self.embedder.run(batch.texts, batch.shape)
+                ends = self._hand_out(batch, vectors)
+            except Exception as cause:
+                ends = self._fail(batch, cause)
+            with self._lock:
+                self._in_hand = None
+                for call, error in ends:
+                    if error is not None:
+                        batch.lane.remove(call)
+            self._tell(ends)
+
+    def _take(self) -> _Batch | None:
+        """Wait for what is to run next; None once the queue is closed."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    return None
+                now = time.monotonic()
+                batch = self._queries.take(now) or self._passages.take(now)
+                if batch is not None:
+                    self._in_hand = batch
+                    return batch
+                self._idle = True
+            self._wake.acquire()
+
+    def _hand_out(self, batch: _Batch, vectors: NDArray[np.float32]) -> list[tuple[_Call, Exception | None]]:
+        """Give each call its rows; return those that have all, or will never."""
+        now = time.monotonic()
+        took_s = now - batch.began_at
+        assert len(vectors) == len(batch.texts)
+        finite = np.isfinite(vectors).all(axis=1)
+        flawed = set() if finite.all() else set(np.flatnonzero(~finite).tolist())
+        ends: list[tuple[_Call, Exception | None]] = []
+        row = 0
+        for call, places in batch.rows:
+            rows = range(row, row + len(places))
+            row = rows.stop
+            if flawed and not flawed.isdisjoint(rows):
+                ends.append((call, Internal("the embedding model answered with a number that is not finite")))
+                continue
+            call.vectors[places] = vectors[rows.start : rows.stop]
+            call.began_at = call.began_at or batch.began_at
+            call.left -= len(places)
+            if not call.left:
+                call.ended_at = now
+                ends.append((call, None))
+        lane = batch.lane
+        lane.embedded_texts.inc(len(batch.texts))
+        lane.embedded_tokens.inc(batch.tokens)
+        lane.fill.observe(batch.tokens / (batch.shape.rows * batch.shape.tokens))
+        lane.run_seconds.observe(took_s)
+        speed = batch.tokens / max(took_s, 1e-6)
+        self._tokens_per_s += (speed - self._tokens_per_s) * (_SPEED_WEIGHT if self._tokens_per_s else 1)
+        return ends
+
+    def _fail(self, batch: _Batch, cause: Exception) -> list[tuple[_Call, Exception | None]]:
+        """Return the end of every call that has a text in a run that failed."""
+        ends: list[tuple[_Call, Exception | None]] = []
+        for call, _ in batch.rows:
+            error = (
+                EmbedderUnavailable(cause.message)
+                if isinstance(cause, EmbedderUnavailable)
+                else Internal("an embedding run failed")
+            )
+            error.__cause__ = cause
+            ends.append((call, error))
+        return ends
+
+    def _tell(self, ends: list[tuple[_Call, Exception | None]]) -> None:
+        loop = self._loop
+        if not ends or loop is None:
+            return
+        # The loop may have been closed with a run in hand, and all who waited with it.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._settle, ends)
+
+
+def _bounds(embedder: Embedder) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return the limits of both lanes, by name. A query as long as the model reads fits in any case."""
+    if embedder.device == "gpu":
+        queries = "embed_gpu_query_tokens_max", limits.embed_gpu_query_tokens_max
+        items = "embed_gpu_item_tokens_max", limits.embed_gpu_item_tokens_max
+    else:
+        queries = "embed_query_tokens_max", limits.embed_query_tokens_max
+        items = "embed_item_tokens_max", limits.embed_item_tokens_max
+    return (queries[0], max(queries[1], embedder.model.tokens_max)), items
+
+
+def _is_short(texts: Sequence[str]) -> bool:
+    """Tell whether reading these texts does not hold the event loop."""
+    most = _HERE_CHARS - _TEXT_CHARS * len(texts)
+    return most >= 0 and sum(map(len, texts)) <= most
+
+
+def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut a long list of texts into portions of about _PORTION_CHARS that are read, or of one text."""
+    begin, chars = 0, 0
+    for at, text in enumerate(texts):
+        size = _TEXT_CHARS + min(len(text), limits.embed_text_chars_max)
+        if chars and chars + size > _PORTION_CHARS:
+            yield texts[begin:at]
+            begin, chars = at, 0
+        chars += size
+    yield texts[begin:]
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the text was not embedded before the deadline", phase="embed")
 
 
 def _draining() -> Draining:
     return Draining("the embedder is closed")
-
-
-async def _wait(waiter: asyncio.Future[list[Vector]], deadline_s: float) -> list[Vector]:
-    try:
-        async with asyncio.timeout(None if deadline_s == math.inf else deadline_s):
-            return await waiter
-    except TimeoutError:
-        raise DeadlineExceeded("the text was not embedded before the deadline", phase="embed") from None

@@ -2,11 +2,13 @@
 
 ::
 
-    input_ids, attention_mask   int64 [batch, tokens]
+    input_ids, attention_mask   int64 [batch, tokens]; int32 in the fp16 form
+    key_lengths                 int32 [3 * batch + 2], only in the fp16 form: the tokens of each text, then twice where
+                                each one begins in the padded batch, and where the last one ends
     sentence_vector             float32 [batch, dimensions], mean over the mask, of length 1
 
-Only operators of the standard opset stand in it, so that any execution provider can run it. They are laid
-out so that ONNX Runtime fuses them (BiasGelu, FusedMatMul, DynamicQuantizeMatMul): on one CPU thread that is
+Only operators of the standard opset stand in the fp32 and int8 forms, so that any execution provider can run them. They
+are laid out so that ONNX Runtime fuses them (BiasGelu, FusedMatMul, DynamicQuantizeMatMul): on one CPU thread that is
 within 5 % of its own fused Attention operators. Query, key and value are one matrix product, the scale of
 the attention is folded into the query's weights, and the token type, which is always 0, into the positions.
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -36,6 +38,8 @@ GRAPH_VERSION = 1
 OPSET = 17
 """The first with LayerNormalization; everything newer in ONNX Runtime >= 1.15 reads it."""
 IR_VERSION = 8
+FUSED = "com.microsoft"
+"""The domain of ONNX Runtime's fused operators, which the fp16 form uses."""
 HEADER_BYTES_MAX = 1 << 20
 """Of a safetensors file. The header of a BERT is about 10 KB."""
 LINEAR_LEVELS = 63
@@ -46,6 +50,7 @@ MASKED = -1e4
 """Added to the attention score of a masked token; small enough for softmax, and fp16 holds it."""
 
 Array = NDArray[Any]
+Form = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def read_safetensors(data: bytes) -> dict[str, Array]:
     return tensors
 
 
-def build(config: Config, weights: dict[str, Array], *, int8: bool) -> bytes:
+def build(config: Config, weights: dict[str, Array], *, form: Form) -> bytes:
     """Write the graph of a BERT's weights as a serialised ONNX model.
 
     `weights` has the names of the public checkpoints (`encoder.layer.0.attention.self.query.weight`); an
@@ -103,7 +108,7 @@ def build(config: Config, weights: dict[str, Array], *, int8: bool) -> bytes:
     """
     named = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
     try:
-        model = _Graph(config, named, int8=int8).model()
+        model = _Fused(config, named).model() if form == "fp16" else _Graph(config, named, int8=form == "int8").model()
         onnx.checker.check_model(model, full_check=True)
     except KeyError as error:
         raise ModelInvalid(f"the weights lack the tensor {error.args[0]}") from error
@@ -112,15 +117,53 @@ def build(config: Config, weights: dict[str, Array], *, int8: bool) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _Graph:
+class _Writer:
     """Nodes and constants as they are written, each under the next free name."""
 
-    def __init__(self, config: Config, weights: dict[str, Array], *, int8: bool) -> None:
+    def __init__(self, config: Config, weights: dict[str, Array]) -> None:
         self._config = config
         self._weights = weights
-        self._int8 = int8
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
+
+    def _finish(self, inputs: dict[str, tuple[int, list[str]]], *, domains: tuple[str, ...] = ()) -> onnx.ModelProto:
+        """Close the graph over what was written; each input has an element type and its dimensions."""
+        taken = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
+        vector = ["batch", self._config.dimensions]
+        output = helper.make_tensor_value_info("sentence_vector", TensorProto.FLOAT, vector)
+        graph = helper.make_graph(self._nodes, "sentence_encoder", taken, [output], self._constants)
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="standpipe")
+
+    def _node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        return self._nodes_of(operator, list(inputs), outputs=1, output=output, **attributes)[0]
+
+    def _nodes_of(
+        self, operator: str, inputs: list[str], *, outputs: int, output: str | None = None, **attributes: Any
+    ) -> list[str]:
+        name = output or f"n{len(self._nodes)}"
+        names = [name] if outputs == 1 else [f"{name}.{i}" for i in range(outputs)]
+        self._nodes.append(helper.make_node(operator, inputs, names, **attributes))
+        return names
+
+    def _constant(self, values: Any) -> str:
+        name = f"c{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.array(values, order="C"), name))
+        return name
+
+    def _scalar(self, value: float) -> str:
+        return self._constant(np.float32(value))
+
+    def _integers(self, *values: int) -> str:
+        return self._constant(np.array(values, np.int64))
+
+
+class _Graph(_Writer):
+    """The fp32 and the int8 form."""
+
+    def __init__(self, config: Config, weights: dict[str, Array], *, int8: bool) -> None:
+        super().__init__(config, weights)
+        self._int8 = int8
 
     def model(self) -> onnx.ModelProto:
         config = self._config
@@ -131,15 +174,8 @@ class _Graph:
         for layer in range(config.layers):
             states = self._layer(f"encoder.layer.{layer}.", states, score_bias)
         self._sentence_vector(states, mask)
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
-            for name in ("input_ids", "attention_mask")
-        ]
-        output = helper.make_tensor_value_info("sentence_vector", TensorProto.FLOAT, ["batch", config.dimensions])
-        graph = helper.make_graph(self._nodes, "sentence_encoder", inputs, [output], self._constants)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="standpipe"
-        )
+        ids = (TensorProto.INT64, ["batch", "tokens"])
+        return self._finish({"input_ids": ids, "attention_mask": ids})
 
     def _embeddings(self) -> str:
         """[batch, tokens, dimensions] of the token ids."""
@@ -213,27 +249,77 @@ class _Graph:
         doubled = self._node("Mul", values, self._node("Add", erf, self._scalar(1)))
         return self._node("Mul", doubled, self._scalar(0.5))
 
-    def _node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        return self._nodes_of(operator, list(inputs), outputs=1, output=output, **attributes)[0]
 
-    def _nodes_of(
-        self, operator: str, inputs: list[str], *, outputs: int, output: str | None = None, **attributes: Any
-    ) -> list[str]:
-        name = output or f"n{len(self._nodes)}"
-        names = [name] if outputs == 1 else [f"{name}.{i}" for i in range(outputs)]
-        self._nodes.append(helper.make_node(operator, inputs, names, **attributes))
-        return names
+class _Fused(_Writer):
+    """The fp16 form."""
 
-    def _constant(self, values: Any) -> str:
-        name = f"c{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.array(values, order="C"), name))
-        return name
+    def model(self) -> onnx.ModelProto:
+        config = self._config
+        states = self._embeddings()
+        for layer in range(config.layers):
+            states = self._layer(f"encoder.layer.{layer}.", states)
+        self._sentence_vector(states)
+        ids = (TensorProto.INT32, ["batch", "tokens"])
+        lengths = (TensorProto.INT32, ["lengths"])
+        return self._finish({"input_ids": ids, "attention_mask": ids, "key_lengths": lengths}, domains=(FUSED,))
 
-    def _scalar(self, value: float) -> str:
-        return self._constant(np.float32(value))
+    def _embeddings(self) -> str:
+        d = self._config.dimensions
+        words = self._weights["embeddings.word_embeddings.weight"]
+        positions = self._tensor("embeddings.position_embeddings.weight", self._config.positions, d)
+        positions = positions + self._weights["embeddings.token_type_embeddings.weight"][0]
+        inputs = ["input_ids", "", self._half(words), self._half(positions), "", *self._norm("embeddings.LayerNorm")]
+        # Its second output, a mask in another form, must be there, and nothing reads it.
+        states, _ = self._nodes_of(
+            "EmbedLayerNormalization", inputs, outputs=2, domain=FUSED, epsilon=self._config.epsilon
+        )
+        return states
 
-    def _integers(self, *values: int) -> str:
-        return self._constant(np.array(values, np.int64))
+    def _layer(self, name: str, states: str) -> str:
+        d, parts = self._config.dimensions, [f"{name}attention.self.{part}" for part in ("query", "key", "value")]
+        joint = self._half(np.concatenate([self._tensor(part + ".weight", d, d).T for part in parts], axis=1))
+        bias = self._half(np.concatenate([self._tensor(part + ".bias", d) for part in parts]))
+        inputs = (states, joint, bias, "key_lengths")
+        seen = self._node("Attention", *inputs, domain=FUSED, num_heads=self._config.heads)
+        states = self._joined(seen, states, name + "attention.output.dense", name + "attention.output.LayerNorm", d)
+        bias = self._weights[name + "intermediate.dense.bias"]
+        wide = self._product(states, name + "intermediate.dense", bias.size, d)
+        wide = self._node("BiasGelu", wide, self._half(bias), domain=FUSED)
+        return self._joined(wide, states, name + "output.dense", name + "output.LayerNorm", bias.size)
+
+    def _joined(self, values: str, residue: str, dense: str, norm: str, width: int) -> str:
+        """Write the normalised sum of a linear layer, of values of this width, and what goes past it."""
+        d = self._config.dimensions
+        bias = self._half(self._tensor(dense + ".bias", d))
+        inputs = (self._product(values, dense, d, width), residue, *self._norm(norm), bias)
+        return self._node("SkipLayerNormalization", *inputs, domain=FUSED, epsilon=self._config.epsilon)
+
+    def _sentence_vector(self, states: str) -> None:
+        """Divide the sum of the states under the mask by its length, which a mean's divisor would not change.
+
+        As products of matrices: reductions are left to cuDNN, which need not be there.
+        """
+        mask = self._node("Unsqueeze", self._node("Cast", "attention_mask", to=TensorProto.FLOAT), self._integers(1))
+        total = self._node("MatMul", mask, self._node("Cast", states, to=TensorProto.FLOAT))  # [batch, 1, dimensions]
+        square = self._node("MatMul", total, self._node("Transpose", total, perm=[0, 2, 1]))
+        length = self._node("Clip", self._node("Sqrt", square), self._scalar(1e-12))
+        self._node("Squeeze", self._node("Div", total, length), self._integers(1), output="sentence_vector")
+
+    def _product(self, values: str, name: str, *shape: int) -> str:
+        return self._node("MatMul", values, self._half(self._tensor(name + ".weight", *shape).T))
+
+    def _norm(self, name: str) -> list[str]:
+        return [self._half(self._tensor(f"{name}.{part}", self._config.dimensions)) for part in ("weight", "bias")]
+
+    def _tensor(self, name: str, *shape: int) -> Array:
+        """Take a tensor that must have this shape: what checks ONNX graphs does not know the fused operators."""
+        tensor = self._weights[name]
+        if tensor.shape != shape:
+            raise ValueError(name)
+        return tensor
+
+    def _half(self, values: Array) -> str:
+        return self._constant(np.asarray(values, np.float16))
 
 
 def _quantise(weight: Array, *, axis: int, levels: int) -> tuple[Array, Array]:

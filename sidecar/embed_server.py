@@ -46,7 +46,7 @@ class EmbedServer(Serving):
             if config.embedder_before:
                 name, _, precision = config.embedder_before.partition("/")
                 self._embedders.append(await asyncio.to_thread(self._load, name, cast(Precision, precision)))
-        queues = [EmbedQueue(embedder) for embedder in self._embedders]
+        queues = [EmbedQueue(embedder, telemetry=self.telemetry) for embedder in self._embedders]
         for queue in queues:
             self._stack.push_async_callback(queue.close)
         self.telemetry.info.labels(version(), "none", "none", self.provider).set(1)

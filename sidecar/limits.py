@@ -267,12 +267,24 @@ commits end within milliseconds, and who makes a backup is not waited for."""
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 
-embed_queries_max: Final = 256
-"""Queries that wait for the embedder; beyond, recall goes by words alone. At 1.3 ms a run the last of them waits 0.3 s,
-longer than a hydrate would."""
+embed_query_tokens_max: Final = 1 << 14
+"""Tokens of queries that wait for an embedder on a CPU, 64 of the longest there are or 512 of 30 tokens; beyond, recall
+goes by words alone. At 10,000 tokens a second the last of them waits 1.6 s, longer than any hydrate would."""
 
-embed_items_max: Final = 4096
-"""Texts of bulk calls that wait for the embedder, and of one call: about 20 s of work at 40 tokens each."""
+embed_item_tokens_max: Final = 1 << 18
+"""Tokens of passages that wait for an embedder on a CPU, and of one call: some 6,000 texts, and 26 s of work."""
+
+embed_gpu_query_tokens_max: Final = 1 << 18
+"""Tokens of queries that wait for a GPU: it runs millions a second, so the last of them waits a tenth of one."""
+
+embed_gpu_item_tokens_max: Final = 1 << 21
+"""Tokens of passages that wait for a GPU, and of one call: about a second of work, and 80 MB of vectors to come."""
+
+embed_pause_ms: Final = 10
+"""The least pause that is advised to who finds no room before the embedder: a run or two."""
+
+embed_pause_longest_ms: Final = 5000
+"""The longest: by then there may be room again, since callers leave."""
 
 embed_text_chars_max: Final = 16_384
 """Of a text that the embedder's tokenizer reads; what stands behind is not seen. 256 tokens are about 1,200 characters,
@@ -317,15 +329,16 @@ embedder_look_ms: Final = 2000
 embedder_list_s: Final = 30
 """Between two such lists where nothing happens: how late a process learns of a new model, at most."""
 
-embed_batch_max: Final = 64
-"""Items that one projection step embeds and writes."""
+embed_batch_max: Final = 1024
+"""Items of one order that a projection embeds and writes at once: what a GPU takes 50 ms for, and one transaction of
+some milliseconds, for which commits wait."""
 
 drop_vectors_max: Final = 4096
 """Vectors of a model that SQLite removes in one transaction, and those of the subject that it then is at: commits wait
 for it, some 20 ms."""
 
 work_claims_max: Final = 8
-"""Work orders that a projection claims at once: few, since they lie still for a lease when it dies; several, since a
+"""Work orders that a projection has at work: few, since they lie still for a lease when it dies; several, since a
 claim costs an fsync."""
 
 work_lease_s: Final = 30

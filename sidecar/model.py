@@ -4,13 +4,15 @@
 
     all-MiniLM-L6-v2
     ├── model.onnx          float32
+    ├── model.fp16.onnx     for a GPU
     ├── model.int8.onnx
     ├── tokenizer.json
-    └── model.yaml          what `Model` says, with the SHA-256 of the other three
+    └── model.yaml          what `Model` says, with the SHA-256 of the other four
 
 `sidecar.fetch` makes this one. Any other BERT-like encoder is used by laying its directory there by hand:
 `model.onnx` and `tokenizer.json` suffice, and `model.yaml` says what is not as `Model` assumes. For int8 it
-needs a `model.int8.onnx` too.
+needs a `model.int8.onnx` too, and for fp16 a `model.fp16.onnx`: nothing is converted as it is loaded, so that one
+file has one vector for a text.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ class Model:
     """Whether the vector is divided by its length, unless the graph does it."""
     query_prefix: str = ""
     passage_prefix: str = ""
+    cosine_floor: float | None = None
+    """Cosine from which an item of a scope has something to say to a query, which differs between models: some find no
+    two texts farther apart than 0.7. None: as for all-MiniLM-L6-v2."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each file. A file that is not listed is not verified; every listed one must be as listed."""
 
@@ -85,8 +90,18 @@ class Model:
         if name in self.files:
             pinned.verify(path, self.files[name])
         elif not path.is_file():
-            raise ModelInvalid(f"{path}: is missing")
+            raise ModelInvalid(f"{path}: is missing{self._advice(name)}")
         return path
+
+    def _advice(self, name: str) -> str:
+        """Say what can be done where a precision is asked for that is not there."""
+        there = [precision for precision, file in MODEL_FILES.items() if (self.directory / file).is_file()]
+        if name not in MODEL_FILES.values() or not there:
+            return ""
+        return (
+            f"; the setting precision can be {' or '.join(there)} here, and `standpipe model fetch` adds what a release"
+            " before did not make of its own model"
+        )
 
 
 def _read_card(directory: Path) -> Model:
@@ -134,5 +149,9 @@ _CARD_CHECKS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "normalise": (lambda value: isinstance(value, bool), "true or false"),
     "query_prefix": (lambda value: isinstance(value, str), "a string"),
     "passage_prefix": (lambda value: isinstance(value, str), "a string"),
+    "cosine_floor": (
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1,
+        "a number from -1 to 1",
+    ),
     "files": (_is_files, "a mapping of file names to SHA-256 in hexadecimal"),
 }

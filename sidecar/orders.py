@@ -2,7 +2,9 @@
 
 A subject whose items are ahead of what was done for them is its own durable work order (R14), for each model, which
 is the name of a kind of work. A worker claims orders for a lease and advances each by a batch, in order of position;
-so any number of workers may run, in processes that serve and in `standpipe work`, and die.
+so any number of workers may run, in processes that serve and in `standpipe work`, and die. It has several orders at
+work, and claims more before the last is done, so that what does the work never waits for a store. The put of a batch
+ends its claim, and then the order stands in line again: a subject with a million items takes one place of these.
 
 What fails is of two kinds. What cannot just now (an error that carries RetryInfo) is no fault of the order: it goes
 back, and the worker pauses. Any other error is counted against the order, which comes again after a pause that grows,
@@ -18,8 +20,8 @@ import random
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from sidecar import limits
 from sidecar.errors import Internal, StandpipeError
@@ -95,31 +97,42 @@ class Orders(ABC):
             await asyncio.sleep(_pause_s(0))  # others hold the rest, or it waits for its next try
 
     async def step(self) -> bool:
-        """Do a batch of each order that is due; return whether there were any.
+        """Do batches of the orders that are due, some orders at once, until none is; return whether there were any.
 
         Raises what a store or a model said that cannot just now, if no order came further.
         """
-        record, lapse_at = self._record, time.monotonic() + self._lease_s
-        claims = list(
-            await record.claim(
-                model=self._model_id, worker=self._name, lease_s=self._lease_s, count_max=self._claims_max
-            )
-        )
-        busy, came_further = bool(claims), False
+        busy = came_further = False
         unable: StandpipeError | None = None
+        claims: list[Claim] = []
+        at_work: dict[asyncio.Task[Exception | None], Claim] = {}
         try:
-            while claims and time.monotonic() < lapse_at:
-                try:
-                    await self._advance(claims[0])
-                    came_further = True
-                except Exception as error:  # one subject's trouble, a defect too, must not hold up those behind it
-                    if isinstance(error, StandpipeError) and error.retry_after_ms is not None:
-                        unable = error
-                    await self._give_back(claims[0], error)
-                claims.pop(0)
+            while True:
+                # Not for each order that ends: a claim is worth its round trip.
+                if unable is None and len(at_work) <= self._claims_max // 2:
+                    lapse_at = time.monotonic() + self._lease_s
+                    claims += await self._claim(self._claims_max - len(at_work))
+                    busy = busy or bool(claims)
+                    alone = any(claim.attempts > 1 for claim in claims)
+                    if alone and at_work:  # it may be what kills its workers, which is not to be held against others
+                        await asyncio.wait(at_work)
+                    if claims and time.monotonic() >= lapse_at:  # too slow: they are anybody's
+                        break
+                    at_work |= {asyncio.create_task(self._try(claim)): claim for claim in claims}
+                    claims.clear()
+                if not at_work:
+                    break
+                await asyncio.wait(at_work, return_when=asyncio.ALL_COMPLETED if alone else asyncio.FIRST_COMPLETED)
+                for task in [task for task in at_work if task.done()]:
+                    del at_work[task]
+                    failure = task.result()
+                    came_further = came_further or failure is None
+                    if isinstance(failure, StandpipeError) and failure.retry_after_ms is not None:
+                        unable = failure
+                if time.monotonic() - self._published_at > _IDLE_S:  # not more often: a long queue takes long to count
+                    await self.lag()
         finally:  # cancelled, or too slow
-            await self._let_go(claims)
-        if not busy or time.monotonic() - self._published_at > _IDLE_S:  # a long queue takes long to count
+            await self._let_go(at_work, claims)
+        if not busy:
             await self.lag()
         if unable is not None and not came_further:
             raise unable
@@ -134,6 +147,20 @@ class Orders(ABC):
         self._figures.parked.set(lag.parked)
         self._published_at = time.monotonic()
         return lag
+
+    async def _claim(self, count_max: int) -> Sequence[Claim]:
+        return await self._record.claim(
+            model=self._model_id, worker=self._name, lease_s=self._lease_s, count_max=count_max
+        )
+
+    async def _try(self, claim: Claim) -> Exception | None:
+        """Do a batch of an order; return what went wrong."""
+        try:
+            await self._advance(claim)
+        except Exception as error:  # one subject's trouble, a defect too, must not hold up others
+            await self._give_back(claim, error)
+            return error
+        return None
 
     async def _give_back(self, claim: Claim, error: Exception) -> None:
         """Release an order that failed, counted unless its failure was none of its own."""
@@ -150,11 +177,16 @@ class Orders(ABC):
             kind = type(error).__name__
             self._telemetry.log.warning(event, reason=ours.reason, type=kind, attempts=claim.attempts)
 
-    async def _let_go(self, claims: Sequence[Claim]) -> None:
-        """Release orders that were not begun, unless the store keeps the process waiting: their leases pass."""
+    async def _let_go(self, at_work: Mapping[asyncio.Task[Any], Claim], claims: Sequence[Claim]) -> None:
+        """End what is at work, and release its orders and those that were not begun, unless the store keeps the process
+        waiting: their leases pass.
+        """
+        for task in at_work:
+            task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LET_GO_S):
-                await asyncio.gather(*map(self._record.release, claims), return_exceptions=True)
+                await asyncio.gather(*at_work, return_exceptions=True)
+                await asyncio.gather(*map(self._record.release, [*at_work.values(), *claims]), return_exceptions=True)
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -277,6 +277,16 @@ def pack_vector(vector: np.ndarray, scale: float) -> bytes:
     return struct.pack("<f", scale) + vector.tobytes()
 
 
+def pack_vectors(vectors: np.ndarray) -> list[bytes]:
+    """Return what `quantise` and `pack_vector` give for each row of finite float32[n, d], bit for bit."""
+    scales = np.abs(vectors).max(axis=1, initial=np.float32(0)) / np.float32(127)
+    divisors = np.where(scales == 0, np.float32(1), scales)[:, None]
+    packed = np.empty((len(vectors), 4 + vectors.shape[1]), np.uint8)
+    packed[:, :4] = scales.astype("<f4")[:, None].view(np.uint8)
+    packed[:, 4:] = np.rint(vectors / divisors).clip(-127, 127).astype(np.int8).view(np.uint8)
+    return [row.tobytes() for row in packed]
+
+
 def unpack_vector(data: bytes) -> tuple[np.ndarray, float]:
     """Read what `pack_vector` wrote: (int8[d], scale)."""
     return np.frombuffer(data, np.int8, offset=4), float(np.frombuffer(data, "<f4", 1)[0])

@@ -108,9 +108,7 @@ class Server(Serving):
         self._projection = None
         if queue is not None:
             stack.push_async_callback(queue.close)
-            self._projection = EmbeddingProjection(
-                self.record, queue, model_id=model_id, dimensions=dimensions, telemetry=telemetry
-            )
+            self._projection = EmbeddingProjection(self.record, queue, telemetry=telemetry)
             work = self._projection.run() if config.project else self._projection.watch()
             stack.push_async_callback(cancelled, asyncio.create_task(work))
         if config.project:

@@ -15,6 +15,7 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SHARE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _FACTS = (0, 1, 4, 16, 64, 256, 1024, 4096)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 
@@ -102,6 +103,21 @@ class Telemetry:
             gauge("projection_lag_seconds", "Age of the oldest item without its vector."),
             gauge("projection_parked", "Work orders that were parked after too many failures."),
             counter("projection_failures_total", "Projection steps and work orders that failed."),
+        )
+        kind = ("model", "kind")
+        self.embed_waiting_texts = gauge("embed_waiting_texts", "Texts that wait for the embedder.", *kind)
+        self.embed_waiting_tokens = gauge("embed_waiting_tokens", "Their tokens.", *kind)
+        self.embedded_texts = counter("embedded_texts_total", "Texts that were embedded.", *kind)
+        self.embedded_tokens = counter("embedded_tokens_total", "Their tokens.", *kind)
+        self.embed_fill = histogram("embed_fill_share", "Share of tokens that no padding is, of a run.", _SHARE, *kind)
+        self.embed_run_seconds = histogram("embed_run_seconds", "Time of a run of the embedder.", _SECONDS, *kind)
+        self.embed_dropped_texts = counter(
+            "embed_dropped_texts_total",
+            "Texts that were not run: their caller had left, was late or had failed.",
+            *kind,
+        )
+        self.embed_refused_texts = counter(
+            "embed_refused_texts_total", "Texts that were refused: too much waited for the embedder.", *kind
         )
         self.projected_items = counter("projected_items_total", "Items that were given their vector.")
         self.extraction = OrderFigures(

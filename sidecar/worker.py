@@ -106,11 +106,7 @@ class Worker:
             provider = embedder.provider
             queue = EmbedQueue(embedder)
             stack.push_async_callback(queue.close)
-            self._orders.append(
-                EmbeddingProjection(
-                    record, queue, model_id=embedder.id, dimensions=embedder.dimensions, telemetry=self.telemetry
-                )
-            )
+            self._orders.append(EmbeddingProjection(record, queue, telemetry=self.telemetry))
         eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
         self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")

@@ -32,12 +32,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import standpipe
 from sidecar.config import Config
-from sidecar.embed import Embedder
+from sidecar.embed import Embedder, Shape, Tokens
 from sidecar.embedding import Vector
 from sidecar.engines import open_record
 from sidecar.evaluation import conversations, report
@@ -58,7 +60,7 @@ from sidecar.evaluation.measured import (
     segments_of,
     share_found,
 )
-from sidecar.model import Model
+from sidecar.model import Model, Precision
 from sidecar.rebuild import rebuild
 from sidecar.server import Server
 from standpipe.errors import StandpipeError
@@ -75,15 +77,17 @@ _DEADLINE_MS = 60_000
 class Remembering(Embedder):
     """Embeds a text once: the replays say again what the conversations said."""
 
-    def __init__(self, model: Model) -> None:
-        self._known: dict[str, Vector] = {}
-        super().__init__(model)
+    def __init__(self, model: Model, *, precision: Precision = "int8") -> None:
+        self._known: dict[tuple[Shape, bytes], Vector] = {}
+        super().__init__(model, precision=precision)
 
-    def embed_one(self, text: str, *, query: bool = True) -> Vector:
-        """Return a text's vector, as it was when it was asked for first."""
-        if text not in self._known:
-            self._known[text] = super().embed_one(text, query=query)
-        return self._known[text]
+    def run(self, texts: Sequence[Tokens], shape: Shape) -> NDArray[np.float32]:
+        """Return the texts' vectors, as they were when they were asked for first."""
+        keys = [(shape, text.tobytes()) for text in texts]
+        unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
+        if unknown:
+            self._known.update(zip(unknown, super().run(list(unknown.values()), shape), strict=True))
+        return np.stack([self._known[key] for key in keys])
 
 
 class _Screen:
@@ -144,10 +148,13 @@ async def evaluate(
     with tempfile.TemporaryDirectory(prefix="standpipe-eval-") as work, _Screen() as screen:
         kept = embedder
         if kept is None and options.embedder != "none":
-            kept = await asyncio.to_thread(Remembering, Model.open(options.models_dir / options.embedder))
+            model = Model.open(options.models_dir / options.embedder)
+            kept = await asyncio.to_thread(Remembering, model, precision=options.precision)
         recall, replay = (_Place(Path(work), options, tenant) for tenant in ("recall", "replay"))
-        await _recall_and_determinism(measured, recall, screen, first=kept, later=embedder)
-        await _replays(measured, replay, screen, kept)
+        await _recall(measured, recall, screen, kept)
+        if not options.recall_only:
+            await _determinism(measured, recall, screen, embedder)
+            await _replays(measured, replay, screen, kept)
     figures = report.figures(measured, options, skipped, seconds=time.monotonic() - started)
     report.write(figures, out / "eval.json")
     report.write_digests(measured, out / "bundles.sha256")
@@ -179,6 +186,7 @@ class _Place:
             models_dir=str(options.models_dir),
             plaintext=True,
             embedder=options.embedder,
+            precision=options.precision,
             tokenizers=(options.tokenizer,),
             reflection=False,
             log_level="error",
@@ -196,33 +204,40 @@ class _Place:
             yield client
 
 
-async def _recall_and_determinism(
-    measured: list[Measured], place: _Place, screen: _Screen, *, first: Embedder | None, later: Embedder | None
-) -> None:
-    async with place.serving(first) as client:
+async def _recall(measured: list[Measured], place: _Place, screen: _Screen, embedder: Embedder | None) -> None:
+    async with place.serving(embedder) as client:
         await _commit_all(measured, client, place.options, screen)
-        await _no_lag(client, screen)
-        everything = [(one, asked) for one in measured for asked in one.asked]
+        await no_lag(client, screen)
+        everything = _everything(measured)
         with screen.phase("asking the questions", len(everything)) as done:
-            await _each(everything, lambda pair: _ask(client, *pair), done)
-        with screen.phase("asking again", len(everything)) as done:
-            await _each(everything, lambda pair: _same(client, *pair, "again"), done)
-    async with place.serving(later) as client:
+            await each(everything, lambda pair: _ask(client, *pair), done)
+        if not place.options.recall_only:
+            with screen.phase("asking again", len(everything)) as done:
+                await each(everything, lambda pair: _same(client, *pair, "again"), done)
+
+
+async def _determinism(measured: list[Measured], place: _Place, screen: _Screen, embedder: Embedder | None) -> None:
+    everything = _everything(measured)
+    async with place.serving(embedder) as client:
         with screen.phase("asking after a restart", len(everything)) as done:
-            await _each(everything, lambda pair: _same(client, *pair, "restart"), done)
+            await each(everything, lambda pair: _same(client, *pair, "restart"), done)
         with screen.phase("replaying the receipts", len(everything)) as done:
-            await _each(everything, lambda pair: _replayed(client, *pair, "replay"), done)
+            await each(everything, lambda pair: _replayed(client, *pair, "replay"), done)
     record = await open_record(place.config)
     try:
         await rebuild(record)
     finally:
         await record.close()
-    async with place.serving(later) as client:
-        await _no_lag(client, screen)
+    async with place.serving(embedder) as client:
+        await no_lag(client, screen)
         with screen.phase("asking after a rebuild", len(everything)) as done:
-            await _each(everything, lambda pair: _same(client, *pair, "rebuild"), done)
+            await each(everything, lambda pair: _same(client, *pair, "rebuild"), done)
         with screen.phase("replaying after it", len(everything)) as done:
-            await _each(everything, lambda pair: _replayed(client, *pair, "replay_after_rebuild"), done)
+            await each(everything, lambda pair: _replayed(client, *pair, "replay_after_rebuild"), done)
+
+
+def _everything(measured: list[Measured]) -> list[tuple[Measured, Asked]]:
+    return [(one, asked) for one in measured for asked in one.asked]
 
 
 async def _commit_all(measured: list[Measured], client: standpipe.Client, options: Options, screen: _Screen) -> None:
@@ -238,7 +253,7 @@ async def _commit_all(measured: list[Measured], client: standpipe.Client, option
             ]
     total = sum(len(conversation.turns) for _, conversation, _ in work)
     with screen.phase("committing the turns", total) as done:
-        await _each(work, lambda item: _commit(client, *item, done), lambda: None)
+        await each(work, lambda item: _commit(client, *item, done), lambda: None)
 
 
 async def _commit(
@@ -253,7 +268,7 @@ async def _commit(
         version = 0
         for turn in turns:
             try:
-                commit = await session.commit(_entries(turn), expected_version=version)
+                commit = await session.commit(entries(turn), expected_version=version)
             except StandpipeError as error:
                 one.notes[f"turns_refused_{error.reason}"] += 1
             else:
@@ -262,12 +277,13 @@ async def _commit(
             done()
 
 
-def _entries(turn: Turn) -> list[Any]:
+def entries(turn: Turn) -> list[Any]:
+    """Write a turn as a commit takes it."""
     say = standpipe.user if turn.is_user else standpipe.assistant
     return [say(text, speaker=turn.speaker, at=turn.at) for text in turn.texts]
 
 
-async def _no_lag(client: standpipe.Client, screen: _Screen | None = None) -> None:
+async def no_lag(client: standpipe.Client, screen: _Screen | None = None) -> None:
     """Wait until every item has its vector."""
     lag = (await client.server_info()).projection_lag_items
     if screen is None:
@@ -390,7 +406,7 @@ async def _replay(
     requests = []
     for at in range(0, len(turns), 2):
         query = turns[at].texts[0][:8000]
-        await _no_lag(client)
+        await no_lag(client)
         large = partial(session.hydrate, query, budget_tokens=REPLAY_BUDGET, caps={"recall": REPLAY_RECALL})
         bundle = await _whole(large, one.notes)
         requests.append(request_of(bundle))
@@ -401,16 +417,16 @@ async def _replay(
         prompts = sum(section.tokens for section in small.sections if section.source == Source.SOURCE_POLICY)
         one.sent_tokens += small.tokens
         one.transcript_tokens += prompts + small.tax.transcript_tokens
-        entries = [entry for turn in turns[at : at + 2] for entry in _entries(turn)]
+        said = [entry for turn in turns[at : at + 2] for entry in entries(turn)]
         try:
-            await session.commit(entries, bundle=bundle)
+            await session.commit(said, bundle=bundle)
         except StandpipeError as error:
             one.notes[f"replay_turns_refused_{error.reason}"] += 1
         done()
     return reuse(requests)
 
 
-async def _each(items: Sequence[T], work: Callable[[T], Awaitable[None]], done: Callable[[], None]) -> None:
+async def each(items: Sequence[T], work: Callable[[T], Awaitable[None]], done: Callable[[], None]) -> None:
     """Do all of it, a few at a time."""
     free = asyncio.Semaphore(_HYDRATES_AT_ONCE)
 

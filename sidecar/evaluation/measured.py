@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import standpipe
 from sidecar.evaluation.conversations import DataSet, Question
+from sidecar.model import Precision
 from standpipe.v1.bundle_pb2 import Segment, Source
 
 BUDGETS: Final = (1000, 2000, 4000)
@@ -44,6 +45,8 @@ class Options:
     models_dir: Path
     tokenizer: str = "cl100k_base"
     embedder: str = "all-MiniLM-L6-v2"
+    precision: Precision = "int8"
+    """Of the embedder's weights."""
     conversations_max: int | None = None
     """Of each set; None for all."""
     questions_max: int | None = None
@@ -51,6 +54,8 @@ class Options:
     record: str = ""
     """The record store's address; empty: a file of its own. It is rebuilt from its log on the way."""
     hot: str = "memory"
+    recall_only: bool = False
+    """Whether evidence recall is all that is measured: nothing is asked twice, rebuilt or replayed."""
 
 
 def share_found(cited: Iterable[str], evidence: frozenset[str]) -> float:
@@ -88,16 +93,6 @@ class Reuse:
     """How often one's bytes changed in another way than by growing, and its epoch did not: a breach of P13."""
     strip: list[tuple[int, int, int]] = field(default_factory=list)
     """By request: tokens repeated, new before recall, and recalled."""
-
-    @property
-    def stable(self) -> float:
-        """The share from policy to history."""
-        return self.stable_repeated / max(1, self.stable_total)
-
-    @property
-    def all(self) -> float:
-        """The share of everything."""
-        return self.all_repeated / max(1, self.all_total)
 
     def __iadd__(self, other: Reuse) -> Self:
         """Add another replay's; the strip stays this one's."""

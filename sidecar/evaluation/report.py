@@ -50,13 +50,14 @@ def figures(measured: list[Measured], options: Options, skipped: list[str], *, s
     return {
         "sets": {one.data.name: _set_figures(one) for one in measured},
         "prefix_reuse": _reuse_figures(total),
-        "tokens_sent_over_transcript": _rounded(
-            sum(one.sent_tokens for one in measured) / max(1, sum(one.transcript_tokens for one in measured))
+        "tokens_sent_over_transcript": _share(
+            sum(one.sent_tokens for one in measured), sum(one.transcript_tokens for one in measured)
         ),
-        "deterministic": all(not one.mismatches for one in measured),
+        "deterministic": None if options.recall_only else all(not one.mismatches for one in measured),
         "settings": {
             "tokenizer": options.tokenizer,
             "embedder": options.embedder,
+            "precision": options.precision,
             "policy": POLICY.format(tokenizer=options.tokenizer),
             "budgets": list(BUDGETS),
             "budget_of_sent_tokens_and_determinism": BUDGET,
@@ -64,6 +65,7 @@ def figures(measured: list[Measured], options: Options, skipped: list[str], *, s
             "replay_recall": REPLAY_RECALL,
             "conversations_max": options.conversations_max,
             "questions_max": options.questions_max,
+            "recall_only": options.recall_only,
         },
         "skipped": skipped,
         "seconds": round(seconds, 1),
@@ -81,8 +83,8 @@ def _set_figures(one: Measured) -> dict[str, Any]:
         "evidence_recall_in_session": _mean([asked.found_in_session for asked in scored]),
         "by_category": {name: _means(categories[name]) for name in sorted(categories)},
         "prefix_reuse": _reuse_figures(one.reuse),
-        "tokens_sent_over_transcript": _rounded(one.sent_tokens / max(1, one.transcript_tokens)),
-        "deterministic": not one.mismatches,
+        "tokens_sent_over_transcript": _share(one.sent_tokens, one.transcript_tokens),
+        "deterministic": not one.mismatches if one.checks else None,
         "determinism": {
             "checks": dict(one.checks),
             "mismatches": {name: one.mismatches[name] for name in one.checks},
@@ -105,8 +107,8 @@ def _set_figures(one: Measured) -> dict[str, Any]:
 
 def _reuse_figures(found: Reuse) -> dict[str, Any]:
     return {
-        "stable": _rounded(found.stable),
-        "all": _rounded(found.all),
+        "stable": _share(found.stable_repeated, found.stable_total),
+        "all": _share(found.all_repeated, found.all_total),
         "tokens": found.all_total,
         "epochs": found.epochs,
         "undeclared_changes": found.undeclared,
@@ -131,6 +133,11 @@ def _means(asked: Sequence[Asked]) -> dict[str, float | None]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return _rounded(fmean(values)) if values else None
+
+
+def _share(part: int, total: int) -> float | None:
+    """Divide, where there is something to divide by; else it was not measured."""
+    return _rounded(part / total) if total else None
 
 
 def _rounded(value: float) -> float:
@@ -169,8 +176,9 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
         row(name, "prefix reuse, everything", one["prefix_reuse"]["all"], BAR_ALL)
         row(name, "tokens sent / transcript", one["tokens_sent_over_transcript"], BAR_SENT, at_most=True)
         checks, wrong = sum(one["determinism"]["checks"].values()), sum(one["determinism"]["mismatches"].values())
-        mark = "[green]met[/]" if not wrong else "[red]missed[/]"
-        table.add_row(name, "bundles equal byte for byte", f"{checks - wrong}", f"{checks}", mark)
+        if checks:
+            mark = "[green]met[/]" if not wrong else "[red]missed[/]"
+            table.add_row(name, "bundles equal byte for byte", f"{checks - wrong}", f"{checks}", mark)
         table.add_section()
     row("all", "prefix reuse, policy to history", figures["prefix_reuse"]["stable"], BAR_STABLE)
     row("all", "prefix reuse, everything", figures["prefix_reuse"]["all"], BAR_ALL)

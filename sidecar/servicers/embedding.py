@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 
 import grpc
-import numpy as np
 
 from sidecar import limits, validate
 from sidecar.batching import EmbedQueue
-from sidecar.embedding import Vector
 from sidecar.errors import ModelNotServed
 from sidecar.servicers.boundary import Boundary
 from sidecar.stores.record import Deadline
@@ -37,11 +34,16 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             if queue is None:
                 known = ",".join(self._queues)
                 raise ModelNotServed(f"this embedder serves {known}", field="model_id", known=known)
-            vectors = await _vectors(queue, request, deadline_s=deadline - time.monotonic())
+            query = request.kind == embedding_pb2.EMBED_KIND_QUERY
+            # Not from a cache: whoever asks has one.
+            found = await queue.embed(request.texts, query=query, deadline_s=deadline - time.monotonic())
             return embedding_pb2.EmbedResponse(
                 model_id=queue.id,
                 dimensions=queue.dimensions,
-                vectors=np.stack(vectors).astype("<f4", copy=False).tobytes(),
+                vectors=found.vectors.astype("<f4", copy=False).tobytes(),
+                tokens=found.tokens,
+                queue_us=found.queue_us,
+                run_us=found.run_us,
             )
 
         return await self._boundary.call("Embed", request, context, work, longest_ms=limits.embed_call_ms)
@@ -66,14 +68,3 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             )
 
         return await self._boundary.call("ListModels", request, context, work)
-
-
-async def _vectors(queue: EmbedQueue, request: embedding_pb2.EmbedRequest, *, deadline_s: float) -> list[Vector]:
-    if request.kind == embedding_pb2.EMBED_KIND_PASSAGE:
-        return await queue.embed_items(request.texts, deadline_s=deadline_s)
-    waits = [asyncio.ensure_future(queue.embed_query(text, deadline_s=deadline_s)) for text in request.texts]
-    try:
-        return await asyncio.gather(*waits)
-    finally:  # of a call that failed nobody waits for the rest
-        for wait in waits:
-            wait.cancel()

@@ -14,8 +14,10 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from standpipe.v1 import context_pb2, error_pb2, policy_pb2, session_pb2, turn_pb2
-from tests.e2e.pods import Local, answered, budget, call, commit_request, refusal_of, result, said, serving
+from sidecar.embed import Embedder
+from standpipe.v1 import context_pb2, embedding_pb2, error_pb2, policy_pb2, session_pb2, turn_pb2
+from tests.e2e import embedders
+from tests.e2e.pods import Local, Pod, answered, budget, call, commit_request, refusal_of, result, said, serving
 from tests.faults.log_check import ROUNDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,6 +32,7 @@ METHODS = {
     for service in SERVICES
     for method in service.methods
 }
+EMBED = f"/{embedding_pb2.DESCRIPTOR.services_by_name['EmbeddingService'].full_name}/Embed"
 REASONS = {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()}  # noqa: SIM118 - an enum
 MARK = "zebra xyzzy"
 CALL_S = 15.0
@@ -123,7 +126,7 @@ _ANY_CALL = st.sampled_from(sorted(METHODS)).flatmap(
 )
 
 
-async def _call(pod: Local, path: str, data: bytes) -> str:
+async def _call(pod: Pod | embedders.Caller, path: str, data: bytes) -> str:
     """Send bytes to a method; return the status, having held the answer against what is documented."""
     method = pod.channel.unary_unary(path, request_serializer=None, response_deserializer=None)
     try:
@@ -144,6 +147,27 @@ async def test_any_message(pod: Local, request: tuple[str, Message]) -> None:
     """Any message that the types allow gets a documented answer in time (P12), which quotes none of it (P8)."""
     path, message = request
     await _call(pod, path, message.SerializeToString())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(embedder: Embedder) -> AsyncIterator[embedders.Local]:
+    """One shared embedder for all of it."""
+    async with embedders.embedding(embedder) as found:
+        yield found
+        assert len(await found.embed("Is anybody there?")) == 1, "the server did not live on"
+        assert MARK not in found.log.getvalue()
+
+
+@seed(5)
+@QUICK
+@given(request=messages(embedding_pb2.EmbedRequest.DESCRIPTOR), number=st.integers(0, 1 << 30))
+async def test_any_call_of_a_shared_embedder(shared: embedders.Local, request: Message, number: int) -> None:
+    """Any message, whole, mended or damaged, gets a documented answer (P12), which quotes none of it (P8)."""
+    dice = random.Random(number)
+    if dice.random() < 0.5:  # what is right in all but its texts, or but for a few bytes
+        request.model_id, request.kind = shared.model_id, dice.choice((embedders.QUERY, embedders.PASSAGE))
+    data = request.SerializeToString()
+    await _call(shared, EMBED, _mutated(data, dice) if dice.random() < 0.3 else data)
 
 
 def _valid(pod: Local, dice: random.Random) -> list[tuple[str, Message]]:

@@ -39,7 +39,7 @@ from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.evaluation import conversations
 from sidecar.evaluation.conversations import Conversation
-from sidecar.evaluation.evaluate import Remembering, _each, _entries, _no_lag
+from sidecar.evaluation.evaluate import Remembering, each, entries, no_lag
 from sidecar.model import Model
 from sidecar.server import Server
 from standpipe.errors import StandpipeError
@@ -171,7 +171,7 @@ async def _settle(api: Api, owner: Owner) -> None:
         version = 0
         for turn in turns:
             with contextlib.suppress(StandpipeError):
-                version = (await session.commit(_entries(turn), expected_version=version)).version
+                version = (await session.commit(entries(turn), expected_version=version)).version
                 said += [turn.speaker, *turn.texts]
     longest = max(owner.conversation.turns, key=lambda turn: len(turn.texts[0])).texts[0][:4000]
     document = fact_pb2.Document(document_id=f"{owner.subject}.doc", title=f"About {owner.subject}", text=longest)
@@ -282,8 +282,8 @@ async def isolation(arguments: argparse.Namespace, found: Found) -> dict[str, An
         with contextlib.redirect_stderr(_Both(said)):
             one_tenant = [Owner(talk, f"subject-{at}") for at, talk in enumerate(chosen)]
             async with where.serving("all", Path(work)) as api:
-                await _each(one_tenant, lambda owner: _settle(api, owner), lambda: None)
-                await _no_lag(api.client)
+                await each(one_tenant, lambda owner: _settle(api, owner), lambda: None)
+                await no_lag(api.client)
                 _say("subjects of one tenant: committed")
                 await _questions([(api, owner) for owner in one_tenant], questions, found)
                 _caches(api, one_tenant, found)
@@ -294,7 +294,7 @@ async def isolation(arguments: argparse.Namespace, found: Found) -> dict[str, An
                 for api, owner in zip(apis, many, strict=True):
                     await _settle(api, owner)
                 for api in apis:
-                    await _no_lag(api.client)
+                    await no_lag(api.client)
                 _say("tenants of their own: committed")
                 await _questions(list(zip(apis, many, strict=True)), questions, found)
         log = said.getvalue()
@@ -323,7 +323,7 @@ async def _questions(places: Sequence[tuple[Api, Owner]], questions: Sequence[tu
     for number, (at, text) in enumerate(questions):
         others = [(at + 1 + number + step) % len(places) for step in range(OTHERS)]
         work += [(*places[place], text) for place in sorted({at, *others})]
-    await _each(work, lambda item: _ask(*item, found), lambda: None)
+    await each(work, lambda item: _ask(*item, found), lambda: None)
     _say(f"{len(work)} questions asked")
     trespasses = [
         (api, owner, places[(at + 1 + number) % len(places)][1], text)
@@ -331,7 +331,7 @@ async def _questions(places: Sequence[tuple[Api, Owner]], questions: Sequence[tu
         for api, owner in [places[at]]
         if places[(at + 1 + number) % len(places)][1] is not owner
     ]
-    await _each(trespasses, lambda item: _trespass(*item, found), lambda: None)
+    await each(trespasses, lambda item: _trespass(*item, found), lambda: None)
 
 
 # --- poison ---------------------------------------------------------------------------------------------------------
@@ -420,8 +420,8 @@ async def poison(arguments: argparse.Namespace, found: Found) -> dict[str, Any]:
                     found.check("what the user did not say becomes no fact", good, f"{origin} {row.number}")
 
             work_items = [(origin, row) for row in rows for origin in ("tool", "document", "user")]
-            await _each(work_items, lambda item: commit(*item), lambda: None)
-            await _no_lag(api.client)
+            await each(work_items, lambda item: commit(*item), lambda: None)
+            await no_lag(api.client)
             _say(f"{len(work_items)} rows committed")
 
             async def ask(origin: str, row: Row) -> None:
@@ -443,7 +443,7 @@ async def poison(arguments: argparse.Namespace, found: Found) -> dict[str, Any]:
                     if origin != "user":
                         found.check("no section of facts", not held, at)
 
-            await _each(work_items, lambda item: ask(*item), lambda: None)
+            await each(work_items, lambda item: ask(*item), lambda: None)
             for origin in ("tool", "document"):
                 request = memory_pb2.ListBeliefsRequest(subject_id=f"from-{origin}", page_size=1000)
                 beliefs = (await api.memory.ListBeliefs(request, timeout=60)).beliefs

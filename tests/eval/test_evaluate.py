@@ -61,7 +61,7 @@ def test_replays_add_up():
     """The figure of a set is that of all its tokens, not the mean of its conversations."""
     total = reuse([_request("ab"), _request("abc")])
     total += reuse([_request("ab")])
-    assert total.stable == pytest.approx(12 / (12 + 13 + 12))
+    assert (total.stable_repeated, total.stable_total) == (12, 12 + 13 + 12)
 
 
 def test_a_difference_names_segments_by_citation():
@@ -181,6 +181,23 @@ def test_a_run_writes_its_figures_and_says_them(run):
     assert "labels.json: holds no conversations" in screen
     assert "evidence recall at 1,000 tokens" in screen
     assert all(path.stat().st_size > 10_000 for path in out.glob("*.png"))
+
+
+def test_recall_alone_is_measured_with_any_weights(tmp_path):
+    """With `recall_only` questions are asked once, by the precision that was asked for; the rest is not there."""
+    data = tmp_path / "kitchen.json"
+    data.write_text(json.dumps([CONVERSATION]))
+    screen = io.StringIO()
+    options = Options(models_dir=MODELS, precision="fp32", recall_only=True)
+    figures = asyncio.run(evaluate.evaluate(data, tmp_path, options, console=Console(file=screen, width=120)))
+    kitchen = figures["sets"]["kitchen"]
+    assert kitchen["evidence_recall"] == {"1000": 1.0, "2000": 1.0, "4000": 1.0}
+    assert figures["settings"]["precision"] == "fp32"
+    assert figures["deterministic"] is kitchen["deterministic"] is None
+    assert kitchen["determinism"]["checks"] == {}
+    assert figures["prefix_reuse"]["stable"] is figures["tokens_sent_over_transcript"] is None
+    assert "bundles equal" not in screen.getvalue()
+    assert "missed" not in screen.getvalue()
 
 
 async def test_nothing_to_measure_is_an_error(tmp_path):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.e2e.conftest import fleet
+from tests.e2e.conftest import embedder, fleet
 
-__all__ = ["fleet"]
+__all__ = ["embedder", "fleet"]

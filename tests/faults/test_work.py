@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import limits, recall
+from sidecar import recall
 from sidecar.config import Config
 from sidecar.engines import open_record
 from sidecar.stores.record import Lag, LagRead, ParkedRead, Record, ScopeState
@@ -27,7 +27,7 @@ WORKERS = 3
 SUBJECTS = 5
 LEASE_S = 1.5
 """Short, so that the work of the dead is soon taken up; a batch takes a third of it."""
-BEHIND = 2 * limits.embed_batch_max
+BEHIND = 128
 """Items that wait whenever a worker is stopped or killed, so that it has work in hand."""
 SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
 

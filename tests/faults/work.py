@@ -8,40 +8,45 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import math
 import os
 import sys
-import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from sidecar.batching import EmbedQueue
 from sidecar.config import Config
-from sidecar.embed import Embedder
-from sidecar.embedding import Vector
+from sidecar.embedding import Embedding, Vector
 from sidecar.engines import open_record
-from sidecar.model import Model
 from sidecar.projection import EmbeddingProjection
 from sidecar.telemetry import Log, Telemetry
 from tests import keys
 
 MODEL = "stand-in@1/fp32"
 DIMENSIONS = 8
-RUN_S = 0.008
+RUN_S = 0.002
 
 
-class StandIn(Embedder):
-    """Gives each text a vector of its own, in the time that a model takes for a short one."""
+class StandIn(Embedding):
+    """Gives each text a vector of its own, one after another, in the time that a model takes for a short one."""
 
-    def __init__(self) -> None:  # loads no model
-        self.model = Model(directory=Path(), id="stand-in@1", query_prefix="", passage_prefix="")
-        self.id, self.dimensions = MODEL, DIMENSIONS
-        self.precision, self.provider = "fp32", "none"
+    id, dimensions, precision, provider, tokens_max = MODEL, DIMENSIONS, "fp32", "none", 256
 
-    def embed_one(self, text: str) -> Vector:
-        """Answer with the bytes of the text's hash."""
-        time.sleep(RUN_S)
-        return vector_of(text)
+    def __init__(self) -> None:
+        self._device = asyncio.Lock()
+
+    async def embed_query(self, text: str, *, deadline_s: float) -> Vector:
+        """Answer as for an item."""
+        return (await self.embed_items([text], deadline_s=deadline_s))[0]
+
+    async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
+        """Answer with the bytes of each text's hash."""
+        async with self._device:
+            await asyncio.sleep(RUN_S * len(texts))
+        return [vector_of(text) for text in texts]
+
+    async def close(self) -> None:
+        """Hold nothing."""
 
 
 def vector_of(text: str) -> Vector:
@@ -52,10 +57,7 @@ def vector_of(text: str) -> Vector:
 async def _work(record: str, lease_s: float) -> None:
     store = await open_record(Config(record=record, encryption_keys_file=keys.key_file()))
     telemetry = Telemetry(Log(io.StringIO()))
-    queue = EmbedQueue(StandIn())
-    projection = EmbeddingProjection(
-        store, queue, model_id=MODEL, dimensions=DIMENSIONS, telemetry=telemetry, lease_s=lease_s
-    )
+    projection = EmbeddingProjection(store, StandIn(), telemetry=telemetry, lease_s=lease_s)
     print("ready", flush=True)
     work, parent = asyncio.create_task(projection.run()), os.getppid()
     while not work.done() and os.getppid() == parent:

@@ -298,7 +298,7 @@ def test_the_card_says_what_was_made(model: Model) -> None:
     """The id holds the hash of the weights, and every file has its own hash."""
     assert model.id == f"all-MiniLM-L6-v2@{PINNED_FILES['model.safetensors'][:12]}.g{bert.GRAPH_VERSION}"
     assert (model.dimensions, model.tokens_max, model.pooling) == (384, 256, "graph")
-    assert set(model.files) == {"model.onnx", "model.int8.onnx", "tokenizer.json"}
+    assert set(model.files) == {"model.onnx", "model.fp16.onnx", "model.int8.onnx", "tokenizer.json"}
 
 
 def test_the_pinned_hashes_are_the_public_ones() -> None:
@@ -452,22 +452,23 @@ def test_configurations_of_other_models_are_refused(source: Path, change: dict[s
         bert.Config.parse(json.dumps(config))
 
 
-def test_weights_that_do_not_fit_are_refused() -> None:
+@pytest.mark.parametrize("form", ["fp32", "fp16", "int8"])
+def test_weights_that_do_not_fit_are_refused(form: bert.Form) -> None:
     """A missing tensor is named, and one of another shape does not come through."""
     weights = tiny_weights()
     del weights["encoder.layer.1.output.dense.bias"]
     with pytest.raises(ModelInvalid, match=r"encoder\.layer\.1\.output\.dense\.bias"):
-        bert.build(TINY, weights, int8=False)
+        bert.build(TINY, weights, form=form)
     weights = tiny_weights() | {"encoder.layer.1.output.dense.weight": np.zeros((8, 15), np.float32)}
     with pytest.raises(ModelInvalid, match="shapes"):
-        bert.build(TINY, weights, int8=False)
+        bert.build(TINY, weights, form=form)
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_building_is_deterministic(int8: bool) -> None:
+@pytest.mark.parametrize("form", ["fp32", "fp16", "int8"])
+def test_building_is_deterministic(form: bert.Form) -> None:
     """P6: the same weights come to the same file, and those of another prefix too."""
     prefixed = {f"bert.{name}": tensor for name, tensor in tiny_weights().items()}
-    assert bert.build(TINY, tiny_weights(), int8=int8) == bert.build(TINY, prefixed, int8=int8)
+    assert bert.build(TINY, tiny_weights(), form=form) == bert.build(TINY, prefixed, form=form)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", save_safetensors(tiny_weights())[:-9]])

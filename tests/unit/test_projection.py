@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,10 @@ import numpy as np
 import pytest
 
 from sidecar import analysis, limits, recall
-from sidecar.batching import EmbedQueue
-from sidecar.embed import Embedder
-from sidecar.embedding import Vector
-from sidecar.errors import Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
-from sidecar.model import Model
+from sidecar.embedding import Embedding, Vector
+from sidecar.errors import Internal, Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.orders import _pause_s
-from sidecar.projection import EmbeddingProjection
+from sidecar.projection import _BATCH, _BATCH_S, _PAGE, EmbeddingProjection
 from sidecar.stores import sqlite
 from sidecar.stores.record import ParkedRead, Record, ScopeRead, ScopeState
 from sidecar.stores.sqlite import SqliteRecord
@@ -32,31 +29,43 @@ from tests.contract.record_suite import claim, orders, turn
 
 MODEL = "test@1/fp32"
 
+Worker = Callable[..., EmbeddingProjection]
 
-class Counting(Embedder):
+
+class Counting(Embedding):
     """Gives each text a vector of its own, fails where the text says so, and notes what it was asked."""
 
-    def __init__(self) -> None:  # loads no model
-        self.model = Model(directory=Path(), id="test@1", query_prefix="", passage_prefix="")
-        self.id, self.dimensions = MODEL, 4
-        self.precision, self.provider = "fp32", "none"
-        self.seen: list[str] = []
-        self.lock = threading.Lock()
+    id, dimensions, precision, provider, tokens_max = MODEL, 4, "fp32", "none", 256
 
-    def embed_one(self, text: str) -> Vector:
-        """Answer with a vector that tells which text it is of."""
-        with self.lock:
-            self.seen.append(text)
-        if text.startswith("fail"):
-            raise RuntimeError(text)
-        if text.startswith("nan"):
-            return np.full(4, np.nan, np.float32)
-        return np.array([1, len(text), sum(text.encode()), 7], np.float32)
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def embed_query(self, text: str, *, deadline_s: float) -> Vector:
+        """Answer as for an item."""
+        return (await self.embed_items([text], deadline_s=deadline_s))[0]
+
+    async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
+        """Answer with vectors that tell which texts they are of: all or none."""
+        self.seen += texts
+        await asyncio.sleep(0)
+        if any(text.startswith("fail") for text in texts):
+            raise Internal("an embedding run failed")
+        return [vector_of(text) for text in texts]
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+
+def vector_of(text: str) -> Vector:
+    """Return what the model says of a text."""
+    if text.startswith("nan"):
+        return np.full(4, np.nan, np.float32)
+    return np.array([1, len(text), sum(text.encode()), 7], np.float32)
 
 
 def packed(text: str) -> bytes:
     """Return the vector that a text must have."""
-    vector = np.zeros(4, np.float32) if text.startswith(("fail", "nan")) else Counting().embed_one(text)
+    vector = np.zeros(4, np.float32) if text.startswith(("fail", "nan")) else vector_of(text)
     return recall.pack_vector(*recall.quantise(vector))
 
 
@@ -71,20 +80,13 @@ async def record(tmp_path: Path) -> AsyncIterator[Record]:
 
 
 @pytest.fixture
-async def worker(record: Record) -> AsyncIterator[Callable[..., EmbeddingProjection]]:
-    """Make workers on the store, each with a queue of its own; `wrapped` stands in for the store or the queue."""
-    queues: list[EmbedQueue] = []
+def worker(record: Record) -> Worker:
+    """Make workers on the store; `store` stands in for it, `embedding` for the model."""
 
-    def make(*, embedder: Embedder | None = None, store: Any = None, queue: Any = None) -> EmbeddingProjection:
-        if queue is None:
-            queue = EmbedQueue(embedder or Counting())
-            queues.append(queue)
-        telemetry = Telemetry(Log(io.StringIO()))
-        return EmbeddingProjection(store or record, queue, model_id=MODEL, dimensions=4, telemetry=telemetry)
+    def make(*, embedding: Any = None, store: Any = None) -> EmbeddingProjection:
+        return EmbeddingProjection(store or record, embedding or Counting(), telemetry=Telemetry(Log(io.StringIO())))
 
-    yield make
-    for queue in queues:
-        await queue.close()
+    return make
 
 
 async def vectors(record: Record, subject: str = "ana", tenant: str = "acme") -> tuple[Sequence[bytes], list[str]]:
@@ -107,23 +109,20 @@ def metric(projection: EmbeddingProjection, name: str) -> float:
     return value
 
 
-Worker = Callable[..., EmbeddingProjection]
-
-
 async def test_every_item_gets_its_own_vector(record: Record, worker: Worker) -> None:
     """P9: over more items than one batch, sessions and tenants, each position has the vector of its text."""
-    for number in range(limits.embed_batch_max + 9):
+    for number in range(_BATCH + 9):
         await record.append(turn(f"s-{number % 3}", texts=[f"text {number}", "x" * number + "y"]))
     await record.append(turn("t", tenant="rival", subject="bob", texts=["theirs"]))
     projection = worker()
-    assert (await projection.lag()).items == 2 * (limits.embed_batch_max + 9) + 1
+    assert (await projection.lag()).items == 2 * (_BATCH + 9) + 1
     await drained(projection)
     for subject, tenant in (("ana", "acme"), ("bob", "rival")):
         found, texts = await vectors(record, subject, tenant)
         assert found == [packed(text) for text in texts]
     assert (await projection.lag()).items == 0
     assert metric(projection, "projection_lag_items") == 0
-    assert metric(projection, "projected_items_total") == 2 * (limits.embed_batch_max + 9) + 1
+    assert metric(projection, "projected_items_total") == 2 * (_BATCH + 9) + 1
 
 
 async def test_two_workers_put_each_vector_once(record: Record, worker: Worker) -> None:
@@ -170,11 +169,11 @@ class Broken(Counting):
 
     broken = True
 
-    def embed_one(self, text: str) -> Vector:
+    async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
         """Fail, or answer."""
         if self.broken:
-            raise RuntimeError(text)
-        return super().embed_one(text)
+            raise Internal("an embedding run failed")
+        return await super().embed_items(texts, deadline_s=deadline_s)
 
 
 @pytest.fixture
@@ -188,7 +187,7 @@ async def test_a_broken_embedder_gives_no_zero_vectors(record: Record, worker: W
     """P9, P12: when nothing at all can be embedded the texts are not to blame: the order is parked, and kept."""
     await record.append(turn(texts=["one", "two"]))
     embedder = Broken()
-    projection = worker(embedder=embedder)
+    projection = worker(embedding=embedder)
     await drained(projection)
     assert (await vectors(record))[0] == []
     assert metric(projection, "projection_failures_total") == limits.work_attempts_max
@@ -201,40 +200,51 @@ async def test_a_broken_embedder_gives_no_zero_vectors(record: Record, worker: W
     assert metric(projection, "projection_parked") == 0
 
 
-@dataclass
-class Busy:
-    """A queue that is full for a while."""
+class Busy(Counting):
+    """Is full for a while."""
 
-    queue: EmbedQueue
-    refusals: int
-    asked: list[int] = field(default_factory=list)
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
 
-    async def embed_items(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
         """Refuse, or embed."""
-        self.asked.append(len(texts))
-        if len(self.asked) <= self.refusals:
-            raise Overloaded("full", limit="items_max")
-        return await self.queue.embed_items(texts)
+        self.refusals -= 1
+        if self.refusals >= 0:
+            refusal = Overloaded("full", limit="items_max")
+            refusal.retry_after_ms = 1
+            raise refusal
+        return await super().embed_items(texts, deadline_s=deadline_s)
 
 
-async def test_an_overloaded_embedder_is_asked_again(
-    record: Record, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """P12: Overloaded gives no text the zero vector: the whole batch waits and is tried again."""
+async def test_an_overloaded_embedder_is_asked_again(record: Record, worker: Worker) -> None:
+    """P12: Overloaded gives no text the zero vector and fails no order: the batch waits as long as it is told to."""
     await record.append(turn(texts=["one", "two"]))
-    queue = EmbedQueue(Counting())
-    projection = worker(queue=Busy(queue, refusals=3))
-    pauses: list[int] = []
-    monkeypatch.setattr("sidecar.orders._pause_s", lambda failures: pauses.append(failures) or 0)
-    task = asyncio.create_task(projection.run())
-    while (await projection.lag()).items:
-        await asyncio.sleep(0.01)
-    task.cancel()
-    await queue.close()
+    projection = worker(embedding=Busy(refusals=3))
+    await drained(projection)
     found, texts = await vectors(record)
     assert found == [packed(text) for text in texts]
-    assert metric(projection, "projection_failures_total") == 3
-    assert pauses == [0, 0, 0, 1, 0, 2], "of the order, which has not failed, and of the worker, by turns"
+    assert metric(projection, "projection_failures_total") == 0
+
+
+async def test_an_embedder_that_stays_overloaded_gets_a_pause(
+    record: Record, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P12: past its lease a worker asks no more: the order goes back, not counted against it, and the worker pauses."""
+    await record.append(turn(texts=["one", "two"]))
+    monkeypatch.setattr("sidecar.orders._pause_s", lambda _: 0)
+    embedder = Busy(refusals=1 << 30)
+    projection = worker(embedding=embedder)
+    projection._lease_s = 0.05
+    with pytest.raises(Overloaded):
+        await projection.step()
+    embedder.refusals = 0
+    (held,) = await claim(record, model=MODEL)
+    assert held.attempts == 1
+    await record.release(held)
+    projection._lease_s = 30
+    await drained(projection)
+    assert (await vectors(record))[0] == [packed("one"), packed("two")]
 
 
 @dataclass
@@ -309,13 +319,13 @@ async def test_a_worker_that_is_cancelled_gives_back_what_it_holds(record: Recor
         await record.append(turn(f"s-{number}", subject=f"subject-{number}"))
     started, never = asyncio.Event(), asyncio.Event()
 
-    class Stuck:
-        async def embed_items(self, texts: Sequence[str]) -> list[Vector]:
+    class Stuck(Counting):
+        async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
             started.set()
             await never.wait()
             return []
 
-    task = asyncio.create_task(worker(queue=Stuck()).run())
+    task = asyncio.create_task(worker(embedding=Stuck()).run())
     await started.wait()
     assert len(await orders(record, model=MODEL, count_max=99)) == 2, "it holds work_claims_max orders, and no more"
     task.cancel()
@@ -422,7 +432,7 @@ async def test_what_is_gone_is_not_embedded(
         db.execute("UPDATE sessions SET updated_at_us = 1 WHERE session = 's'")
     assert await record.sweep("acme", "s")
     embedder = Counting()
-    await worker(embedder=embedder).drain()
+    await worker(embedding=embedder).drain()
     assert embedder.seen == ["kept"]
     (state,) = await record.fetch([ScopeRead(tenant="acme", subject="ana", model=MODEL)])
     assert isinstance(state, ScopeState)
@@ -437,7 +447,7 @@ async def test_a_vector_is_of_masked_text_and_what_says_nothing_has_none(record:
     await record.append(turn("s", texts=texts, items=analysis.items(stored)))
     await record.append(turn("of the release before", texts=["ok"]))
     embedder = Counting()
-    projection = worker(embedder=embedder)
+    projection = worker(embedding=embedder)
     await projection.drain()
     assert sorted(embedder.seen) == ["ok", "write to <EMAIL>", "zebra"]
     found, _ = await vectors(record)
@@ -445,3 +455,106 @@ async def test_a_vector_is_of_masked_text_and_what_says_nothing_has_none(record:
     assert metric(projection, "items_trivial_total") == 1
     assert metric(projection, "projected_items_total") == 4
     assert metric(projection, "unembeddable_items_total") == 0
+
+
+class Device(Counting):
+    """An embedder that takes a time for each text, and notes how many it has at once, and of how many subjects."""
+
+    def __init__(self, *, text_s: float = 0.0) -> None:
+        super().__init__()
+        self.text_s = text_s
+        self.waiting = self.most = self.calls_most = 0
+        self.subjects: list[str] = []
+
+    async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
+        """Take its time."""
+        self.waiting += len(texts)
+        self.most = max(self.most, self.waiting)
+        self.calls_most = max(self.calls_most, len(texts))
+        self.subjects.append(texts[0].partition(" ")[0])
+        await asyncio.sleep(self.text_s * len(texts))
+        self.waiting -= len(texts)
+        return await super().embed_items(texts)
+
+
+async def test_several_orders_are_at_work_at_once(record: Record, worker: Worker) -> None:
+    """Nobody's round trip keeps the embedder waiting: while one order's vectors are written others are embedded."""
+    for number in range(3 * limits.work_claims_max):
+        await record.append(turn(f"s-{number}", subject=f"subject-{number}", texts=["one", "two"]))
+    embedder = Device(text_s=0.001)
+    await worker(embedding=embedder).drain()
+    assert limits.work_claims_max <= embedder.most <= 2 * limits.work_claims_max
+    for number in range(3 * limits.work_claims_max):
+        assert (await vectors(record, f"subject-{number}"))[0] == [packed("one"), packed("two")]
+
+
+async def test_a_long_order_lets_short_ones_pass(record: Record, worker: Worker) -> None:
+    """A subject with thousands of items takes one place: those that came later with three are done long before it."""
+    for number in range(40):
+        await record.append(turn("long", subject="long", texts=[f"long {number} {at}" for at in range(64)]))
+    for number in range(2 * limits.work_claims_max):
+        await record.append(turn(f"s-{number}", subject=f"subject-{number}", texts=["short 1", "short 2", "short 3"]))
+    embedder = Device()
+    await worker(embedding=embedder).drain()
+    assert embedder.subjects.count("short") == 2 * limits.work_claims_max
+    last = max(at for at, subject in enumerate(embedder.subjects) if subject == "short")
+    assert "long" in embedder.subjects[last:], "the long one is not done when the last of the short ones is"
+    found, texts = await vectors(record, "long")
+    assert found == [packed(text) for text in texts]
+
+
+async def test_batches_are_as_large_as_the_embedder_is_fast(record: Record, worker: Worker) -> None:
+    """They grow to embed_batch_max where they take no time, in calls of at most _PAGE texts, and shrink elsewhere."""
+    for number in range(40):
+        await record.append(turn("long", texts=[f"text {number} {at}" for at in range(128)]))
+    embedder = Device()
+    projection = worker(embedding=embedder)
+    await projection.drain()
+    assert projection._batch == limits.embed_batch_max
+    assert embedder.calls_most == _PAGE
+    assert metric(projection, "projected_items_total") == 40 * 128
+    found, texts = await vectors(record)
+    assert found == [packed(text) for text in texts]
+    projection._tune(projection._batch, projection._batch, 2.1 * _BATCH_S)
+    assert projection._batch == limits.embed_batch_max // 2
+    for _ in range(9):
+        projection._tune(projection._batch, projection._batch, 2.1 * _BATCH_S)
+    assert projection._batch == _BATCH
+
+
+async def test_one_text_among_many_that_fails_is_found(record: Record, worker: Worker) -> None:
+    """It is looked for by halves, so that a batch of a thousand is not embedded text by text."""
+    texts = [f"text {at}" for at in range(_BATCH)]
+    texts[41] = "fail this"
+    await record.append(turn(texts=texts))
+    embedder = Counting()
+    projection = worker(embedding=embedder)
+    await drained(projection)
+    assert (await vectors(record))[0] == [packed(text) for text in texts]
+    assert len(embedder.seen) < 4 * _BATCH
+    assert metric(projection, "unembeddable_items_total") == 1
+
+
+async def test_an_order_that_was_tried_before_is_worked_on_alone(record: Record, worker: Worker) -> None:
+    """R21: what may kill its workers is begun when nothing else is at work, and nothing else beside it."""
+    for number in range(limits.work_claims_max // 2):
+        await record.append(turn(f"s-{number}", subject=f"subject-{number}", texts=[f"{number} is short"]))
+    await record.append(turn("poison", subject="poison", texts=["poison comes last"]))
+    for number in range(limits.work_claims_max):
+        await record.append(turn(f"t-{number}", subject=f"later-{number}", texts=[f"{number} comes later"]))
+    held = await claim(record, model=MODEL, count_max=99)
+    for one in held:
+        await record.release(one, reason="INTERNAL" if one.scope.subject == "poison" else "")
+    beside: list[int] = []
+
+    class Watching(Device):
+        async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
+            if texts[0].startswith("poison"):
+                beside.append(self.waiting)
+                await asyncio.sleep(0.02)
+                beside.append(self.waiting)
+            return await super().embed_items(texts, deadline_s=deadline_s)
+
+    await worker(embedding=Watching(text_s=0.005)).drain()
+    assert beside == [0, 0]
+    assert (await vectors(record, "poison"))[0] == [packed("poison comes last")]

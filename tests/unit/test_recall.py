@@ -409,6 +409,17 @@ def test_quantising_keeps_the_direction(vector):
     assert np.abs(ints * scale - vector).max() <= scale * 0.5001
 
 
+def test_many_vectors_are_packed_as_each_is_alone():
+    """P6: a vector's bytes do not depend on its company, a zero one and the smallest and largest numbers included."""
+    vectors = np.random.default_rng(7).standard_normal((500, 384)).astype(np.float32)
+    vectors[3] = 0
+    vectors[4] *= np.float32(1e-44)
+    vectors[5] *= np.float32(1e37)
+    vectors[6, 1:] = 0
+    assert recall.pack_vectors(vectors) == [recall.pack_vector(*recall.quantise(vector)) for vector in vectors]
+    assert recall.pack_vectors(vectors[:0]) == []
+
+
 def test_quantising_refuses_what_is_no_vector():
     """NaN, infinity, matrices and too many dimensions are errors; zeros mean no vector."""
     for bad in ([math.nan], [math.inf], [[1.0]], np.ones(DIMENSIONS_MAX + 1)):
