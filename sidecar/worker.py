@@ -15,12 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sidecar.batching import EmbedQueue
 from sidecar.beliefs import BeliefStore
 from sidecar.chat import Chat
 from sidecar.commit import Committer
 from sidecar.config import Config
-from sidecar.embed import Embedder
+from sidecar.embedders import embedders_of
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
 from sidecar.errors import ConfigInvalid
@@ -28,15 +27,14 @@ from sidecar.extraction import Extraction
 from sidecar.gateway import Gateway
 from sidecar.health import Health, HealthServer
 from sidecar.lease import Leases
-from sidecar.model import Model
 from sidecar.orders import Orders
 from sidecar.policies import Policies
-from sidecar.projection import EmbeddingProjection
 from sidecar.receipt import Signer
 from sidecar.retention import Retention
 from sidecar.sessions import Sessions
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
+from sidecar.switch import Switch
 from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 
@@ -49,6 +47,7 @@ class Worker:
         self.config = config
         self._extract = extract
         self._orders: list[Orders] = []
+        self._switch: Switch | None = None
         self.telemetry = Telemetry(Log(level=config.log_level))
         self._stack = contextlib.AsyncExitStack()
 
@@ -71,15 +70,20 @@ class Worker:
             await self._retention.sweep()
         async with (
             _beside(self._retention.run()),
-            _beside(self._drain() if once else asyncio.gather(*(orders.run() for orders in self._orders))) as work,
+            _beside(self._drain() if once else self._run()) as work,
             _beside(stop.wait()) as stopped,
         ):
             await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
-            return int(work.result()) if work.done() else 0
+            return int(work.result() or 0) if work.done() else 0
+
+    async def _run(self) -> None:
+        loops = [orders.run() for orders in self._orders]
+        await asyncio.gather(*loops, *([self._switch.run()] if self._switch else []))
 
     async def _drain(self) -> int:
         """Do all that there is, what is extracted before it is embedded."""
-        return sum([(await orders.drain()).parked for orders in self._orders])
+        parked = sum([(await orders.drain()).parked for orders in self._orders])
+        return parked + (await self._switch.drain() if self._switch else 0)
 
     async def _start(self) -> None:
         started, config, stack = time.perf_counter(), self.config, self._stack
@@ -101,12 +105,11 @@ class Worker:
         if self._extract:
             self._orders.append(await self._extraction(record, hot))
         provider = "none"
-        if config.embedder != "none":
-            embedder = await asyncio.to_thread(self._load)
-            provider = embedder.provider
-            queue = EmbedQueue(embedder)
-            stack.push_async_callback(queue.close)
-            self._orders.append(EmbeddingProjection(record, queue, telemetry=self.telemetry))
+        embedders = await stack.enter_async_context(embedders_of(config, self.telemetry))
+        if embedders.configured:
+            self._switch = Switch(record, embedders, telemetry=self.telemetry)
+            await self._switch.look()
+            provider = embedders.ranking.provider if embedders.ranking else "none"
         eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
         self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")
@@ -144,14 +147,10 @@ class Worker:
             counters=counters,
             signer=Signer(signing_key),
             telemetry=telemetry,
-            wake_projection=asyncio.Event(),
+            wake_projection=lambda: None,
         )
         stack.push_async_callback(committer.drain)
         return Extraction(record, chat, committer, policies=policies, telemetry=telemetry)
-
-    def _load(self) -> Embedder:
-        model = Model.open(Path(self.config.models_dir) / self.config.embedder)
-        return Embedder(model, precision=self.config.embed_precision, threads=self.config.embed_threads)
 
 
 @contextlib.asynccontextmanager

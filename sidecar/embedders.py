@@ -1,0 +1,118 @@
+"""The embedding models that this process has at hand, and the one that recall ranks by.
+
+The record store names one model whose vectors rank (R33), and every read of memory tells it, so that all processes rank
+by the same one. A process may have two models at hand: the one that its deployment moves to, and the one that it comes
+from, which serves until every item has the other's vectors (`sidecar.switch`). A process that has not the one that
+serves ranks by its own, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from sidecar.batching import EmbedQueue
+from sidecar.config import Config
+from sidecar.embed import Embedder
+from sidecar.embedding import Embedding
+from sidecar.model import Model, Precision
+from sidecar.remote import SharedEmbedder
+from sidecar.telemetry import Telemetry
+
+
+class Embedders:
+    """What there is to embed with. One a process."""
+
+    def __init__(self, found: Callable[[], Sequence[Embedding]] = tuple, *, telemetry: Telemetry | None = None) -> None:
+        """`found` tells the models at hand: first the one that the deployment moves to. It may tell others later."""
+        self._found = found
+        self._telemetry = telemetry
+        self.serving = ""
+        """The model that the record store last named; empty: none that this process has heard of."""
+        self.configured = False
+        """Whether there is to be a model: then one that is not at hand is missing."""
+
+    @property
+    def all(self) -> Sequence[Embedding]:
+        """The models at hand, first the one that the deployment moves to."""
+        return self._found()
+
+    @property
+    def ranking(self) -> Embedding | None:
+        """What this process ranks by: the model that serves, or else its own; None without a model at hand."""
+        found = self.all
+        return next((one for one in found if one.id == self.serving), found[0] if found else None)
+
+    @property
+    def ranking_id(self) -> str:
+        """Its id; empty without one."""
+        ranking = self.ranking
+        return ranking.id if ranking else ""
+
+    def at(self, model_id: str) -> Embedding | None:
+        """Return a model at hand."""
+        return next((one for one in self.all if one.id == model_id), None)
+
+    def saw(self, serving: str) -> Embedding | None:
+        """Take note of the model that an answer of the record store names; return what is ranked by."""
+        ranking = self.ranking
+        if serving == self.serving:
+            return ranking
+        self.serving, before, ranking = serving, ranking, self.ranking
+        if self._telemetry is not None and ranking is not None:
+            for one in self.all:
+                self._telemetry.embedding_ranks.labels(one.id).set(one is ranking)
+            if serving and ranking.id != serving:
+                self._telemetry.log.warning(
+                    "the model that serves is not at hand: recall ranks by another", serving=serving, model=ranking.id
+                )
+            elif before is not ranking:
+                self._telemetry.log.info("recall ranks by another model", model=ranking.id)
+        return ranking
+
+
+@contextlib.asynccontextmanager
+async def embedders_of(
+    config: Config, telemetry: Telemetry, *, given: Sequence[Embedder] = ()
+) -> AsyncIterator[Embedders]:
+    """Have the models that a configuration names; `given` stand in for those that this process would load.
+
+    Raises ModelInvalid for one that cannot be loaded. A shared embedder that does not answer is not waited for.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        found: Callable[[], Sequence[Embedding]] = tuple
+        if config.embedder_address and not given:
+            fallback = None
+            if config.embedder_fallback:
+                fallback = await _queue(stack, await asyncio.to_thread(_load, config, config.embedder, None))
+            shared = await stack.enter_async_context(
+                SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
+            )
+            found = shared.models
+        elif given or config.embedder != "none":
+            local = list(given) or [await asyncio.to_thread(_load, config, config.embedder, None)]
+            if config.embedder_before and not given:
+                name, _, precision = config.embedder_before.partition("/")
+                local.append(await asyncio.to_thread(_load, config, name, cast(Precision, precision)))
+            queues = [await _queue(stack, embedder) for embedder in local]
+            found = lambda: queues  # noqa: E731 - what is at hand here stays so
+        embedders = Embedders(found, telemetry=telemetry)
+        embedders.configured = bool(given or config.embedder_address or config.embedder != "none")
+        yield embedders
+
+
+async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder) -> EmbedQueue:
+    queue = EmbedQueue(embedder)
+    stack.push_async_callback(queue.close)
+    return queue
+
+
+def _load(config: Config, name: str, precision: Precision | None) -> Embedder:
+    return Embedder(
+        Model.open(Path(config.models_dir) / name),
+        precision=precision or config.embed_precision,
+        threads=config.embed_threads,
+    )
