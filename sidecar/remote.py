@@ -26,6 +26,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -368,6 +369,7 @@ class _Replica:
         self._silent_s = 0.0
         self._silent_from = 0.0
         self._open = telemetry.embedder_breaker_open.labels(address)
+        self._ended = cache(lambda outcome: telemetry.embedder_calls.labels(address, outcome))  # looking it up costs
 
     @property
     def usable(self) -> bool:
@@ -502,7 +504,7 @@ class _Replica:
             self.in_flight -= 1
             running.discard(call)
             if method is self._embed:
-                self._telemetry.embedder_calls.labels(self._address, outcome).inc()
+                self._ended(outcome).inc()
 
     def _answered(self) -> None:
         self._silent_s, self._silent_from = 0.0, time.monotonic()
