@@ -87,7 +87,7 @@ async def embedders_of(
         if config.embedder_address and not given:
             fallback = None
             if config.embedder_fallback:
-                fallback = await _queue(stack, await asyncio.to_thread(_load, config, config.embedder, None))
+                fallback = await _queue(stack, await asyncio.to_thread(_load, config, config.embedder, None), telemetry)
             shared = await stack.enter_async_context(
                 SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
             )
@@ -97,15 +97,15 @@ async def embedders_of(
             if config.embedder_before and not given:
                 name, _, precision = config.embedder_before.partition("/")
                 local.append(await asyncio.to_thread(_load, config, name, cast(Precision, precision)))
-            queues = [await _queue(stack, embedder) for embedder in local]
+            queues = [await _queue(stack, embedder, telemetry) for embedder in local]
             found = lambda: queues  # noqa: E731 - what is at hand here stays so
         embedders = Embedders(found, telemetry=telemetry)
         embedders.configured = bool(given or config.embedder_address or config.embedder != "none")
         yield embedders
 
 
-async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder) -> EmbedQueue:
-    queue = EmbedQueue(embedder)
+async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
+    queue = EmbedQueue(embedder, telemetry=telemetry)
     stack.push_async_callback(queue.close)
     return queue
 

@@ -72,7 +72,8 @@ class EmbeddingProjection(Orders):
             await asyncio.gather(*pages, return_exceptions=True)
         if vectors:
             self._tune(len(vectors), batch, time.monotonic() - started)
-            if await self._record.put_vectors(scope, model=self._model_id, vectors=vectors):
+            if await self._record.put_vectors(scope, model=self.model_id, vectors=vectors):
+                self.done += len(vectors)
                 self._telemetry.projected_items.inc(len(vectors))
                 return
         await self._record.release(claim)  # our lease had passed, and another worker was quicker
@@ -82,7 +83,7 @@ class EmbeddingProjection(Orders):
         read = ScopeRead(
             tenant=scope.tenant,
             subject=scope.subject,
-            model=self._model_id,
+            model=self.model_id,
             after_position=position,
             after_vector_position=position,
             count_max=count_max,

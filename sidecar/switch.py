@@ -49,16 +49,23 @@ class Switch:
         for projection in self._projections.values():
             projection.wake.set()
 
+    def attend(self) -> Sequence[EmbeddingProjection]:
+        """Return a projection for each model that is at hand by now."""
+        self._projections = {
+            one.id: self._projections.get(one.id) or EmbeddingProjection(self._record, one, telemetry=self._telemetry)
+            for one in self._embedders.all
+        }
+        return list(self._projections.values())
+
     async def run(self) -> None:
         """Work until cancelled, on the models that are at hand by then."""
         tasks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                for model_id, projection in self._attend().items():
-                    if model_id not in tasks:
-                        tasks[model_id] = asyncio.create_task(
-                            projection.run() if self._project else projection.watch(), name=f"project {model_id}"
-                        )
+                for projection in self.attend():
+                    if projection.model_id not in tasks:
+                        work = projection.run() if self._project else projection.watch()
+                        tasks[projection.model_id] = asyncio.create_task(work)
                 for model_id in tasks.keys() - self._projections.keys():
                     await _ended(tasks.pop(model_id))
                 await asyncio.sleep(_LOOK_S)
@@ -66,13 +73,6 @@ class Switch:
         finally:
             for task in tasks.values():
                 await _ended(task)
-
-    async def drain(self) -> int:
-        """Embed all that there is, switch if that is due, and return how many orders are parked."""
-        await self.look()
-        lags = [await projection.drain() for projection in self._attend().values()]
-        await self.look()
-        return sum(lag.parked for lag in lags)
 
     async def look(self) -> None:
         """See which model serves; name one if none does, or if the next is no further behind."""
@@ -104,16 +104,6 @@ class Switch:
             self._telemetry.log.warning("parked orders hold the switch of models up", model=new, parked=ours.parked)
         self._held_up = held_up
         return not held_up and ours.age_s <= max(_BEHIND_S, theirs.age_s)
-
-    def _attend(self) -> Mapping[str, EmbeddingProjection]:
-        """Return a projection for each model at hand."""
-        at_hand = {one.id: one for one in self._embedders.all}
-        self._projections = {
-            model_id: self._projections.get(model_id)
-            or EmbeddingProjection(self._record, one, telemetry=self._telemetry)
-            for model_id, one in at_hand.items()
-        }
-        return self._projections
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
