@@ -76,6 +76,9 @@ _OPTIONS: Final = tuple(
 _SERVICE: Final = "/standpipe.v1.EmbeddingService"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
+_PROVIDER_CHARS_MAX: Final = 64
+"""What ONNX Runtime calls a provider: it becomes a label."""
+
 _DURATIONS: Final = 128
 """Answers whose times say how long one usually takes; it is worked out anew each `_DURATIONS_EACH`."""
 
@@ -454,6 +457,9 @@ class _Replica:
             return False
         if models.keys() != (self.models or {}).keys():
             self._telemetry.log.info("a shared embedder serves", address=self._address, models=list(models))
+        for provider in {one.provider for one in (*models.values(), *(self.models or {}).values())}:
+            count = sum(one.provider == provider for one in models.values())
+            self._telemetry.embedder_models.labels(self._address, provider).set(count)
         self.models = models
         self._listed()
         return True
@@ -582,6 +588,8 @@ def _read_models(data: bytes) -> Mapping[str, context_pb2.EmbeddingInfo]:
         raise _WrongAnswer("no list of models, or too long a one")
     if not all(1 <= len(one.model_id) <= limits.embed_model_chars_max and one.dimensions > 0 for one in models):
         raise _WrongAnswer("a model without an id or dimensions")
+    if not all(len(one.provider) <= _PROVIDER_CHARS_MAX for one in models):
+        raise _WrongAnswer("a model of a provider that is none")
     return {one.model_id: one for one in models}
 
 
