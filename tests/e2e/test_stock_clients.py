@@ -267,7 +267,8 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     assert moved("hot_hits_total") > 0
     assert moved("hot_misses_total") > 0
     assert moved("block_cache_bytes") > 0
-    assert _total(after, "projection_lag_items") == 0
+    assert _total(after, "projection_lag_items", model=embedder.id) == 0
+    assert _total(after, "embedding_ranks", model=embedder.id) == 1
     assert _total(after, "hydrates_in_flight") == 0
     assert _total(after, "projection_failures_total") == 0
     assert _total(after, "event_loop_lag_seconds") >= 0
