@@ -68,7 +68,7 @@ class Switch:
                         tasks[projection.model_id] = asyncio.create_task(work)
                 for model_id in tasks.keys() - self._projections.keys():
                     await _ended(tasks.pop(model_id))
-                await asyncio.sleep(_LOOK_S)
+                await self._embedders.news(_LOOK_S)
                 await self.look()
         finally:
             for task in tasks.values():
@@ -80,7 +80,7 @@ class Switch:
             (answer,) = await self._record.fetch([ModelsRead()])
             serving = cast(Models, answer).serving
             models = [one.id for one in self._embedders.all]
-            if models and not serving:
+            if models and not serving and self._embedders.known:
                 serving = await self._record.serve((models[1:] or models)[0], instead_of="")
             elif serving in models[1:] and await self._caught_up(models[0], serving):
                 before, serving = serving, await self._record.serve(models[0], instead_of=serving)
