@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -16,11 +17,14 @@ import pytest
 import pytest_asyncio
 
 from sidecar import limits
+from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.errors import Overloaded
+from sidecar.server import Server
+from sidecar.telemetry import Log
 from standpipe.v1 import context_pb2
 from tests.e2e.embedders import EmbedderProcess, total
-from tests.e2e.pods import MODEL, MODELS, RECALL, ROOT, Fleet, Local, Pod, answered, serving, settings, shown, until
+from tests.e2e.pods import MODEL, MODELS, RECALL, ROOT, Local, Pod, answered, serving, settings, shown, until
 from tests.proxy import Proxy
 from tests.replica import Replica
 from tests.servers import LOOPBACK, directory
@@ -145,7 +149,7 @@ async def test_an_embedder_killed_under_load(tmp_path: Path, process: EmbedderPr
         async with asyncio.timeout(100), asyncio.TaskGroup() as group:
             for caller in range(4):
                 group.create_task(talk(caller))
-            for _ in range(int(os.environ.get("TEST_ROUNDS", 2))):
+            for _ in range(int(os.environ.get("TEST_ROUNDS", "2"))):
                 before = answered_whole
 
                 async def more(before: int = before) -> bool:
@@ -248,7 +252,7 @@ async def test_wrong_vectors_are_never_stored(tmp_path: Path, replica: Replica) 
     right = replica.embed
     async with serving(tmp_path / "record.db", embedder_address=(replica.address,)) as pod:
         await until(lambda: whole(pod, "Is it there?"))
-        for number, wrong in enumerate((lambda _: b"", lambda _: b"\xff", lambda request: right(request)[:-8])):
+        for number, wrong in enumerate((lambda _: b"\xff", lambda request: right(request)[:-8])):
             replica.embed = wrong
             before = calls(pod, outcome="wrong")
             await pod.append("s", f"r{number}", f"The passport of guest {number} is in the safe.")
@@ -278,7 +282,11 @@ async def test_a_model_of_ones_own_stands_in(
         "embedder": MODEL,
         "precision": precision,
     }
-    async with serving(tmp_path / "record.db", **changes) as pod:
+    server = Server(Config(**settings(tmp_path / "record.db", **changes)))
+    log = io.StringIO()
+    server.telemetry.log = Log(log)
+    async with server:
+        pod = Local(server, log)
         await told(pod)
 
         async def known() -> bool:
@@ -295,11 +303,12 @@ async def test_a_model_of_ones_own_stands_in(
         else:
             assert "the fallback is another model" in pod.log()
         assert (total(pod.metrics(), "embedder_fallbacks_total") > 0) == stands_in
+        await pod.close()
 
 
-async def test_a_worker_waits_for_the_embedder(tmp_path: Path, process: EmbedderProcess, fleet: Fleet) -> None:
-    """`standpipe work --once` embeds everything with a shared embedder, and ends."""
-    record = tmp_path / "record.db"
+async def test_a_worker_waits_for_the_embedder(tmp_path: Path) -> None:
+    """`standpipe work --once` without a model of its own embeds everything when the embedder comes, and ends."""
+    record, process = tmp_path / "record.db", EmbedderProcess()
     async with serving(record, project=False) as pod:
         await told(pod)
     config = settings(record, embedder_address=[process.target], http="")
@@ -307,13 +316,16 @@ async def test_a_worker_waits_for_the_embedder(tmp_path: Path, process: Embedder
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**config, "embedder": MODEL, "models_dir": str(tmp_path)}))
     command = [sys.executable, "-m", "sidecar", "work", "--once", "--config", str(path)]
-    done = await asyncio.to_thread(
-        subprocess.run, command, cwd=ROOT, env=_environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    async with serving(record, embedder_address=(process.target,), project=False) as pod:
-        await until(lambda: whole(pod, QUERIES[0]))
-        assert (await pod.info()).projection_lag_items == 0
+    with (tmp_path / "work.log").open("w+") as said:
+        worker = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=_environment(), stderr=said)
+        with process:
+            async with asyncio.timeout(60):
+                status = await worker.wait()
+            said.seek(0)
+            assert status == 0, said.read()
+            async with serving(record, embedder_address=(process.target,), project=False) as pod:
+                await until(lambda: whole(pod, QUERIES[0]))
+                assert (await pod.info()).projection_lag_items == 0
 
 
 _SLIM = """
@@ -360,6 +372,7 @@ async def test_a_slim_sidecar_loads_no_model(tmp_path: Path, process: EmbedderPr
             loaded = set(json.loads(slim.stdout.readline()))
         finally:
             slim.kill()
+    print(f"resident: {resident_mb:.0f} MB")
     assert not loaded & {"onnxruntime", "tokenizers", "onnx", "rich", "matplotlib"}
     assert resident_mb < 150
 
