@@ -112,21 +112,28 @@ async def embedders_of(
         if config.embedder_address and not given:
             fallback = None
             if config.embedder_fallback:
-                fallback = await _queue(stack, await asyncio.to_thread(_load, config, config.embedder, None), telemetry)
+                loaded = await asyncio.to_thread(_load, config, config.embedder, config.embed_precision)
+                fallback = await _queue(stack, loaded, telemetry)
             shared = await stack.enter_async_context(
                 SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
             )
             found = shared.models
         elif given or config.embedder != "none":
-            local = list(given) or [await asyncio.to_thread(_load, config, config.embedder, None)]
-            if config.embedder_before and not given:
-                name, _, precision = config.embedder_before.partition("/")
-                local.append(await asyncio.to_thread(_load, config, name, cast(Precision, precision)))
+            local = given or await asyncio.to_thread(loaded_by, config)
             queues = [await _queue(stack, embedder, telemetry) for embedder in local]
             found = lambda: queues  # noqa: E731 - what is at hand here stays so
         embedders = Embedders(found, telemetry=telemetry, shared=shared)
         embedders.configured = bool(given or config.embedder_address or config.embedder != "none")
         yield embedders
+
+
+def loaded_by(config: Config) -> list[Embedder]:
+    """Load the models that a configuration names, the one to move to first. Raises ModelInvalid."""
+    found = [_load(config, config.embedder, config.embed_precision)]
+    if config.embedder_before:
+        name, _, precision = config.embedder_before.partition("/")
+        found.append(_load(config, name, cast(Precision, precision)))
+    return found
 
 
 async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
@@ -135,9 +142,9 @@ async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry
     return queue
 
 
-def _load(config: Config, name: str, precision: Precision | None) -> Embedder:
+def _load(config: Config, name: str, precision: Precision) -> Embedder:
     return Embedder(
         Model.open(Path(config.models_dir) / name),
-        precision=precision or config.embed_precision,
+        precision=precision,
         threads=config.embed_threads,
     )

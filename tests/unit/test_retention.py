@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from sidecar import hydrate, limits, recall
-from sidecar.batching import EmbedQueue
 from sidecar.embedders import Embedders
 from sidecar.errors import HotUnavailable
 from sidecar.retention import Retention
@@ -156,7 +155,7 @@ async def test_a_block_holds_nothing_that_is_gone(record: SqliteRecord, path: Pa
     (order,) = await orders(record, model=MODEL)
     vector = recall.pack_vector(*recall.quantise(np.eye(1, DIMENSIONS, dtype=np.float32)[0]))
     assert await record.put_vectors(order, model=MODEL, vectors=[vector] * 5)
-    embedding = EmbedQueue(StandIn())
+    embedding = StandIn()
     scopes = Scopes(record, Embedders(lambda: [embedding]))
     before = await scopes.load("acme", "ana")
     outstay(path, "s")
@@ -172,7 +171,6 @@ async def test_a_block_holds_nothing_that_is_gone(record: SqliteRecord, path: Pa
     assert _rank(after, position=2).total == 0
     assert await scopes.at("acme", "ana", position=6, model=MODEL) is after
     assert (await scopes.at("acme", "ana", position=4, model="other")).epoch == 1
-    await embedding.close()
 
 
 def _rank(memory: Any, *, position: int = 6) -> Any:
