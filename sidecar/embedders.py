@@ -26,10 +26,19 @@ from sidecar.telemetry import Telemetry
 class Embedders:
     """What there is to embed with. One a process."""
 
-    def __init__(self, found: Callable[[], Sequence[Embedding]] = tuple, *, telemetry: Telemetry | None = None) -> None:
-        """`found` tells the models at hand: first the one that the deployment moves to. It may tell others later."""
+    def __init__(
+        self,
+        found: Callable[[], Sequence[Embedding]] = tuple,
+        *,
+        telemetry: Telemetry | None = None,
+        shared: SharedEmbedder | None = None,
+    ) -> None:
+        """`found` tells the models at hand: first the one that the deployment moves to. It may tell others later,
+        if it is `shared` that tells.
+        """
         self._found = found
         self._telemetry = telemetry
+        self._shared = shared
         self.serving = ""
         """The model that the record store last named; empty: none that this process has heard of."""
         self.configured = False
@@ -39,6 +48,21 @@ class Embedders:
     def all(self) -> Sequence[Embedding]:
         """The models at hand, first the one that the deployment moves to."""
         return self._found()
+
+    @property
+    def known(self) -> bool:
+        """Whether the models at hand are the deployment's: a fallback may be there before the shared embedder tells."""
+        return self._shared is None or self._shared.listed
+
+    async def news(self, seconds: float) -> None:
+        """Wait until there are other models at hand, or for so long."""
+        if self._shared is None:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._shared.changed.wait()
+        self._shared.changed.clear()
 
     @property
     def ranking(self) -> Embedding | None:
@@ -85,24 +109,32 @@ async def embedders_of(
     """
     async with contextlib.AsyncExitStack() as stack:
         found: Callable[[], Sequence[Embedding]] = tuple
+        shared: SharedEmbedder | None = None
         if config.embedder_address and not given:
             fallback = None
             if config.embedder_fallback:
-                fallback = await _queue(stack, await asyncio.to_thread(_load, config, config.embedder, None), telemetry)
+                loaded = await asyncio.to_thread(_load, config, config.embedder, config.embed_precision)
+                fallback = await _queue(stack, loaded, telemetry)
             shared = await stack.enter_async_context(
                 SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
             )
             found = shared.models
         elif given or config.embedder != "none":
-            local = list(given) or [await asyncio.to_thread(_load, config, config.embedder, None)]
-            if config.embedder_before and not given:
-                name, _, precision = config.embedder_before.partition("/")
-                local.append(await asyncio.to_thread(_load, config, name, cast(Precision, precision)))
+            local = given or await asyncio.to_thread(loaded_by, config)
             queues = [await _queue(stack, embedder, telemetry) for embedder in local]
             found = lambda: queues  # noqa: E731 - what is at hand here stays so
-        embedders = Embedders(found, telemetry=telemetry)
+        embedders = Embedders(found, telemetry=telemetry, shared=shared)
         embedders.configured = bool(given or config.embedder_address or config.embedder != "none")
         yield embedders
+
+
+def loaded_by(config: Config) -> list[Embedder]:
+    """Load the models that a configuration names, the one to move to first. Raises ModelInvalid."""
+    found = [_load(config, config.embedder, config.embed_precision)]
+    if config.embedder_before:
+        name, _, precision = config.embedder_before.partition("/")
+        found.append(_load(config, name, cast(Precision, precision)))
+    return found
 
 
 async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
@@ -111,9 +143,9 @@ async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry
     return queue
 
 
-def _load(config: Config, name: str, precision: Precision | None) -> Embedder:
+def _load(config: Config, name: str, precision: Precision) -> Embedder:
     return Embedder(
         Model.open(Path(config.models_dir) / name),
-        precision=precision or config.embed_precision,
+        precision=precision,
         threads=config.embed_threads,
     )

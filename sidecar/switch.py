@@ -68,7 +68,7 @@ class Switch:
                         tasks[projection.model_id] = asyncio.create_task(work)
                 for model_id in tasks.keys() - self._projections.keys():
                     await _ended(tasks.pop(model_id))
-                await asyncio.sleep(_LOOK_S)
+                await self._embedders.news(_LOOK_S)
                 await self.look()
         finally:
             for task in tasks.values():
@@ -79,7 +79,7 @@ class Switch:
         with contextlib.suppress(StandpipeError):  # the next look may be luckier
             serving = await self._serving()
             models = [one.id for one in self._embedders.all]
-            if models and not serving:
+            if models and not serving and self._embedders.known:
                 await self._record.serve((models[1:] or models)[0], instead_of="")
                 serving = await self._serving()
             elif serving in models[1:] and await self._caught_up(models[0], serving):

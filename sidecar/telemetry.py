@@ -145,6 +145,9 @@ class Telemetry:
         self.embedder_calls = counter(
             "embedder_calls_total", "Calls of a shared embedder that ended.", "address", "outcome"
         )
+        self.embedder_models = gauge(
+            "embedder_models", "Models that a shared embedder lists, by what computes them.", "address", "provider"
+        )
         self.embedder_breaker_open = gauge(
             "embedder_breaker_open", "1 while a shared embedder is left alone, since it failed.", "address"
         )

@@ -15,6 +15,8 @@ from sidecar.telemetry import Log, OrderFigures, Telemetry
 
 ROOT = Path(__file__).parents[2]
 LABELS = {
+    "model",
+    "kind",
     "method",
     "status",
     "reason",
@@ -57,7 +59,7 @@ def test_names_carry_their_units() -> None:
         assert family.documentation.endswith(".")
         assert re.fullmatch(r"[a-z_]+", family.name)
         if isinstance(metric, Histogram):
-            assert family.name.endswith(("_seconds", "_tokens", "_facts"))
+            assert family.name.endswith(("_seconds", "_tokens", "_facts", "_share"))
 
 
 def test_two_servers_in_one_process_do_not_meet() -> None:
