@@ -85,7 +85,8 @@ class Embedders:
         ranking = self.ranking
         if serving == self.serving:
             return ranking
-        self.serving, before, ranking = serving, ranking, self.ranking
+        before, self.serving = ranking, serving
+        ranking = self.ranking
         if self._telemetry is not None and ranking is not None:
             for one in self.all:
                 self._telemetry.embedding_ranks.labels(one.id).set(one is ranking)
