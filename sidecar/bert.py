@@ -129,7 +129,7 @@ class _Writer:
     def _finish(self, inputs: dict[str, tuple[int, list[str]]], *, domains: tuple[str, ...] = ()) -> onnx.ModelProto:
         """Close the graph over what was written; each input has an element type and its dimensions."""
         taken = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
-        vector = ["batch", self._config.dimensions]
+        vector: list[str | int] = ["batch", self._config.dimensions]
         output = helper.make_tensor_value_info("sentence_vector", TensorProto.FLOAT, vector)
         graph = helper.make_graph(self._nodes, "sentence_encoder", taken, [output], self._constants)
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
@@ -278,8 +278,8 @@ class _Fused(_Writer):
     def _layer(self, name: str, states: str) -> str:
         d, parts = self._config.dimensions, [f"{name}attention.self.{part}" for part in ("query", "key", "value")]
         joint = self._half(np.concatenate([self._tensor(part + ".weight", d, d).T for part in parts], axis=1))
-        bias = self._half(np.concatenate([self._tensor(part + ".bias", d) for part in parts]))
-        inputs = (states, joint, bias, "key_lengths")
+        joint_bias = self._half(np.concatenate([self._tensor(part + ".bias", d) for part in parts]))
+        inputs = (states, joint, joint_bias, "key_lengths")
         seen = self._node("Attention", *inputs, domain=FUSED, num_heads=self._config.heads)
         states = self._joined(seen, states, name + "attention.output.dense", name + "attention.output.LayerNorm", d)
         bias = self._weights[name + "intermediate.dense.bias"]

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
-from typing import cast
 
 from sidecar.batching import EmbedQueue
 from sidecar.config import Config
 from sidecar.embed import Embedder
+from sidecar.embedders import loaded_by
 from sidecar.errors import ConfigInvalid
-from sidecar.model import Model, Precision
 from sidecar.servicers.boundary import Boundary
 from sidecar.servicers.embedding import EmbeddingServicer
 from sidecar.sockets import Serving, Sockets, version
@@ -41,11 +39,7 @@ class EmbedServer(Serving):
         config = self.config
         if config.embedder == "none":
             raise ConfigInvalid("embedder must name a model, which is what an embedder serves", field="embedder")
-        if not self._embedders:
-            self._embedders.append(await asyncio.to_thread(self._load, config.embedder, config.embed_precision))
-            if config.embedder_before:
-                name, _, precision = config.embedder_before.partition("/")
-                self._embedders.append(await asyncio.to_thread(self._load, name, cast(Precision, precision)))
+        self._embedders = self._embedders or await asyncio.to_thread(loaded_by, config)
         queues = [EmbedQueue(embedder, telemetry=self.telemetry) for embedder in self._embedders]
         for queue in queues:
             self._stack.push_async_callback(queue.close)
@@ -54,7 +48,3 @@ class EmbedServer(Serving):
         sockets = Sockets(config, boundary)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(boundary, queues), sockets.services)
         await self._open(sockets, SERVICES)
-
-    def _load(self, name: str, precision: Precision) -> Embedder:
-        model = Model.open(Path(self.config.models_dir) / name)
-        return Embedder(model, precision=precision, threads=self.config.embed_threads)

@@ -46,9 +46,8 @@ class EmbeddingProjection(Orders):
     def __init__(
         self, record: Record, embedding: Embedding, *, telemetry: Telemetry, lease_s: float = limits.work_lease_s
     ) -> None:
-        super().__init__(
-            record, model_id=embedding.id, telemetry=telemetry, figures=telemetry.projection, lease_s=lease_s
-        )
+        figures = telemetry.projection(embedding.id)
+        super().__init__(record, model_id=embedding.id, telemetry=telemetry, figures=figures, lease_s=lease_s)
         self._embedding = embedding
         self._batch = _BATCH
 

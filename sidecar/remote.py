@@ -26,6 +26,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -74,6 +75,9 @@ _OPTIONS: Final = tuple(
 
 _SERVICE: Final = "/standpipe.v1.EmbeddingService"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_PROVIDER_CHARS_MAX: Final = 64
+"""What ONNX Runtime calls a provider: it becomes a label."""
 
 _DURATIONS: Final = 128
 """Answers whose times say how long one usually takes; it is worked out anew each `_DURATIONS_EACH`."""
@@ -368,6 +372,7 @@ class _Replica:
         self._silent_s = 0.0
         self._silent_from = 0.0
         self._open = telemetry.embedder_breaker_open.labels(address)
+        self._ended = cache(lambda outcome: telemetry.embedder_calls.labels(address, outcome))  # looking it up costs
 
     @property
     def usable(self) -> bool:
@@ -452,6 +457,9 @@ class _Replica:
             return False
         if models.keys() != (self.models or {}).keys():
             self._telemetry.log.info("a shared embedder serves", address=self._address, models=list(models))
+        for provider in {one.provider for one in (*models.values(), *(self.models or {}).values())}:
+            count = sum(one.provider == provider for one in models.values())
+            self._telemetry.embedder_models.labels(self._address, provider).set(count)
         self.models = models
         self._listed()
         return True
@@ -502,7 +510,7 @@ class _Replica:
             self.in_flight -= 1
             running.discard(call)
             if method is self._embed:
-                self._telemetry.embedder_calls.labels(self._address, outcome).inc()
+                self._ended(outcome).inc()
 
     def _answered(self) -> None:
         self._silent_s, self._silent_from = 0.0, time.monotonic()
@@ -580,6 +588,8 @@ def _read_models(data: bytes) -> Mapping[str, context_pb2.EmbeddingInfo]:
         raise _WrongAnswer("no list of models, or too long a one")
     if not all(1 <= len(one.model_id) <= limits.embed_model_chars_max and one.dimensions > 0 for one in models):
         raise _WrongAnswer("a model without an id or dimensions")
+    if not all(len(one.provider) <= _PROVIDER_CHARS_MAX for one in models):
+        raise _WrongAnswer("a model of a provider that is none")
     return {one.model_id: one for one in models}
 
 

@@ -16,32 +16,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from sidecar.batching import EmbedQueue
 from sidecar.beliefs import BeliefStore
 from sidecar.chat import Chat
 from sidecar.commit import Committer
 from sidecar.config import Config
-from sidecar.embed import Embedder
+from sidecar.embedders import embedders_of
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
-from sidecar.errors import ConfigInvalid, StandpipeError
+from sidecar.errors import ConfigInvalid, EmbedderUnavailable, StandpipeError
 from sidecar.extraction import Extraction
 from sidecar.gateway import Gateway
 from sidecar.health import Health, HealthServer
 from sidecar.lease import Leases
-from sidecar.model import Model
 from sidecar.orders import Orders
 from sidecar.policies import Policies
-from sidecar.projection import EmbeddingProjection
 from sidecar.receipt import Signer
 from sidecar.retention import Retention
 from sidecar.sessions import Sessions
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Lag, Record
+from sidecar.switch import Switch
 from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 
 _TELL_S = 1.0
+
+_MODELS_S = 10.0
+"""How long to wait for a shared embedder to say which models it has, before there is nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Worker:
         self.config = config
         self._extract = extract
         self._orders: list[Orders] = []
+        self._switch: Switch | None = None
         self.telemetry = Telemetry(Log(level=config.log_level))
         self._stack = contextlib.AsyncExitStack()
 
@@ -90,7 +92,8 @@ class Worker:
     @property
     def done(self) -> int:
         """Items that this process was through with."""
-        return sum(orders.done for orders in self._orders)
+        projections = self._switch.attend() if self._switch else ()
+        return sum(orders.done for orders in (*self._orders, *projections))
 
     async def work(self, stop: asyncio.Event, *, once: bool, report: Report | None = None) -> int | None:
         """Work until `stop` is set, or, `once`, until nothing is left but parked orders.
@@ -101,26 +104,38 @@ class Worker:
             await self._retention.sweep()
         async with (
             _beside(self._retention.run()),
-            _beside(
-                self._drain(report) if once else asyncio.gather(*(orders.run() for orders in self._orders))
-            ) as work,
+            _beside(self._drain(report) if once else self._run()) as work,
             _beside(stop.wait()) as stopped,
         ):
             await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
             return cast(int | None, work.result()) if work.done() else None
 
     async def _run(self) -> None:
-        await asyncio.gather(*(orders.run() for orders in self._orders))
+        loops = [orders.run() for orders in self._orders]
+        await asyncio.gather(*loops, *([self._switch.run()] if self._switch else []))
 
     async def _drain(self, report: Report | None) -> int:
         """Do all that there is, what is extracted before it is embedded."""
         parked = 0
-        for orders in self._orders:
+        for orders in await self._attended():
             async with _beside(self._tell(orders, report)):
                 lag = await orders.drain()
             self._report(orders, lag, report)
             parked += lag.parked
+        if self._switch:
+            await self._switch.look()
         return parked
+
+    async def _attended(self) -> list[Orders]:
+        """Return all the work that there is, once the models to embed with are at hand."""
+        if self._switch is None:
+            return self._orders
+        give_up_at = time.monotonic() + _MODELS_S
+        while not (projections := self._switch.attend()):
+            if time.monotonic() > give_up_at:
+                raise EmbedderUnavailable("the shared embedder does not answer")
+            await asyncio.sleep(0.1)
+        return [*self._orders, *projections]
 
     async def _tell(self, orders: Orders, report: Report | None) -> None:
         """Tell how far some work is, until cancelled."""
@@ -139,7 +154,7 @@ class Worker:
 
     async def _start(self) -> None:
         started, config, stack = time.perf_counter(), self.config, self._stack
-        if config.embedder == "none" and not self._extract:
+        if config.embedder == "none" and not config.embedder_address and not self._extract:
             raise ConfigInvalid("embedder must name a model, which a worker embeds with", field="embedder")
         if self._extract and not config.extractor_url:
             raise ConfigInvalid("extractor_url must name the endpoint that --extract asks", field="extractor_url")
@@ -157,12 +172,11 @@ class Worker:
         if self._extract:
             self._orders.append(await self._extraction(record, hot))
         provider = "none"
-        if config.embedder != "none":
-            embedder = await asyncio.to_thread(self._load)
-            provider = embedder.provider
-            queue = EmbedQueue(embedder, telemetry=self.telemetry)
-            stack.push_async_callback(queue.close)
-            self._orders.append(EmbeddingProjection(record, queue, telemetry=self.telemetry))
+        embedders = await stack.enter_async_context(embedders_of(config, self.telemetry))
+        if embedders.configured:
+            self._switch = Switch(record, embedders, telemetry=self.telemetry)
+            await self._switch.look()
+            provider = embedders.ranking.provider if embedders.ranking else "none"
         eraser = Eraser(record=record, hot=hot, telemetry=self.telemetry)
         self._retention = Retention(record, hot, self.telemetry, eraser)
         version = metadata.version("standpipe")
@@ -200,14 +214,10 @@ class Worker:
             counters=counters,
             signer=Signer(signing_key),
             telemetry=telemetry,
-            wake_projection=asyncio.Event(),
+            wake_projection=lambda: None,
         )
         stack.push_async_callback(committer.drain)
         return Extraction(record, chat, committer, policies=policies, telemetry=telemetry)
-
-    def _load(self) -> Embedder:
-        model = Model.open(Path(self.config.models_dir) / self.config.embedder)
-        return Embedder(model, precision=self.config.embed_precision, threads=self.config.embed_threads)
 
 
 @contextlib.asynccontextmanager

@@ -481,7 +481,7 @@ def test_work_ends_at_a_signal(tmp_path: Path) -> None:
     """A worker is ready and counts on its HTTP port, and a signal ends it with exit code 0."""
     flags = ("--record", f"sqlite:{tmp_path / 'record.db'}", "--http", "127.0.0.1:0")
     working = Serving(*flags, command="work")
-    for page, shown in (("readyz", "ok"), ("metrics", "standpipe_projection_lag_seconds 0.0")):
+    for page, shown in (("readyz", "ok"), ("metrics", 'standpipe_projection_lag_seconds{model="')):
         with urllib.request.urlopen(f"http://{working.started['http']}/{page}", timeout=WAIT_S) as answer:
             assert shown in answer.read().decode()
     code, out, log = working.end()

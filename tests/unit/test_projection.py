@@ -104,7 +104,8 @@ async def drained(projection: EmbeddingProjection) -> None:
 
 def metric(projection: EmbeddingProjection, name: str) -> float:
     """Return a figure."""
-    value = projection._telemetry.registry.get_sample_value(f"standpipe_{name}")
+    labels = {"model": MODEL} if name.startswith("projection") else {}
+    value = projection._telemetry.registry.get_sample_value(f"standpipe_{name}", labels)
     assert value is not None
     return value
 

@@ -523,18 +523,20 @@ async def test_a_slow_replica_is_hedged(ends: Ends) -> None:
     """A query that takes long goes to another replica too: whose answer comes first counts, the other call ends."""
     slow, quick = await ends.replica(), await ends.replica()
     model = await saved_up(ends, slow, quick)
+    won = ends.counted("embedder_hedges_won_total")
     slow.hang()
     model._shared._hedging.after_s = 0.05
     found = [await model.embed_query(f"{number}", deadline_s=10) for number in range(2)]
     assert [same(one, f"{number}") for number, one in enumerate(found)] == [True, True]
     await until(lambda: slow.cancelled == 1)
-    assert ends.counted("embedder_hedges_won_total") == 1
+    assert ends.counted("embedder_hedges_won_total") == won + 1
 
 
 async def test_a_hedge_that_loses_is_ended(ends: Ends) -> None:
     """If the first replica answers after all, the second call ends, and its vector is the first's."""
     one, other = await ends.replica(), await ends.replica()
     model = await saved_up(ends, one, other)
+    won = ends.counted("embedder_hedges_won_total")
     one.hang()
     other.hang()
     model._shared._hedging.after_s = 0.1
@@ -546,7 +548,7 @@ async def test_a_hedge_that_loses_is_ended(ends: Ends) -> None:
     first.open.set()
     assert same(await task, "one")
     await until(lambda: second.cancelled == 1)
-    assert ends.counted("embedder_hedges_won_total") == 0
+    assert ends.counted("embedder_hedges_won_total") == won
 
 
 async def test_second_calls_are_few(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,9 +563,9 @@ async def test_second_calls_are_few(ends: Ends, monkeypatch: pytest.MonkeyPatch)
         texts = [f"{number}" for number in range(start, start + 50)]
         found = await asyncio.gather(*(model.embed_query(text, deadline_s=30) for text in texts))
         assert all(same(one, text) for one, text in zip(found, texts, strict=True))
-    sent = sum(len(one.asked) for one in replicas)
-    assert 310 <= sent <= 300 * (1 + limits.embed_hedge_percent_max / 100)
-    assert sent == 300 + ends.counted("embedder_hedges_total")
+    sent, hedges = sum(len(one.asked) for one in replicas), ends.counted("embedder_hedges_total")
+    assert 10 <= hedges <= 300 * limits.embed_hedge_percent_max / 100
+    assert 300 < sent <= 300 + hedges  # one may end before it is on its way
     await asyncio.gather(*(model.embed_items([f"{number}"]) for number in range(50)))
     assert sum(len(one.asked) for one in replicas) == sent + 50
 
@@ -591,7 +593,7 @@ async def test_overload_is_passed_on_and_not_hedged(ends: Ends) -> None:
     full = Overloaded("full", limit="embed_items_max")
     full.retry_after_ms = 60_000
     one.error = other.error = full
-    before = len(one.asked) + len(other.asked)
+    before, hedges = len(one.asked) + len(other.asked), ends.counted("embedder_hedges_total")
     error = await failure(model.embed_query("one", deadline_s=10))
     assert isinstance(error, Overloaded)
     assert (error.metadata, error.retry_after_ms) == ({"limit": "embed_items_max"}, 60_000)
@@ -602,7 +604,7 @@ async def test_overload_is_passed_on_and_not_hedged(ends: Ends) -> None:
     other.hang()
     assert isinstance(await failure(model.embed_query("two", deadline_s=0.1)), DeadlineExceeded)
     assert len(one.asked) + len(other.asked) == before + 2
-    assert ends.counted("embedder_hedges_total") == 0
+    assert ends.counted("embedder_hedges_total") == hedges
 
 
 async def test_no_caller_notices_a_replica_that_dies(ends: Ends) -> None:
