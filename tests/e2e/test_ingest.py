@@ -13,11 +13,12 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from sidecar import names
+from sidecar import limits, names
 from sidecar.cli.memory_ingest import ingest
 from sidecar.config import Config
 from sidecar.engines import open_record
 from sidecar.stores.record import ItemKind, Record, ScopeRead, ScopeState
+from standpipe import errors
 from tests import keys
 from tests.e2e.pods import MODEL, MODELS, ROOT, Fleet, Local, until
 
@@ -179,3 +180,19 @@ async def test_an_interrupted_ingestion_says_how_to_go_on(fleet: Fleet, tmp_path
     rows = dict(line.rsplit(maxsplit=1) for line in out.decode().splitlines())
     assert rows["in the journal"].replace(",", "") == str(acknowledged)
     assert lines_of(journal) == DOCUMENTS
+
+
+async def test_a_call_ends_at_its_deadline(pod: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P12: after ingest_call_ms a call is over; a server that never answered in time is not asked again."""
+    (tmp_path / "note.md").write_text("word " * 100_000)
+    monkeypatch.setattr(limits, "ingest_call_ms", 1)
+    late = await invoke(pod, str(tmp_path))
+    assert isinstance(late.exception, errors.DeadlineExceeded)
+    assert "the same command goes on from there" in late.output
+
+
+async def test_calls_in_flight_are_bounded(pod: Local, tmp_path: Path) -> None:
+    """At most ingest_calls_max; more is a usage error."""
+    over = await invoke(pod, str(tmp_path), "--concurrency", str(limits.ingest_calls_max + 1))
+    assert over.exit_code == 2
+    assert "--concurrency" in over.output
