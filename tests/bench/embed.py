@@ -210,7 +210,12 @@ class Bench:
                 await self._theirs("sentence-transformers fp32, 1 thread", "fp32", 1, loads=(1,))
 
     async def _ours(
-        self, stack: contextlib.AsyncExitStack, name: str, precision: str, threads: int, loads: tuple[int, ...] = CALLERS
+        self,
+        stack: contextlib.AsyncExitStack,
+        name: str,
+        precision: str,
+        threads: int,
+        loads: tuple[int, ...] = CALLERS,
     ) -> None:
         embedder = await asyncio.to_thread(load, self.model, precision=precision, threads=threads, device=self.device)
         queue = EmbedQueue(embedder)

@@ -29,7 +29,8 @@ LABELS = {
     "hot",
     "provider",
 } | {
-    "address"  # of a shared embedder, as the settings name it
+    "address",  # of a shared embedder, as the settings name it
+    "model",  # an embedding model's id
 }
 """What a label may be: things that Standpipe itself names. No id, no name and no text of a caller."""
 
