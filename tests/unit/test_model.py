@@ -272,7 +272,7 @@ def test_the_fp16_graph_of_given_weights_computes_what_they_say(source: Path, tm
 
 
 def test_the_fp16_graph_has_nothing_that_a_gpu_would_leave_to_the_cpu(model: Model) -> None:
-    """Each operator has a CUDA kernel that copies nothing from the host and needs no shape, so that graphs record it."""
+    """Each operator has a CUDA kernel that copies nothing from the host and needs no shape: a graph can record it."""
     graph = onnx.load(model.file("model.fp16.onnx")).graph
     fused = ("Attention", "BiasGelu", "EmbedLayerNormalization", "SkipLayerNormalization")
     plain = ("Cast", "Clip", "Div", "MatMul", "Sqrt", "Squeeze", "Transpose", "Unsqueeze")
@@ -545,6 +545,9 @@ def test_malformed_safetensors_are_refused(data: bytes) -> None:
         ("{id: a, pooling: max}", "one of graph, mean, cls"),
         ("{id: a, normalise: 1}", "true or false"),
         ("{id: a, query_prefix: 1}", "a string"),
+        ("{id: a, cosine_floor: 1.5}", "cosine_floor must be a number from -1 to 1"),
+        ("{id: a, cosine_floor: true}", "cosine_floor must be"),
+        ("{id: a, cosine_floor: .nan}", "cosine_floor must be"),
         ("{id: a, files: {../x: 00}}", "SHA-256"),
         ("{id: a, directory: /}", "none of id"),
     ],
@@ -566,6 +569,7 @@ def test_a_card_may_state_everything(tmp_path: Path) -> None:
         "normalise": False,
         "query_prefix": "query: ",
         "passage_prefix": "passage: ",
+        "cosine_floor": 0.7,
         "files": {"model.onnx": "0" * 64},
     }
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(card))
