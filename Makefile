@@ -12,7 +12,7 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety bench lock clean
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety bench lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +137,15 @@ eval-safety: setup  ## Isolation and poison on real conversations and attacks: m
 	@test -n "$(DATA)" || { echo "say which conversations: make eval-safety DATA=DIR"; exit 2; }
 	$(BIN)/python -m tests.eval.safety isolation $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 	$(BIN)/python -m tests.eval.safety poison $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
+
+test-gpu: setup $(TOOLS)/gpu/ready  ## Everything that is promised of a GPU, on a machine that has one
+	PYTHONPATH=$(TOOLS)/gpu $(BIN)/python -m tests.gpu
+
+# With CUDA's libraries: 2 GB.
+$(TOOLS)/gpu/ready: pyproject.toml
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) 'onnxruntime-gpu[cuda,cudnn]>=1.28,<2'
+	@touch $@
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build

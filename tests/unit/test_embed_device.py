@@ -24,6 +24,7 @@ from sidecar import bert, embed, limits
 from sidecar.embed import CUDA, Embedder, Shape, Tokens, processors
 from sidecar.errors import ConfigInvalid, EmbedderUnavailable, Internal, ModelInvalid
 from sidecar.model import Model, Precision
+from tests import gpu
 from tests.small_bert import SMALL, write_bert
 
 PADDED = (64, 256)
@@ -382,6 +383,18 @@ print(Embedder(model, precision="fp16", device="auto").chosen)
     assert lines[1].startswith("device is auto: small/fp16 computes on the CPU, since ")
     assert lines[2].startswith("device must be cpu or auto here: the GPU does not take all of model.fp16.onnx")
     assert lines[3].startswith("device is auto: small/fp16 computes on the CPU, since the GPU does not take all")
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime is for GPUs")
+def test_the_gpus_own_list_can_be_rehearsed(small: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one command goes through on a GPU runs here too, in its shapes; without a GPU the command says so."""
+    arguments = ["--models-dir", str(small.directory.parent), "--model", small.directory.name]
+    assert gpu.main(arguments) == gpu.LACKING
+    assert "Nothing was looked at: device must be cpu or auto here" in capsys.readouterr().out
+    assert gpu.main([*arguments, "--rehearse", "--texts", "40"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("0 of 40 differ") == 2
+    assert "NO" not in told
 
 
 def test_a_run_that_fails_on_a_gpu_breaks_the_embedder(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
