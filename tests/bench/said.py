@@ -36,7 +36,16 @@ _MORE = (
 ).split()
 _NAMES = "Amara Bertil Chiara Dmitri Eleni Farouk Greta Hideo Ilse Jomo Katarzyna Lior Malmö Turin Osaka Quito".split()
 _OPENINGS = ("Well,", "Oh", "I think", "Right, so", "Honestly,", "Could you tell me whether", "It turns out that")
-_ASKS = ("When did", "Where did", "Why has", "Who was with", "How often does", "What did", "Which one of", "Do you know if")
+_ASKS = (
+    "When did",
+    "Where did",
+    "Why has",
+    "Who was with",
+    "How often does",
+    "What did",
+    "Which one of",
+    "Do you know if",
+)
 
 _LENGTHS = ((0.55, 16.0, 0.6), (0.30, 60.0, 0.5), (0.15, 170.0, 0.4))
 """Share, median and spread in words: what is said in passing, what is told, and what an assistant explains."""
