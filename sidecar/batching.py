@@ -25,13 +25,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidecar import limits
 from sidecar.embed import Embedder, Shape, Tokens
-from sidecar.embedding import Embedding, QueryCache, Vector
+from sidecar.embedding import Embedding, QueryCache, Vector, answered, settle
 from sidecar.errors import DeadlineExceeded, Draining, EmbedderUnavailable, Internal, LimitExceeded, Overloaded
 from sidecar.telemetry import Telemetry
 
@@ -282,15 +283,11 @@ class EmbedQueue(Embedding):
             return Embedded(np.zeros((0, self.dimensions), np.float32), tokens=0, queue_us=0, run_us=0)
         call = self._admit(lane, await self._tokenise(lane, texts, deadline), deadline, came_at=came_at)
         try:
-            timeout_s = None if deadline_s == math.inf else deadline - time.monotonic()
-            # Unlike a timeout around the future it leaves it be: whether it has ended tells if we are late.
-            landed, _ = await asyncio.wait([call.answer], timeout=timeout_s)
+            vectors = await answered(call.answer, deadline - time.monotonic())
         finally:
-            call.answer.cancel()
-        if not landed:
-            raise _late()
+            self._leave(lane, call)
         return Embedded(
-            call.answer.result(),
+            vectors,
             tokens=sum(text.size for text in call.texts),
             queue_us=round((call.began_at - call.came_at) * 1e6),
             run_us=round((call.ended_at - call.began_at) * 1e6),
@@ -316,7 +313,9 @@ class EmbedQueue(Embedding):
         """Begin a query's flight: without a task, if its text is as short as most."""
         if _is_short([text]):
             read = self._read_here(self._queries, [text])
-            return self._admit(self._queries, read, time.monotonic() + left_s, alone=True).answer
+            call = self._admit(self._queries, read, time.monotonic() + left_s, alone=True)
+            call.answer.add_done_callback(partial(self._leave, self._queries, call))
+            return call.answer
 
         async def embed() -> Vector:
             vector: Vector = (await self.embed([text], query=True, deadline_s=left_s)).vectors[0]
@@ -391,16 +390,13 @@ class EmbedQueue(Embedding):
             self._check_room(lane, tokens, len(texts))
             lane.add(call, tokens)
             self._rouse()
-
-        def ended(answer: asyncio.Future[NDArray[np.float32]]) -> None:
-            if answer.cancelled():
-                with self._lock:
-                    lane.remove(call)
-            else:
-                answer.exception()  # it has been heard of, though the caller may have left
-
-        call.answer.add_done_callback(ended)
         return call
+
+    def _leave(self, lane: _Lane, call: _Call, _answer: object = None) -> None:
+        """Take out what waits of a call that has ended, however it did."""
+        if call.waiting:
+            with self._lock:
+                lane.remove(call)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -427,13 +423,9 @@ class EmbedQueue(Embedding):
     def _settle(self, ends: Sequence[tuple[_Call, Exception | None]]) -> None:
         """Tell callers what came of their texts."""
         for call, error in ends:
-            if call.answer.done():
-                continue
-            if error is None:
+            if error is None:  # else a run in hand may still write to it
                 call.vectors.flags.writeable = False
-                call.answer.set_result(call.vectors[0] if call.alone else call.vectors)
-            else:
-                call.answer.set_exception(error)
+            settle(call.answer, call.vectors[0] if call.alone else call.vectors, error)
 
     # On the worker's thread
 

@@ -11,7 +11,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +55,38 @@ class Embedding(ABC):
         """Refuse new calls, and end those that wait. Safe to call twice."""
 
 
+T = TypeVar("T")
+
+
+async def answered(answer: asyncio.Future[T], deadline_s: float) -> T:
+    """Wait for a future that is the caller's alone: it fails with DeadlineExceeded after `deadline_s` seconds."""
+    if deadline_s == math.inf:
+        return await answer
+    late = DeadlineExceeded("the text was not embedded before the deadline", phase="embed")
+    timer = asyncio.get_running_loop().call_later(deadline_s, settle, answer, None, late)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
+
+
+def settle(answer: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:
+    """Answer whoever still waits."""
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(cast(T, value))
+    else:
+        answer.set_exception(error)
+        answer.exception()  # it has been heard of, should the caller be about to leave
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
-    """A query that is being embedded, and how many wait for it."""
+    """A query that is being embedded, and who waits for it."""
 
     vector: asyncio.Future[Vector]
-    waiting: int = 0
+    waiters: set[asyncio.Future[Vector]] = field(default_factory=set)
 
 
 class QueryCache:
@@ -88,48 +116,37 @@ class QueryCache:
         deadline = loop.time() + deadline_s
         while True:
             flight = self._flights.get(key)
-            began = flight is None or _failed(flight.vector)  # its end has not been told yet
+            began = flight is None or _failed(flight.vector)  # and it has not been told yet
             if flight is None or began:
-                flight = self._flights[key] = self._begin(key, begin(deadline - loop.time()))
+                flight = _Flight(begin(deadline - loop.time()))
+                flight.vector.add_done_callback(partial(self._land, key, flight))
+                self._flights[key] = flight
+            waiter: asyncio.Future[Vector] = loop.create_future()
+            flight.waiters.add(waiter)
             try:
-                return await self._land(key, flight, deadline - loop.time())
+                return await answered(waiter, deadline - loop.time())
             except DeadlineExceeded:
                 # Who began the flight had less time than we have: it is begun again for those who are left.
                 if began or loop.time() >= deadline:
                     raise
+            finally:
+                flight.waiters.discard(waiter)
+                if not flight.waiters and not flight.vector.done():
+                    # Nobody may join from here on, though a task takes a while to end.
+                    del self._flights[key]
+                    flight.vector.cancel()
 
-    def _begin(self, key: bytes, vector: asyncio.Future[Vector]) -> _Flight:
-        flight = _Flight(vector)
-
-        def landed(done: asyncio.Future[Vector]) -> None:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-            if _failed(done):
-                return
-            self._vectors[key] = done.result()
+    def _land(self, key: bytes, flight: _Flight, vector: asyncio.Future[Vector]) -> None:
+        """Keep what came of a flight, and tell those who wait for it."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        error = Draining("the embedder is closed") if vector.cancelled() else vector.exception()
+        if error is None:
+            self._vectors[key] = vector.result()
             while len(self._vectors) > self._entries_max:
                 self._vectors.popitem(last=False)
-
-        vector.add_done_callback(landed)
-        return flight
-
-    async def _land(self, key: bytes, flight: _Flight, left_s: float) -> Vector:
-        """Wait for a flight; the last who leaves it cancels it."""
-        flight.waiting += 1
-        try:
-            # Unlike a timeout around the future it leaves it be, for the others' sake.
-            landed, _ = await asyncio.wait([flight.vector], timeout=None if left_s == math.inf else left_s)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.vector.done():
-                # Nobody may join from here on, and a task takes a while to end.
-                del self._flights[key]
-                flight.vector.cancel()
-        if not landed:
-            raise DeadlineExceeded("the text was not embedded before the deadline", phase="embed")
-        if flight.vector.cancelled():
-            raise Draining("the embedder is closed")
-        return flight.vector.result()
+        for waiter in flight.waiters:
+            settle(waiter, None if error else vector.result(), error)
 
 
 def _failed(vector: asyncio.Future[Vector]) -> bool:

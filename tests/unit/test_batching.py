@@ -875,6 +875,25 @@ async def test_closing_fails_what_is_left_of_a_call(gated: Gated) -> None:
     assert gated.seen == ["a"]
 
 
+async def test_closing_fails_nobody_whose_texts_are_all_in_hand(padded: Gated) -> None:
+    """Of two calls in one run, the one that has more texts hears Draining, and the other has its vectors."""
+    queue = EmbedQueue(padded)
+    first = asyncio.create_task(queue.embed_items(["r"]))
+    await padded.has_begun()
+    more = asyncio.create_task(queue.embed_items(["abc", "in another shape"]))
+    whole = asyncio.create_task(queue.embed_items(["def"]))
+    await settle()
+    padded.open(1)
+    await padded.has_begun()
+    assert padded.runs[-1] == ["abc", "def"]
+    closing = asyncio.create_task(queue.close())
+    with pytest.raises(Draining):
+        await more
+    padded.open()
+    assert bits((await whole)[0]) == bits(padded.vector("def"))
+    await asyncio.gather(first, closing)
+
+
 async def test_closing_fails_whose_text_is_being_read() -> None:
     """Who closes a queue does not wait for a tokenizer, and whoever does hears Draining as soon as it is done."""
     embedder = Stuck()
