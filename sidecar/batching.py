@@ -98,6 +98,7 @@ class _Batch:
     texts: list[Tokens] = field(default_factory=list)
     tokens: int = 0
     began_at: float = 0.0
+    ended_at: float = 0.0
 
     @property
     def room(self) -> int:
@@ -444,6 +445,8 @@ class EmbedQueue(Embedding):
                     if error is not None:
                         batch.lane.remove(call)
             self._tell(ends)
+            # Behind the callers' backs: it takes a tenth of the way.
+            self._count(batch)
 
     def _take(self) -> _Batch | None:
         """Wait for what is to run next; None once the queue is closed."""
@@ -456,7 +459,7 @@ class EmbedQueue(Embedding):
                 self._idle = batch is None
                 late = self._queries.late + self._passages.late
                 self._queries.late, self._passages.late = [], []
-            # Its caller knows by itself, but who joined a query with more time does not.
+            # The caller knows by itself, but who joined a query with more time does not.
             self._tell([(call, _late()) for call in late])
             if batch is not None:
                 return batch
@@ -464,33 +467,38 @@ class EmbedQueue(Embedding):
 
     def _hand_out(self, batch: _Batch, vectors: NDArray[np.float32]) -> list[tuple[_Call, Exception | None]]:
         """Give each call its rows; return those that have all, or will never."""
-        now = time.monotonic()
-        took_s = now - batch.began_at
+        batch.ended_at = time.monotonic()
         assert len(vectors) == len(batch.texts)
-        finite = np.isfinite(vectors).all(axis=1)
-        flawed = set() if finite.all() else set(np.flatnonzero(~finite).tolist())
+        # One product tells of all rows, in a tenth of the time that a look at each takes.
+        flawed = None if math.isfinite(np.vdot(vectors, vectors)) else ~np.isfinite(vectors).all(axis=1)
         ends: list[tuple[_Call, Exception | None]] = []
         row = 0
         for call, places in batch.rows:
-            rows = range(row, row + len(places))
+            rows = slice(row, row + len(places))
             row = rows.stop
-            if flawed and not flawed.isdisjoint(rows):
+            if flawed is not None and flawed[rows].any():
                 ends.append((call, Internal("the embedding model answered with a number that is not finite")))
                 continue
-            call.vectors[places] = vectors[rows.start : rows.stop]
+            in_a_row = places[-1] - places[0] == len(places) - 1
+            call.vectors[slice(places[0], places[-1] + 1) if in_a_row else places] = vectors[rows]
             call.began_at = call.began_at or batch.began_at
             call.left -= len(places)
             if not call.left:
-                call.ended_at = now
+                call.ended_at = batch.ended_at
                 ends.append((call, None))
-        lane = batch.lane
+        return ends
+
+    def _count(self, batch: _Batch) -> None:
+        """Tell the metrics, and the speed, of a run that did not fail."""
+        if not batch.ended_at:
+            return
+        lane, took_s = batch.lane, batch.ended_at - batch.began_at
         lane.embedded_texts.inc(len(batch.texts))
         lane.embedded_tokens.inc(batch.tokens)
         lane.fill.observe(batch.tokens / (batch.shape.rows * batch.shape.tokens))
         lane.run_seconds.observe(took_s)
         speed = batch.tokens / max(took_s, 1e-6)
         self._tokens_per_s += (speed - self._tokens_per_s) * (_SPEED_WEIGHT if self._tokens_per_s else 1)
-        return ends
 
     def _fail(self, batch: _Batch, cause: Exception) -> list[tuple[_Call, Exception | None]]:
         """Return the end of every call that has a text in a run that failed."""
