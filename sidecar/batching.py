@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from sidecar import limits
 from sidecar.embed import Embedder, Shape, Tokens
-from sidecar.embedding import Embedding, QueryCache, Vector, answered, settle
+from sidecar.embedding import Embedding, Flight, QueryCache, Vector, answered, settle
 from sidecar.errors import DeadlineExceeded, Draining, EmbedderUnavailable, Internal, LimitExceeded, Overloaded
 from sidecar.telemetry import Telemetry
 
@@ -67,15 +67,14 @@ class Embedded:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """Texts of one caller. Its future is the event loop's, its vectors the worker's, all else the lock's."""
+    """Texts of one caller. Its answer is the event loop's, its vectors the worker's, all else the lock's."""
 
     texts: list[Tokens]
     vectors: NDArray[np.float32]
-    answer: asyncio.Future[NDArray[np.float32]]
-    """[texts, dimensions], or [dimensions] of a query that flies. Cancelled when nobody waits for it."""
+    answer: asyncio.Future[NDArray[np.float32]] | Flight
+    """[texts, dimensions], or [dimensions] of one query that several may wait for."""
     deadline: float
     came_at: float
-    alone: bool
     left: int
     """Texts without a vector."""
     waiting: dict[Shape, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -271,7 +270,7 @@ class EmbedQueue(Embedding):
         wait leave no room, Internal if the run fails, EmbedderUnavailable if the device is broken, and Draining once
         closed.
         """
-        return await self._cache.get(text, lambda left_s: self._fly(text, left_s), deadline_s=deadline_s)
+        return await self._cache.get(text, lambda flight: self._begin(flight, text), deadline_s=deadline_s)
 
     async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
         """Embed passages, with the model's prefix, in order, behind all queries.
@@ -287,9 +286,11 @@ class EmbedQueue(Embedding):
         deadline = came_at + deadline_s
         if not texts:
             return Embedded(np.zeros((0, self.dimensions), np.float32), tokens=0, queue_us=0, run_us=0)
-        call = self._admit(lane, await self._tokenise(lane, texts, deadline), deadline, came_at=came_at)
+        read = await self._tokenise(lane, texts, deadline)
+        answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        call = self._admit(lane, read, answer, deadline, came_at=came_at)
         try:
-            vectors = await answered(call.answer, deadline - time.monotonic())
+            vectors = await answered(answer, deadline - time.monotonic())
         finally:
             self._leave(lane, call)
         return Embedded(
@@ -315,19 +316,20 @@ class EmbedQueue(Embedding):
 
     # On the event loop
 
-    def _fly(self, text: str, left_s: float) -> asyncio.Future[Vector]:
+    def _begin(self, flight: Flight, text: str) -> None:
         """Begin a query's flight: without a task, if its text is as short as most."""
         if _is_short([text]):
+            now = time.monotonic()
             read = self._read_here(self._queries, [text])
-            call = self._admit(self._queries, read, time.monotonic() + left_s, alone=True)
-            call.answer.add_done_callback(partial(self._leave, self._queries, call))
-            return call.answer
+            call = self._admit(self._queries, read, flight, now + flight.left_s, came_at=now)
+            flight.abandon = partial(self._leave, self._queries, call)
+            return
 
         async def embed() -> Vector:
-            vector: Vector = (await self.embed([text], query=True, deadline_s=left_s)).vectors[0]
+            vector: Vector = (await self.embed([text], query=True, deadline_s=flight.left_s)).vectors[0]
             return vector
 
-        return asyncio.ensure_future(embed())
+        flight.follow(asyncio.create_task(embed()))
 
     async def _tokenise(self, lane: _Lane, texts: Sequence[str], deadline: float) -> list[Tokens]:
         """Read texts: where they come if they are few and short, else in a thread, while a place is held for them.
@@ -357,8 +359,7 @@ class EmbedQueue(Embedding):
                 lane.tokens -= guess
 
     def _read_here(self, lane: _Lane, texts: Sequence[str]) -> list[Tokens]:
-        with self._lock:
-            self._check_room(lane, len(texts), len(texts))  # for nothing, if not even a token of each would fit
+        self._check_room(lane, len(texts), len(texts))  # for nothing, if not even a token of each would fit
         return self._read(lane, texts)
 
     def _read(self, lane: _Lane, texts: Sequence[str]) -> list[Tokens]:
@@ -370,11 +371,16 @@ class EmbedQueue(Embedding):
             raise Internal("the tokenizer failed") from error
 
     def _admit(
-        self, lane: _Lane, texts: list[Tokens], deadline: float, *, came_at: float | None = None, alone: bool = False
+        self,
+        lane: _Lane,
+        texts: list[Tokens],
+        answer: asyncio.Future[NDArray[np.float32]] | Flight,
+        deadline: float,
+        *,
+        came_at: float,
     ) -> _Call:
         """Queue a call and wake the worker, or raise why not."""
         tokens = sum(text.size for text in texts)
-        now = time.monotonic()
         if tokens > lane.tokens_max:
             raise LimitExceeded(
                 f"a call must hold at most {lane.tokens_max} tokens",
@@ -382,23 +388,16 @@ class EmbedQueue(Embedding):
                 maximum=lane.tokens_max,
                 actual=tokens,
             )
-        loop = self._loop = asyncio.get_running_loop()
-        call = _Call(
-            texts=texts,
-            vectors=np.empty((len(texts), self.dimensions), np.float32),
-            answer=loop.create_future(),
-            deadline=deadline,
-            came_at=now if came_at is None else came_at,
-            alone=alone,
-            left=len(texts),
-        )
+        self._loop = asyncio.get_running_loop()
+        vectors = np.empty((len(texts), self.dimensions), np.float32)
+        call = _Call(texts, vectors, answer, deadline, came_at, left=len(texts))
         with self._lock:
             self._check_room(lane, tokens, len(texts))
             lane.add(call, tokens)
             self._rouse()
         return call
 
-    def _leave(self, lane: _Lane, call: _Call, _answer: object = None) -> None:
+    def _leave(self, lane: _Lane, call: _Call) -> None:
         """Take out what waits of a call that has ended, however it did."""
         if call.waiting:
             with self._lock:
@@ -431,7 +430,10 @@ class EmbedQueue(Embedding):
         for call, error in ends:
             if error is None:  # else a run in hand may still write to it
                 call.vectors.flags.writeable = False
-            settle(call.answer, call.vectors[0] if call.alone else call.vectors, error)
+            if isinstance(call.answer, Flight):
+                call.answer.land(None if error else call.vectors[0], error)
+            else:
+                settle(call.answer, call.vectors, error)
 
     # On the worker's thread
 
@@ -475,7 +477,9 @@ class EmbedQueue(Embedding):
         batch.ended_at = time.monotonic()
         assert len(vectors) == len(batch.texts)
         # One product tells of all rows, in a tenth of the time that a look at each takes.
-        flawed = None if math.isfinite(np.vdot(vectors, vectors)) else ~np.isfinite(vectors).all(axis=1)
+        flawed: NDArray[np.bool_] | None = None
+        if not math.isfinite(np.vdot(vectors, vectors)):
+            flawed = np.logical_not(np.isfinite(vectors).all(axis=1))
         ends: list[tuple[_Call, Exception | None]] = []
         row = 0
         for call, places in batch.rows:

@@ -11,8 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar, cast
 
 import numpy as np
@@ -86,31 +84,75 @@ def settle(answer: asyncio.Future[T], value: T | None, error: BaseException | No
         answer.exception()  # it has been heard of, should the caller be about to leave
 
 
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A query that is being embedded, and who waits for it."""
+class Flight:
+    """A query that is being embedded, for all who wait for it. It is of one event loop."""
 
-    vector: asyncio.Future[Vector]
-    waiters: set[asyncio.Future[Vector]] = field(default_factory=set)
+    __slots__ = ("_done", "_error", "_waiters", "abandon", "left_s", "vector")
+
+    def __init__(self, left_s: float) -> None:
+        self.left_s = left_s
+        """Seconds that who began it has; who joined it may have more."""
+        self.abandon: Callable[[], object] | None = None
+        """Called when nobody waits any more."""
+        self.vector: Vector | None = None
+        self._error: BaseException | None = None
+        self._done = False
+        self._waiters: set[asyncio.Future[Vector]] = set()
+
+    def done(self) -> bool:
+        """Tell whether it has been answered, or nobody waits for that."""
+        return self._done
+
+    def follow(self, task: asyncio.Task[Vector]) -> None:
+        """Let a task answer; it is cancelled when nobody waits any more."""
+
+        def ended(task: asyncio.Task[Vector]) -> None:
+            error = Draining("the embedder is closed") if task.cancelled() else task.exception()
+            self.land(None if error else task.result(), error)
+
+        self.abandon = task.cancel
+        task.add_done_callback(ended)
+
+    def land(self, vector: Vector | None, error: BaseException | None = None) -> None:
+        """Answer all who wait, unless they have been answered."""
+        if self._done:
+            return
+        self._done, self.vector, self._error = True, vector, error
+        for waiter in self._waiters:
+            settle(waiter, vector, error)
+
+    async def wait(self, left_s: float) -> Vector:
+        """Wait for the answer, or for so many seconds; the last who leaves gives it up."""
+        waiter: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        if self._done:
+            settle(waiter, self.vector, self._error)
+        self._waiters.add(waiter)
+        try:
+            return await answered(waiter, left_s)
+        finally:
+            self._waiters.discard(waiter)
+            if not self._waiters and not self._done:
+                self._done = True
+                if self.abandon is not None:
+                    self.abandon()
 
 
 class QueryCache:
     """What one model made of queries, for one event loop: the least recently used are forgotten.
 
     Equal queries in flight share one: who joins waits at most to its own deadline, and when the last of them has left
-    the flight is cancelled. Texts are known by their hash alone. Failures are not kept.
+    the flight is abandoned. Texts are known by their hash alone. Failures are not kept.
     """
 
     def __init__(self, entries_max: int = limits.query_cache_max) -> None:
         self._entries_max = entries_max
         self._vectors: OrderedDict[bytes, Vector] = OrderedDict()
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[bytes, Flight] = {}
 
-    async def get(self, text: str, begin: Callable[[float], asyncio.Future[Vector]], *, deadline_s: float) -> Vector:
-        """Return the vector of a query, and `begin` its embedding if nobody has.
+    async def get(self, text: str, begin: Callable[[Flight], None], *, deadline_s: float) -> Vector:
+        """Return the vector of a query, and `begin` its flight if nobody has.
 
-        `begin` is told how many seconds there are, and answers with what is cancelled when nobody waits any more: a
-        task, or a future. Raises DeadlineExceeded after `deadline_s` seconds, and what `begin` and the flight raise.
+        Raises DeadlineExceeded after `deadline_s` seconds, and what `begin` raises and the flight comes to.
         """
         key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         cached = self._vectors.get(key)
@@ -121,38 +163,22 @@ class QueryCache:
         deadline = loop.time() + deadline_s
         while True:
             flight = self._flights.get(key)
-            began = flight is None or _failed(flight.vector)  # and it has not been told yet
+            began = flight is None or (flight.done() and flight.vector is None)
             if flight is None or began:
-                flight = _Flight(begin(deadline - loop.time()))
-                flight.vector.add_done_callback(partial(self._land, key, flight))
+                flight = Flight(deadline - loop.time())
+                begin(flight)
                 self._flights[key] = flight
-            waiter: asyncio.Future[Vector] = loop.create_future()
-            flight.waiters.add(waiter)
             try:
-                return await answered(waiter, deadline - loop.time())
+                vector = await flight.wait(deadline - loop.time())
             except DeadlineExceeded:
                 # Who began the flight had less time than we have: it is begun again for those who are left.
                 if began or loop.time() >= deadline:
                     raise
+            else:
+                self._vectors[key] = vector
+                while len(self._vectors) > self._entries_max:
+                    self._vectors.popitem(last=False)
+                return vector
             finally:
-                flight.waiters.discard(waiter)
-                if not flight.waiters and not flight.vector.done():
-                    # Nobody may join from here on, though a task takes a while to end.
+                if flight.done() and self._flights.get(key) is flight:
                     del self._flights[key]
-                    flight.vector.cancel()
-
-    def _land(self, key: bytes, flight: _Flight, vector: asyncio.Future[Vector]) -> None:
-        """Keep what came of a flight, and tell those who wait for it."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        error = Draining("the embedder is closed") if vector.cancelled() else vector.exception()
-        if error is None:
-            self._vectors[key] = vector.result()
-            while len(self._vectors) > self._entries_max:
-                self._vectors.popitem(last=False)
-        for waiter in flight.waiters:
-            settle(waiter, None if error else vector.result(), error)
-
-
-def _failed(vector: asyncio.Future[Vector]) -> bool:
-    return vector.done() and (vector.cancelled() or vector.exception() is not None)
