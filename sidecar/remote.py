@@ -302,7 +302,9 @@ class RemoteEmbedding(Embedding):
         """Embed a query, or take its vector from the cache: float32 [dimensions], read-only."""
         self._refuse_closed()
         return await self._cache.get(
-            text, lambda left_s: asyncio.ensure_future(self._query(text, left_s)), deadline_s=deadline_s
+            text,
+            lambda flight: flight.follow(asyncio.create_task(self._query(text, flight.left_s))),
+            deadline_s=deadline_s,
         )
 
     async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
