@@ -41,6 +41,7 @@ class Embedders:
         self._shared = shared
         self.serving = ""
         """The model that the record store last named; empty: none that this process has heard of."""
+        self._told: Embedding | None = None
         self.configured = False
         """Whether there is to be a model: then one that is not at hand is missing."""
 
@@ -82,21 +83,25 @@ class Embedders:
 
     def saw(self, serving: str) -> Embedding | None:
         """Take note of the model that an answer of the record store names; return what is ranked by."""
+        news, self.serving = serving != self.serving, serving
         ranking = self.ranking
-        if serving == self.serving:
-            return ranking
-        before, self.serving = ranking, serving
-        ranking = self.ranking
-        if self._telemetry is not None and ranking is not None:
-            for one in self.all:
-                self._telemetry.embedding_ranks.labels(one.id).set(one is ranking)
-            if serving and ranking.id != serving:
-                self._telemetry.log.warning(
-                    "the model that serves is not at hand: recall ranks by another", serving=serving, model=ranking.id
-                )
-            elif before is not ranking:
-                self._telemetry.log.info("recall ranks by another model", model=ranking.id)
+        if news or ranking is not self._told:
+            self._tell(ranking)
         return ranking
+
+    def _tell(self, ranking: Embedding | None) -> None:
+        """Publish what is ranked by from now on."""
+        before, self._told = self._told, ranking
+        if self._telemetry is None or ranking is None:
+            return
+        for one in self.all:
+            self._telemetry.embedding_ranks.labels(one.id).set(one is ranking)
+        if self.serving and ranking.id != self.serving:
+            self._telemetry.log.warning(
+                "the model that serves is not at hand: recall ranks by another", serving=self.serving, model=ranking.id
+            )
+        elif before is not None and before is not ranking:
+            self._telemetry.log.info("recall ranks by another model", model=ranking.id)
 
 
 @contextlib.asynccontextmanager

@@ -363,7 +363,7 @@ async def test_an_embedder_that_dies_is_used_again_when_it_is_back(ends: Ends) -
     await until(lambda: shared._replicas[0].usable)
     assert same(await model.embed_query("one", deadline_s=10), "one")
     told = [json.loads(line)["event"] for line in ends.log.getvalue().splitlines()]
-    assert told == [f"a shared embedder {what}" for what in ("serves", "is left alone", "is used again")]
+    assert told == [f"a shared embedder {what}" for what in ("serves", "is left alone")]
 
 
 async def test_an_embedder_that_hangs_is_left_alone(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
