@@ -173,12 +173,9 @@ class Config:
             "embedder_ca_file",
             "a path where there is an embedder_address, or empty",
         )
-        _check(self.tls_cert_file.isprintable(), "tls_cert_file", "a path, or empty")
-        _check(
-            self.tls_key_file.isprintable() and bool(self.tls_key_file) == bool(self.tls_cert_file),
-            "tls_key_file",
-            "a path where there is a tls_cert_file, and empty elsewhere",
-        )
+        for name, other in (("tls_cert_file", self.tls_key_file), ("tls_key_file", self.tls_cert_file)):
+            value = getattr(self, name)
+            _check(value.isprintable() and not (value and not other), name, "a path, beside the other's, or empty")
         _check(self.device in ("cpu", "gpu", "auto"), "device", "cpu, gpu or auto")
         _check(
             self.device == "cpu" or self.precision != "int8",
