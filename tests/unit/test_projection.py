@@ -563,6 +563,6 @@ async def test_an_order_that_was_tried_before_is_worked_on_alone(record: Record,
 
 def test_a_page_fits_into_every_call_of_an_embedder() -> None:
     """A projection never asks for more than one call may hold, however long its texts: that would fail the order."""
-    assert _PAGE <= limits.embed_call_texts_max
+    assert limits.embed_call_texts_max >= _PAGE
     assert _PAGE * 512 <= limits.embed_item_tokens_max <= limits.embed_gpu_item_tokens_max
-    assert _BATCH < limits.embed_batch_max
+    assert limits.embed_batch_max > _BATCH
