@@ -230,6 +230,17 @@ async def test_vectors_of_two_models_never_meet(record: SqliteRecord, planted: s
     assert found(recall.Query.of("ferry")) == (1, 1)
 
 
+async def test_a_model_has_a_floor_of_its_own(record: SqliteRecord) -> None:
+    """A model that finds no two texts far apart says from which cosine on an item counts; others are not moved."""
+    await remember(record, old=[3, 3, 3])
+    block = await Scopes(record, Process(record, "old").embedders).load("acme", "ana")
+    near = (vector(3, 8) * 4 + vector(2, 8) * 3) / 5  # a cosine of 0.8
+    of: Any = {"position": 3, "vector_position": 3, "tokenizer": "o200k_base", "count": len, "session": ""}
+    for thousandths, floor, count in ((0, True, 1), (790, True, 1), (810, True, 0), (810, False, 1)):
+        query = recall.Query.of("boat", near, model="old", cosine_floor_thousandths=thousandths)
+        assert len(block.rank(query, floor=floor, **of).indices) == count, (thousandths, floor)
+
+
 async def test_a_block_is_read_anew_when_another_model_serves(record: SqliteRecord) -> None:
     """The answer that names another model keeps the block as it is; `ranked` has one of that model's vectors alone."""
     await remember(record, old=[1, 1, 1], new=[2, 2, 2])
