@@ -99,12 +99,14 @@ async def test_only_who_comes_from_it_moves_on(record: SqliteRecord) -> None:
     assert [figure[0]("standpipe_embedding_ranks", {"model": model}) for model in (OLD, NEW)] == [0, 1]
 
 
-async def test_what_is_behind_holds_it_up(record: SqliteRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [2, 65])
+async def test_what_is_behind_holds_it_up(record: SqliteRecord, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next model waits until it is no further behind than the one that serves, or by a moment alone."""
     await record.serve(OLD, instead_of="")
-    await record.append(turn(texts=["a", "b"]))
+    await record.append(turn(texts=["a"] * size))
     await embed(record, OLD)
-    monkeypatch.setattr("sidecar.switch._BEHIND_S", 0.0)
+    if size < 65:  # else it is more than a moment's, however young
+        monkeypatch.setattr("sidecar.switch._BEHIND_S", 0.0)
     moving = Process(record, NEW, OLD)
     await moving.switch.look()
     assert (await models_of(record)).serving == OLD
