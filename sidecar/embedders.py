@@ -20,7 +20,7 @@ from sidecar.embed import Embedder
 from sidecar.embedding import Embedding
 from sidecar.model import Model, Precision
 from sidecar.remote import SharedEmbedder
-from sidecar.telemetry import Telemetry
+from sidecar.telemetry import Log, Telemetry
 
 
 class Embedders:
@@ -119,30 +119,37 @@ async def embedders_of(
             fallback = None
             if config.embedder_fallback:
                 loaded = await asyncio.to_thread(_load, config, config.embedder, config.embed_precision)
-                fallback = await _queue(stack, loaded, telemetry)
+                fallback = await queued(stack, loaded, telemetry)
             shared = await stack.enter_async_context(
                 SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
             )
             found = shared.models
         elif given or config.embedder != "none":
-            local = given or await asyncio.to_thread(loaded_by, config)
-            queues = [await _queue(stack, embedder, telemetry) for embedder in local]
+            local = given or await asyncio.to_thread(loaded_by, config, telemetry.log)
+            queues = [await queued(stack, embedder, telemetry) for embedder in local]
             found = lambda: queues  # noqa: E731 - what is at hand here stays so
         embedders = Embedders(found, telemetry=telemetry, shared=shared)
         embedders.configured = bool(given or config.embedder_address or config.embedder != "none")
         yield embedders
 
 
-def loaded_by(config: Config) -> list[Embedder]:
-    """Load the models that a configuration names, the one to move to first. Raises ModelInvalid."""
+def loaded_by(config: Config, log: Log) -> list[Embedder]:
+    """Load the models that a configuration names, the one to move to first, and log what a GPU was looked for for.
+
+    Raises ModelInvalid, and ConfigInvalid where the device is not there.
+    """
     found = [_load(config, config.embedder, config.embed_precision)]
     if config.embedder_before:
         name, _, precision = config.embedder_before.partition("/")
         found.append(_load(config, name, cast(Precision, precision)))
+    if config.device != "cpu":
+        for embedder in found:
+            log.info("device", model=embedder.id, chosen=embedder.chosen)
     return found
 
 
-async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
+async def queued(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
+    """Put a queue before an embedder, until the stack is closed."""
     queue = EmbedQueue(embedder, telemetry=telemetry)
     stack.push_async_callback(queue.close)
     return queue
@@ -152,5 +159,8 @@ def _load(config: Config, name: str, precision: Precision) -> Embedder:
     return Embedder(
         Model.open(Path(config.models_dir) / name),
         precision=precision,
+        # No faster on a GPU, where a text's bits would depend on its company; it is there to be moved away from.
+        device="cpu" if precision == "int8" else config.device,
         threads=config.embed_threads,
+        gpu_memory_bytes=config.gpu_memory_bytes,
     )

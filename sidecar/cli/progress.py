@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -14,6 +14,8 @@ from rich.progress import Progress as Bar
 
 from sidecar.cli import show
 from sidecar.telemetry import Log
+
+T = TypeVar("T")
 
 LINE_S: Final = 5.0
 """Between two lines."""
@@ -97,6 +99,14 @@ class Progress:
             return {}
         speeds = {name: (total - first.get(name, 0)) / (ended_at - began_at) for name, total in last.items()}
         return {name: speed for name, speed in speeds.items() if speed > 0}
+
+
+def each(stage: str, things: Sequence[T], unit: str) -> Iterator[T]:
+    """Yield one thing after another, and show how far it is."""
+    with Progress(unit) as progress:
+        for done, thing in enumerate(things):
+            progress.show(stage, done, len(things) - done)
+            yield thing
 
 
 def _short(speed: float) -> str:

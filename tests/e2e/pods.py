@@ -422,9 +422,9 @@ class Fleet:
         await process.start()
         return process
 
-    def pod(self, process: Process) -> Pod:
+    def pod(self, process: Process, *, target: str = "") -> Pod:
         """Return a client that is closed when the test ends."""
-        pod = process.client()
+        pod = Pod(target) if target else process.client()
         self.pods.append(pod)
         return pod
 
