@@ -224,6 +224,8 @@ class EmbedQueue(Embedding):
         self.dimensions = embedder.dimensions
         self.precision = embedder.precision
         self.provider = embedder.provider
+        floor = embedder.model.cosine_floor
+        self.cosine_floor_thousandths = 0 if floor is None else max(1, round(1000 * floor))
         self.tokens_max = embedder.model.tokens_max
         (query_limit, query_most), (item_limit, item_most) = _bounds(embedder)
         telemetry = telemetry or Telemetry()
