@@ -12,7 +12,7 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety bench lock clean
+.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,10 +130,26 @@ eval-safety: setup  ## Isolation and poison on real conversations and attacks: m
 	$(BIN)/python -m tests.eval.safety isolation $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 	$(BIN)/python -m tests.eval.safety poison $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 
+eval-embed: setup  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
+	$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
+	$(if $(DATA),$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) recall $(DATA))
+
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
 
-lock: $(VENV)/ready  ## Write .ci/dev.lock from pyproject.toml
+DEVICE ?= cpu
+PEER ?= .cache/peer/bin/python
+
+bench-embed: setup $(PEER)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
+	$(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
+
+# In a virtual environment of its own, 6 GB with CUDA's libraries; PEER=python3 takes one that is there.
+.cache/peer/bin/python: .ci/peer.lock
+	$(PYTHON) -m venv .cache/peer.new
+	.cache/peer.new/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/peer.lock
+	rm -rf .cache/peer && mv .cache/peer.new .cache/peer
+
+lock: $(VENV)/ready  ## Write .ci/dev.lock from pyproject.toml, and .ci/peer.lock from .ci/peer.in
 	$(BIN)/python .ci/pin.py
 
 clean:  ## Remove what was built; the model stays

@@ -248,6 +248,11 @@ class EmbedQueue(Embedding):
         self._worker.start()
 
     @property
+    def broken(self) -> bool:
+        """Whether the embedder's device has failed."""
+        return self.embedder.broken
+
+    @property
     def queries_waiting(self) -> int:
         """Queries that no run has begun for."""
         return self._queries.texts

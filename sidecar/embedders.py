@@ -20,7 +20,7 @@ from sidecar.embed import Embedder
 from sidecar.embedding import Embedding
 from sidecar.model import Model, Precision
 from sidecar.remote import SharedEmbedder
-from sidecar.telemetry import Telemetry
+from sidecar.telemetry import Log, Telemetry
 
 
 class Embedders:
@@ -41,6 +41,7 @@ class Embedders:
         self._shared = shared
         self.serving = ""
         """The model that the record store last named; empty: none that this process has heard of."""
+        self._told: Embedding | None = None
         self.configured = False
         """Whether there is to be a model: then one that is not at hand is missing."""
 
@@ -82,20 +83,25 @@ class Embedders:
 
     def saw(self, serving: str) -> Embedding | None:
         """Take note of the model that an answer of the record store names; return what is ranked by."""
+        news, self.serving = serving != self.serving, serving
         ranking = self.ranking
-        if serving == self.serving:
-            return ranking
-        self.serving, before, ranking = serving, ranking, self.ranking
-        if self._telemetry is not None and ranking is not None:
-            for one in self.all:
-                self._telemetry.embedding_ranks.labels(one.id).set(one is ranking)
-            if serving and ranking.id != serving:
-                self._telemetry.log.warning(
-                    "the model that serves is not at hand: recall ranks by another", serving=serving, model=ranking.id
-                )
-            elif before is not ranking:
-                self._telemetry.log.info("recall ranks by another model", model=ranking.id)
+        if news or ranking is not self._told:
+            self._tell(ranking)
         return ranking
+
+    def _tell(self, ranking: Embedding | None) -> None:
+        """Publish what is ranked by from now on."""
+        before, self._told = self._told, ranking
+        if self._telemetry is None or ranking is None:
+            return
+        for one in self.all:
+            self._telemetry.embedding_ranks.labels(one.id).set(one is ranking)
+        if self.serving and ranking.id != self.serving:
+            self._telemetry.log.warning(
+                "the model that serves is not at hand: recall ranks by another", serving=self.serving, model=ranking.id
+            )
+        elif before is not None and before is not ranking:
+            self._telemetry.log.info("recall ranks by another model", model=ranking.id)
 
 
 @contextlib.asynccontextmanager
@@ -113,30 +119,37 @@ async def embedders_of(
             fallback = None
             if config.embedder_fallback:
                 loaded = await asyncio.to_thread(_load, config, config.embedder, config.embed_precision)
-                fallback = await _queue(stack, loaded, telemetry)
+                fallback = await queued(stack, loaded, telemetry)
             shared = await stack.enter_async_context(
                 SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
             )
             found = shared.models
         elif given or config.embedder != "none":
-            local = given or await asyncio.to_thread(loaded_by, config)
-            queues = [await _queue(stack, embedder, telemetry) for embedder in local]
+            local = given or await asyncio.to_thread(loaded_by, config, telemetry.log)
+            queues = [await queued(stack, embedder, telemetry) for embedder in local]
             found = lambda: queues  # noqa: E731 - what is at hand here stays so
         embedders = Embedders(found, telemetry=telemetry, shared=shared)
         embedders.configured = bool(given or config.embedder_address or config.embedder != "none")
         yield embedders
 
 
-def loaded_by(config: Config) -> list[Embedder]:
-    """Load the models that a configuration names, the one to move to first. Raises ModelInvalid."""
+def loaded_by(config: Config, log: Log) -> list[Embedder]:
+    """Load the models that a configuration names, the one to move to first, and log what a GPU was looked for for.
+
+    Raises ModelInvalid, and ConfigInvalid where the device is not there.
+    """
     found = [_load(config, config.embedder, config.embed_precision)]
     if config.embedder_before:
         name, _, precision = config.embedder_before.partition("/")
         found.append(_load(config, name, cast(Precision, precision)))
+    if config.device != "cpu":
+        for embedder in found:
+            log.info("device", model=embedder.id, chosen=embedder.chosen)
     return found
 
 
-async def _queue(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
+async def queued(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry: Telemetry) -> EmbedQueue:
+    """Put a queue before an embedder, until the stack is closed."""
     queue = EmbedQueue(embedder, telemetry=telemetry)
     stack.push_async_callback(queue.close)
     return queue
@@ -146,5 +159,8 @@ def _load(config: Config, name: str, precision: Precision) -> Embedder:
     return Embedder(
         Model.open(Path(config.models_dir) / name),
         precision=precision,
+        # No faster on a GPU, where a text's bits would depend on its company; it is there to be moved away from.
+        device="cpu" if precision == "int8" else config.device,
         threads=config.embed_threads,
+        gpu_memory_bytes=config.gpu_memory_bytes,
     )

@@ -116,7 +116,7 @@ class Extraction(Orders):
         self.extractor = fact_pb2.Extractor(name="llm", version=f"{chat.model}@{PROMPT_VERSION}")
         super().__init__(
             record,
-            model_id=f"extract:{self.extractor.version}",
+            model_id=f"{names.EXTRACTS}{self.extractor.version}",
             telemetry=telemetry,
             figures=telemetry.extraction,
             claims_max=1,  # an order takes as long as a model's answer: others may have the rest

@@ -79,6 +79,9 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 _PROVIDER_CHARS_MAX: Final = 64
 """What ONNX Runtime calls a provider: it becomes a label."""
 
+_WARN_S: Final = 10.0
+"""Between two lines in the log that say the same of one address."""
+
 _DURATIONS: Final = 128
 """Answers whose times say how long one usually takes; it is worked out anew each `_DURATIONS_EACH`."""
 
@@ -371,6 +374,7 @@ class _Replica:
         self._lost = asyncio.Event()
         self._silent_s = 0.0
         self._silent_from = 0.0
+        self._warned_at: dict[str, float] = {}
         self._open = telemetry.embedder_breaker_open.labels(address)
         self._ended = cache(lambda outcome: telemetry.embedder_calls.labels(address, outcome))  # looking it up costs
 
@@ -405,7 +409,12 @@ class _Replica:
                 await asyncio.sleep(pause_s)
                 continue
             self._lost.clear()
-            if await self._look():
+            well = False
+            try:
+                well = await self._look()
+            except Exception as error:  # a defect, but whoever watches must go on watching
+                self._telemetry.log.error("defect", watched=self._address, type=type(error).__name__)  # noqa: TRY400
+            if well:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(limits.embedder_list_s):
                         await self._lost.wait()
@@ -493,13 +502,15 @@ class _Replica:
                 asked = getattr(request, "model_id", "")
                 self.models = {name: info for name, info in (self.models or {}).items() if name != asked}
                 self._lost.set()
-            else:
+            elif method is self._embed:
                 self._answered()
+            else:
+                self._failed()
             raise refusal from None
         except (DecodeError, _WrongAnswer) as error:
             outcome = "wrong"
             what = str(error) if isinstance(error, _WrongAnswer) else "bytes that are no message"
-            self._telemetry.log.warning("a shared embedder answered wrongly", address=self._address, answer=what)
+            self._warn("a shared embedder answered wrongly", answer=what)
             self._failed()
             raise EmbedderUnavailable("the shared embedder answered wrongly") from None
         except asyncio.CancelledError:
@@ -516,7 +527,6 @@ class _Replica:
         self._silent_s, self._silent_from = 0.0, time.monotonic()
         if not self.usable:
             self._open.set(0)
-            self._telemetry.log.info("a shared embedder is used again", address=self._address)
         self._breaker.success()
 
     def _unanswered(self, began: float) -> None:
@@ -536,7 +546,14 @@ class _Replica:
         self._breaker.failure()
         if usable and not self.usable:
             self._open.set(1)
-            self._telemetry.log.warning("a shared embedder is left alone", address=self._address)
+            self._warn("a shared embedder is left alone")
+
+    def _warn(self, event: str, **fields: Any) -> None:
+        """Log it, unless it was logged a moment ago: an embedder that is just too slow comes and goes."""
+        now = time.monotonic()
+        if now - self._warned_at.get(event, -math.inf) >= _WARN_S:
+            self._warned_at[event] = now
+            self._telemetry.log.warning(event, address=self._address, **fields)
 
 
 class _Hedging:

@@ -80,7 +80,8 @@ class Server(Serving):
         for name in config.tokenizers:
             counters[name] = (await asyncio.to_thread(tokenizers.get, name)).count
         given = [self._given_embedder] if self._given_embedder else []
-        self.embedders = await stack.enter_async_context(embedders_of(config, telemetry, given=given))
+        self.embedders = embedders = await stack.enter_async_context(embedders_of(config, telemetry, given=given))
+        self.health.sound = lambda: not any(one.broken for one in embedders.all)
 
         signing_key = await self.record.signing_key()
         signer = Signer(signing_key)

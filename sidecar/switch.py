@@ -77,16 +77,16 @@ class Switch:
     async def look(self) -> None:
         """See which model serves; name one if none does, or if the next is no further behind."""
         with contextlib.suppress(StandpipeError):  # the next look may be luckier
-            (answer,) = await self._record.fetch([ModelsRead()])
-            serving = cast(Models, answer).serving
+            serving = await self._serving()
             models = [one.id for one in self._embedders.all]
             if models and not serving and self._embedders.known:
-                serving = await self._record.serve((models[1:] or models)[0], instead_of="")
+                await self._record.serve((models[1:] or models)[0], instead_of="")
+                serving = await self._serving()
             elif serving in models[1:] and await self._caught_up(models[0], serving):
-                before, serving = serving, await self._record.serve(models[0], instead_of=serving)
-                if serving == models[0]:
+                if await self._record.serve(models[0], instead_of=serving):
                     self._telemetry.model_switches.inc()
-                    self._telemetry.log.info("recall moved to another model", model=serving, instead_of=before)
+                    self._telemetry.log.info("recall moved to another model", model=models[0], instead_of=serving)
+                serving = await self._serving()
             self._embedders.saw(serving)
 
     async def lags(self) -> Mapping[str, Lag]:
@@ -94,6 +94,10 @@ class Switch:
         models = [one.id for one in self._embedders.all]
         answers = await self._record.fetch([LagRead(model=model) for model in models]) if models else []
         return dict(zip(models, cast(Sequence[Lag], answers), strict=True))
+
+    async def _serving(self) -> str:
+        (answer,) = await self._record.fetch([ModelsRead()])
+        return cast(Models, answer).serving
 
     async def _caught_up(self, new: str, old: str) -> bool:
         """Return whether a model is no further behind than another, in one snapshot."""

@@ -173,6 +173,7 @@ class Worker:
             self._orders.append(await self._extraction(record, hot))
         provider = "none"
         embedders = await stack.enter_async_context(embedders_of(config, self.telemetry))
+        health.sound = lambda: not any(one.broken for one in embedders.all)
         if embedders.configured:
             self._switch = Switch(record, embedders, telemetry=self.telemetry)
             await self._switch.look()

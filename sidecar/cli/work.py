@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from rich.text import Text
 
-from sidecar import config
+from sidecar import config, names
 from sidecar.cli import show
 from sidecar.cli.progress import Progress
 from sidecar.cli.serve import record_flags, record_settings, setting_flags, stopping
@@ -50,7 +50,7 @@ async def _work(settings: config.Config, *, once: bool, extract: bool) -> int:
         with Progress("items", log=log) as progress:
 
             def report(stage: Stage) -> None:
-                name = "extracting" if stage.model_id.startswith("extract:") else "embedding"
+                name = "extracting" if stage.model_id.startswith(names.EXTRACTS) else "embedding"
                 rates, counts = {"tokens": stage.tokens}, {"parked": stage.parked}
                 progress.show(f"{name} {stage.model_id}", stage.done, stage.waiting, rates=rates, counts=counts)
 

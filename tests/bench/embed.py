@@ -2,9 +2,9 @@
 
 Both embed the same texts with the same weights, in processes of their own, in turn in every round; figures are medians
 of the rounds, ratios those of one round. The peer is taken at its best: at the batch size that serves it best in bulk,
-and for single queries in the better of two forms, a lock around its model and a thread that batches what waits. What
-the machine could do at most is measured by the peer's torch in the same run: a large matrix product and a large copy,
-with the same type of number and as many threads.
+and for single queries in the better of two forms, a thread that encodes them one by one and a thread that encodes what
+waits in batches. What the machine could do at most is measured by the peer's torch in the same run: a large matrix
+product and a large copy, with the same type of number and as many threads.
 
 The exit code is 1 if a vector is not the peer's: the speeds are told, and judged by the reader.
 """
@@ -35,7 +35,7 @@ from sidecar.embedding import Embedding
 from sidecar.errors import Overloaded, StandpipeError
 from sidecar.model import MODEL_FILES, Model
 from sidecar.remote import SharedEmbedder
-from sidecar.telemetry import Telemetry
+from sidecar.telemetry import Log, Telemetry
 from tests.bench import embed_report
 from tests.bench.said import Said
 
@@ -62,15 +62,36 @@ class Scale:
     """In bulk: so many calls of `call_texts` texts are in flight."""
     batches: tuple[int, ...]
     """Batch sizes that the peer is tried with."""
+    together: int
+    """Single queries that the peer encodes in one batch, at most."""
     cosine_texts: int = 2048
+    callers: tuple[int, ...] = CALLERS
 
 
 SCALES = {
-    "cpu": Scale(rounds=5, calls=120, bulk_texts=256, call_texts=32, calls_at_once=4, batches=(1, 8, 32, 64)),
-    "gpu": Scale(
-        rounds=7, calls=2000, bulk_texts=32_768, call_texts=512, calls_at_once=16, batches=(64, 256, 512, 1024, 2048)
+    "cpu": Scale(
+        rounds=5, calls=120, bulk_texts=256, call_texts=32, calls_at_once=4, batches=(1, 8, 32, 64), together=64
     ),
-    "quick": Scale(rounds=2, calls=8, bulk_texts=24, call_texts=8, calls_at_once=2, batches=(8,), cosine_texts=64),
+    "gpu": Scale(
+        rounds=7,
+        calls=2000,
+        bulk_texts=32_768,
+        call_texts=512,
+        calls_at_once=16,
+        batches=(64, 256, 512, 1024, 2048),
+        together=512,
+    ),
+    "quick": Scale(
+        rounds=2,
+        calls=8,
+        bulk_texts=24,
+        call_texts=8,
+        calls_at_once=2,
+        batches=(8,),
+        together=8,
+        cosine_texts=256,
+        callers=(1, 8),
+    ),
 }
 
 
@@ -86,7 +107,6 @@ class Side:
     """Of ours, if it is in this process."""
     batch: int = 0
     """The peer's best."""
-    loads: tuple[int, ...] = CALLERS
     bulk_s: list[float] = field(default_factory=list)
     singles: dict[tuple[int, str], list[Single]] = field(default_factory=dict)
     """By callers and form."""
@@ -150,7 +170,7 @@ async def shared(work: Path, settings: Mapping[str, Any]) -> AsyncIterator[Embed
         sys.executable, "-m", "sidecar", "embed", f"--listen={address}", "--http=", "--log-level=error", *flags
     )
     try:
-        async with SharedEmbedder([address], Telemetry()) as embedder:
+        async with SharedEmbedder([address], Telemetry(Log(level="error"))) as embedder:
             while not embedder.models():
                 if process.returncode is not None:
                     raise RuntimeError("`standpipe embed` ended: see above")
@@ -179,7 +199,7 @@ class Bench:
         self.told: dict[str, Any] = {}
         said = Said(5)
         scale = self.scale
-        per_round = sum((max(scale.calls, callers) // callers + 1) * callers for callers in CALLERS)
+        per_round = sum((max(scale.calls, callers) // callers + 1) * callers for callers in scale.callers)
         self.texts = {
             "bulk": said.passages(scale.bulk_texts * (scale.rounds + 1)),
             "queries": said.queries(per_round * (scale.rounds + 1) * 2),
@@ -205,35 +225,28 @@ class Bench:
             await self._ours(stack, "Standpipe fp32", "fp32", 1)
             await self._theirs("sentence-transformers fp32", "fp32", 0)
             if cores > 1:
-                await self._ours(stack, f"Standpipe int8, {cores} threads", "int8", cores, loads=(1,))
-                await self._ours(stack, f"Standpipe fp32, {cores} threads", "fp32", cores, loads=(1,))
-                await self._theirs("sentence-transformers fp32, 1 thread", "fp32", 1, loads=(1,))
+                await self._ours(stack, f"Standpipe int8, {cores} threads", "int8", cores)
+                await self._ours(stack, f"Standpipe fp32, {cores} threads", "fp32", cores)
+                await self._theirs("sentence-transformers fp32, 1 thread", "fp32", 1)
 
-    async def _ours(
-        self,
-        stack: contextlib.AsyncExitStack,
-        name: str,
-        precision: str,
-        threads: int,
-        loads: tuple[int, ...] = CALLERS,
-    ) -> None:
+    async def _ours(self, stack: contextlib.AsyncExitStack, name: str, precision: str, threads: int) -> None:
         embedder = await asyncio.to_thread(load, self.model, precision=precision, threads=threads, device=self.device)
         queue = EmbedQueue(embedder)
         stack.push_async_callback(queue.close)
-        self.sides.append(Side(name, precision, threads, ours=queue, embedder=embedder, loads=loads))
+        self.sides.append(Side(name, precision, threads, ours=queue, embedder=embedder))
 
     async def _shared(self, stack: contextlib.AsyncExitStack, name: str, precision: str) -> None:
         settings = {"models_dir": self.models_dir, "embedder": MODEL, "precision": precision, "device": self.device}
         ours = await stack.enter_async_context(shared(self.work, settings))
         self.sides.append(Side(name, precision, 1, ours=ours))
 
-    async def _theirs(self, name: str, precision: str, threads: int, loads: tuple[int, ...] = CALLERS) -> None:
+    async def _theirs(self, name: str, precision: str, threads: int) -> None:
         told = await self.peer(
             "load", side=name, model=str(self.weights), device="cuda" if self.device == "gpu" else "cpu",
             precision=precision, threads=threads, tokens_max=self.model.tokens_max,
         )  # fmt: skip
         self.told |= {"versions": told["versions"], "device": told["device"]}
-        self.sides.append(Side(name, precision, told["threads"], loads=loads))
+        self.sides.append(Side(name, precision, told["threads"]))
 
     # --- speed
 
@@ -249,13 +262,12 @@ class Bench:
             order = self.sides[round_ % len(self.sides) :] + self.sides[: round_ % len(self.sides)]
             for side in order:
                 side.bulk_s.append(await self._bulk(side, self.scale.bulk_texts * (round_ + 1)))
-            for callers in CALLERS:
+            for callers in self.scale.callers:
                 each = max(self.scale.calls, callers) // callers + 1
                 start = self._asked
                 self._asked += each * callers
                 for side in order:
-                    if callers in side.loads:
-                        await self._singles(side, callers, start)
+                    await self._singles(side, callers, start)
             print(f"round {round_ + 1} of {self.scale.rounds}", file=sys.stderr, flush=True)
 
     async def _bulk(self, side: Side, start: int) -> float:
@@ -282,11 +294,11 @@ class Bench:
             texts = self.texts["queries"][start : start + (calls // callers + 1) * callers]
             side.singles.setdefault((callers, ""), []).append(await singles(side.ours, texts, callers))
             return
-        for form in ("lock", "batch") if callers > 1 else ("lock",):
+        forms = {"one by one": 1, "in batches": self.scale.together} if callers > 1 else {"directly": 0}
+        for form, batch in forms.items():
             found = await self.peer(
-                "single", side=side.name, texts="queries", start=start, callers=callers, calls=calls, form=form,
-                batch=max(side.batch, 64),
-            )  # fmt: skip
+                "single", side=side.name, texts="queries", start=start, callers=callers, calls=calls, batch=batch
+            )
             side.singles.setdefault((callers, form), []).append(Single(**found))
 
     async def layers(self) -> dict[str, float]:
@@ -361,10 +373,10 @@ class Bench:
             on = "cpu" if precision == "int8" else self.device
             embedder = await asyncio.to_thread(load, self.model, precision=precision, threads=1, device=on)
             queue = EmbedQueue(embedder)
-            parts = []
-            for texts, query in ((self.texts["cosine"][:half], False), (self.texts["cosine"][half:], True)):
-                for at in range(0, half, 64):
-                    parts.append((await queue.embed(texts[at : at + 64], query=query)).vectors)
+            parts = [
+                (await queue.embed(self.texts["cosine"][at : at + 64], query=at >= half)).vectors
+                for at in range(0, len(reference), 64)
+            ]
             await queue.close()
             vectors = np.concatenate(parts)
             lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
@@ -403,7 +415,7 @@ class Bench:
                 "texts_per_s": round(self.scale.bulk_texts / statistics.median(side.bulk_s), 1),
                 "tokens_per_s": round(statistics.median(tokens_per_s)),
                 "share_of_ceiling": round(statistics.median(shares), 4),
-                "single": {str(callers): best(side, callers) for callers in side.loads},
+                "single": {str(callers): best(side, callers) for callers in self.scale.callers},
                 "single_floor_ms": {
                     "arithmetic": 1000 * self.work_of(np.array([np.median(query)])) / ceiling["ops_per_s"],
                     "weights": 1000 * self.weights_bytes(side.precision) / ceiling["bytes_per_s"],
@@ -426,7 +438,7 @@ class Bench:
             if side.ours is None:
                 continue
             ratios = {"bulk": _median_ratio(peer.bulk_s, side.bulk_s)}
-            for callers in side.loads:
+            for callers in self.scale.callers:
                 _, form = _best(peer, callers)
                 theirs, ours = peer.singles[callers, form], side.singles[callers, ""]
                 for cut in (50, 99):
@@ -493,7 +505,7 @@ def best(side: Side, callers: int) -> dict[str, Any]:
 
 def _best(side: Side, callers: int) -> tuple[list[Single], str]:
     forms = {form: rounds for (level, form), rounds in side.singles.items() if level == callers}
-    form = min(forms, key=lambda one: statistics.median(time_ for part in forms[one] for time_ in part.times))
+    form = min(forms, key=lambda one: sum(part.s for part in forms[one]))
     return forms[form], form
 
 

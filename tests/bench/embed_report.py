@@ -88,14 +88,14 @@ def _show_sides(figures: Mapping[str, Any], console: Console) -> None:
     console.print(f"a single query in ms, p50, from the inside out: {layers}", style="dim", highlight=False)
     texts = figures["texts"]
     console.print(
-        f"texts of {texts['tokens_mean']} tokens in the mean, queries of {texts['query_tokens_median']:g} in the median",
+        f"texts have {texts['tokens_mean']} tokens in the mean, queries {texts['query_tokens_median']:g} in the median",
         style="dim", highlight=False,
     )  # fmt: skip
 
 
 def _single(one: Mapping[str, Any], ratio: float | None) -> str:
     extra = [f"[bold]{ratio:.2f} ×[/]"] if ratio else []
-    extra += [f"[dim]{one['form']}[/]"] if one["form"] else []
+    extra += [f"[dim]{one['form']}[/]"] if one["form"] != "directly" else []
     extra += [f"[dim]{one['refused']} refused[/]"] if one["refused"] else []
     return "\n".join([f"{one['p50_ms']:,.2f} / {one['p99_ms']:,.2f}", " ".join(extra)])
 

@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
 import numpy as np
 import sentence_transformers
@@ -51,8 +52,7 @@ class Peer:
 
     def read(self, *, path: str) -> dict:
         """Read the texts that the other commands name by their list and place."""
-        with open(path, encoding="utf-8") as file:
-            self.texts = json.load(file)
+        self.texts = json.loads(Path(path).read_text(encoding="utf-8"))
         return {name: len(texts) for name, texts in self.texts.items()}
 
     def vectors(self, *, side: str, texts: str, out: str) -> dict:
@@ -81,14 +81,14 @@ class Peer:
         model.encode(part, batch_size=batch)
         return {"s": time.perf_counter() - started}
 
-    def single(self, *, side: str, texts: str, start: int, callers: int, calls: int, form: str, batch: int) -> dict:
+    def single(self, *, side: str, texts: str, start: int, callers: int, calls: int, batch: int) -> dict:
         """Let threads ask for a text at a time, each as soon as its last is there; return the seconds of each call.
 
-        `form` lock: each calls encode, one at a time. batch: one thread encodes together whatever waits, at most
-        `batch` texts. A thread's first call is not counted: it is when all of them begin at once.
+        With `batch` 0 a lone caller calls encode itself; else one thread encodes what waits, at most `batch` texts
+        together, in the order in which they came. A caller's first call is not counted: all begin at once.
         """
-        model = self._use(side)
-        ask = _Locked(model) if form == "lock" else _Batching(model, batch)
+        serving = _Serving(self._use(side), batch) if batch else None
+        ask = serving.ask if serving else self._use(side).encode
         each = calls // callers + 1
         times: list[list[float]] = [[] for _ in range(callers)]
 
@@ -107,7 +107,8 @@ class Peer:
         for thread in threads:
             thread.join()
         seconds = time.perf_counter() - started
-        ask.close()
+        if serving:
+            serving.close()
         return {"times": [one for part in times for one in part], "s": seconds}
 
     def ceiling(self, *, side: str, device: str, precision: str) -> dict:
@@ -135,23 +136,11 @@ class Peer:
         return model
 
 
-class _Locked:
-    """Every caller encodes for itself, and waits for the others."""
+class _Serving:
+    """One thread encodes together what waits: how sentence-transformers is served when it is served well.
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._lock = threading.Lock()
-
-    def __call__(self, text: str) -> None:
-        with self._lock:
-            self._model.encode(text)
-
-    def close(self) -> None:
-        pass
-
-
-class _Batching:
-    """One thread encodes together what waits: how sentence-transformers is served when it is served well."""
+    In batches of one it is what a lock around encode would be, if locks were given in the order of asking.
+    """
 
     def __init__(self, model: Any, batch: int) -> None:
         self._model = model
@@ -160,12 +149,14 @@ class _Batching:
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
-    def __call__(self, text: str) -> None:
+    def ask(self, text: str) -> None:
+        """Wait until a text is encoded."""
         done = threading.Event()
         self._waiting.put((text, done))
         done.wait()
 
     def close(self) -> None:
+        """End the thread."""
         self._waiting.put(None)
         self._thread.join()
 

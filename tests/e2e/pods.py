@@ -416,11 +416,7 @@ class Fleet:
         """Start another process."""
         number = len(self.processes)
         config = self.directory / f"server-{number}.json"
-        chosen = settings(self.record, **changes)
-        if root != ROOT:  # the release before knows nothing of it
-            for name in ("encryption_keys_file", "plaintext"):
-                chosen.pop(name, None)
-        config.write_text(json.dumps(chosen))
+        config.write_text(json.dumps(settings(self.record, **changes)))
         process = Process(config, self.directory / f"server-{number}.log", root)
         self.processes.append(process)
         await process.start()

@@ -26,6 +26,7 @@ from sidecar import doctor, embed_server, limits
 from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.embed_server import SERVICES, EmbedServer
+from sidecar.errors import EmbedderUnavailable
 from sidecar.model import Model
 from standpipe.v1 import embedding_pb2
 from tests.e2e.embedders import (
@@ -284,14 +285,14 @@ async def test_queries_overtake_bulk(process: EmbedderProcess, embedder: Embedde
     """Queries that come behind a flood of passages are answered before it is (P12)."""
     dice = random.Random(8)
     caller = Caller(process.target, embedder.id)
-    flood = texts_of(dice, 256, sentences=16)
-    bulk = [asyncio.ensure_future(caller.embed(*flood, kind=PASSAGE)) for _ in range(4)]
+    flood = texts_of(dice, 64, sentences=16)
+    bulk = [asyncio.ensure_future(caller.embed(*flood, kind=PASSAGE, timeout_s=110)) for _ in range(3)]
 
     async def begun() -> bool:
         return total(await asyncio.to_thread(metrics, process.http), "embed_waiting_texts", kind="passage") > 0
 
     await until(begun)
-    queries = texts_of(dice, 64)
+    queries = texts_of(dice, 32, sentences=1)
     answers = await asyncio.gather(*(caller.embed(text) for text in queries))
     assert not any(one.done() for one in bulk)
     for text, vectors in zip(queries, answers, strict=True):
@@ -401,12 +402,12 @@ async def test_a_failed_run_fails_its_callers(embedder: Embedder) -> None:
     """A run that fails is INTERNAL for those who had texts in it, and the next is well (P12)."""
     gated = Gated(embedder, opened=True)
     async with embedding(gated) as shared:
-        gated.failing = True
+        gated.failing = RuntimeError("broken on purpose")
         for kind in (QUERY, PASSAGE):
             refusal = await refused(shared.ask(MARK, kind=kind))
             assert (refusal.status, refusal.reason) == ("INTERNAL", "INTERNAL")
             assert MARK not in refusal.text + shared.log.getvalue()
-        gated.failing = False
+        gated.failing = None
         assert len(await shared.embed(MARK)) == 1
 
 
@@ -468,11 +469,29 @@ async def test_draining_ends_what_is_at_work(embedder: Embedder) -> None:
         await stopping
 
 
+async def test_what_cannot_end_in_the_drain_is_refused(embedder: Embedder) -> None:
+    """What no run has begun for when the drain nears its end is UNAVAILABLE with DRAINING, not cancelled (P12)."""
+    gated = Gated(embedder)
+    async with embedding(gated, drain_ms=1000) as shared:
+        calls = [asyncio.ensure_future(gather([shared.ask(str(number), kind=PASSAGE)])) for number in range(8)]
+
+        async def there() -> bool:
+            return total(shared.metrics(), "embed_waiting_texts") == 7
+
+        await until(there)
+        stopping = asyncio.ensure_future(shared.server.stop())
+        refusals = [refusal_of((await call)[0]) for call in calls]
+        assert {(one.status, one.reason) for one in refusals[1:]} == {("UNAVAILABLE", "DRAINING")}
+        assert refusals[0].status == "UNAVAILABLE"
+        gated.open.set()
+        await stopping
+
+
 async def test_health_tells_the_start(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the model is loaded the probes say alive, and neither started nor ready (P12)."""
     loaded = threading.Event()
 
-    def load(_: Config) -> list[Embedder]:
+    def load(*_: Any) -> list[Embedder]:
         assert loaded.wait(30)
         return [embedder]
 
@@ -492,6 +511,19 @@ async def test_health_tells_the_start(embedder: Embedder, monkeypatch: pytest.Mo
     for path in pages:
         assert (await asyncio.to_thread(get, server.http_address, path))[0] == 200
     await server.stop()
+
+
+async def test_a_device_that_failed_ends_the_process(embedder: Embedder) -> None:
+    """When the device fails for good, calls are UNAVAILABLE with a pause, and liveness asks for a restart (P12)."""
+    gated = Gated(embedder, opened=True)
+    async with embedding(gated) as shared:
+        assert await asyncio.to_thread(get, shared.server.http_address, "/livez") == (200, "ok\n")
+        gated.failing, gated.broken = EmbedderUnavailable("the GPU failed"), True
+        refusal = await refused(shared.ask("x"))
+        assert (refusal.status, refusal.reason) == ("UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
+        assert refusal.retry_ms
+        for path in ("/livez", "/readyz"):
+            assert (await asyncio.to_thread(get, shared.server.http_address, path))[0] == 503
 
 
 async def test_health_by_grpc(shared: Local) -> None:

@@ -259,6 +259,11 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     assert moved("recalls_total", outcome="hit") >= 1
     assert moved("recalls_total", outcome="empty") >= 1
     assert moved("recalled_items_total") >= 1
+    for kind, texts in (("passage", 30), ("query", 1)):
+        assert moved("embedded_texts_total", kind=kind) >= texts
+        assert moved("embedded_tokens_total", kind=kind) > texts
+        assert moved("embed_run_seconds_count", kind=kind) == moved("embedded_texts_total", kind=kind)
+        assert _total(after, "embed_fill_share_sum", kind=kind) == _total(after, "embed_fill_share_count", kind=kind)
     assert moved("degraded_total", source="recall", cause="embedding_timed_out") == 1
     assert moved("replays_total", outcome="equal") == 1
     assert _total(after, "replays_total", outcome="different") == 0
