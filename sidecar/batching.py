@@ -83,7 +83,7 @@ class _Call:
     ended_at: float = 0.0
 
     def is_dead(self, now: float) -> bool:
-        """Tell whether nobody waits: the caller left, was answered with an error, or is late and about to hear so."""
+        """Tell whether nobody waits any more: the caller left, or is late."""
         return now > self.deadline or self.answer.done()
 
 
@@ -98,6 +98,11 @@ class _Batch:
     tokens: int = 0
     began_at: float = 0.0
 
+    @property
+    def room(self) -> int:
+        """Return how many rows are free."""
+        return self.shape.rows - len(self.texts)
+
 
 class _Lane:
     """The calls of one kind that wait. Its queue holds the lock."""
@@ -107,13 +112,15 @@ class _Lane:
         self.texts = 0
         self.tokens = 0
         """Of the texts that wait, and about those of the texts that are being tokenised."""
-        self.tokeniser = ThreadPoolExecutor(1, "tokenise")
+        self.tokeniser = ThreadPoolExecutor(1, f"tokenise-{'query' if query else 'passage'}")
         """For what would hold the event loop: one for each lane, so that no query waits for passages to be read."""
         self._shapes = [embedder.shape(max(size, 1), query=query) for size in range(embedder.model.tokens_max + 1)]
         self._calls: OrderedDict[_Call, None] = OrderedDict()
         """Those that have texts waiting, by turns."""
         self._by_shape: defaultdict[Shape, OrderedDict[_Call, None]] = defaultdict(OrderedDict)
         """The same, for each shape that they have texts of."""
+        self.late: list[_Call] = []
+        """Those that were dropped when it was their turn, and have not been told yet."""
         labels = (embedder.id, "query" if query else "passage")
         self.dropped = telemetry.embed_dropped_texts.labels(*labels)
         self.refused = telemetry.embed_refused_texts.labels(*labels)
@@ -144,8 +151,11 @@ class _Lane:
             callers.move_to_end(turn, last=False)
             self._calls.move_to_end(turn)
             batch = _Batch(self, shape)
-            while callers and len(batch.texts) < shape.rows:
-                self._take_share(batch, callers, now)
+            while callers and batch.room:
+                share = -(-batch.room // len(callers))
+                for _ in range(len(callers)):
+                    if batch.room:
+                        self._take_share(batch, callers, min(share, batch.room), now)
             if batch.texts:
                 batch.tokens = sum(text.size for text in batch.texts)
                 self.texts -= len(batch.texts)
@@ -170,12 +180,12 @@ class _Lane:
             self.remove(call)
         return calls
 
-    def _take_share(self, batch: _Batch, callers: OrderedDict[_Call, None], now: float) -> None:
-        """Take what the first of these callers has coming, and let it stand behind the others."""
-        share = -(-(batch.shape.rows - len(batch.texts)) // len(callers))
+    def _take_share(self, batch: _Batch, callers: OrderedDict[_Call, None], share: int, now: float) -> None:
+        """Take at most so many texts of the first of these callers, and let it stand behind the others."""
         call = next(iter(callers))
         if call.is_dead(now):
             self.remove(call)
+            self.late.append(call)
             return
         places = call.waiting[batch.shape]
         taken = places[: -share - 1 : -1]
@@ -238,6 +248,11 @@ class EmbedQueue(Embedding):
         self._worker.start()
 
     @property
+    def broken(self) -> bool:
+        """Whether the embedder's device has failed."""
+        return self.embedder.broken
+
+    @property
     def queries_waiting(self) -> int:
         """Queries that no run has begun for."""
         return self._queries.texts
@@ -265,7 +280,7 @@ class EmbedQueue(Embedding):
 
     async def embed(self, texts: Sequence[str], *, query: bool, deadline_s: float = math.inf) -> Embedded:
         """Embed texts as queries or as passages, without the cache, and tell what it took; else as `embed_items`."""
-        lane = self._queries if query else self._passages
+        lane, texts = (self._queries if query else self._passages), list(texts)
         came_at = time.monotonic()
         deadline = came_at + deadline_s
         if not texts:
@@ -450,11 +465,14 @@ class EmbedQueue(Embedding):
                 if self._closed:
                     return None
                 now = time.monotonic()
-                batch = self._queries.take(now) or self._passages.take(now)
-                if batch is not None:
-                    self._in_hand = batch
-                    return batch
-                self._idle = True
+                batch = self._in_hand = self._queries.take(now) or self._passages.take(now)
+                self._idle = batch is None
+                late = self._queries.late + self._passages.late
+                self._queries.late, self._passages.late = [], []
+            # Its caller knows by itself, but who joined a query with more time does not.
+            self._tell([(call, _late()) for call in late])
+            if batch is not None:
+                return batch
             self._wake.acquire()
 
     def _hand_out(self, batch: _Batch, vectors: NDArray[np.float32]) -> list[tuple[_Call, Exception | None]]:

@@ -87,7 +87,7 @@ class Committer:
     """What counts at write, by tokenizer; the first one leads."""
     signer: Signer
     telemetry: Telemetry
-    wake_projection: asyncio.Event
+    wake_projection: Callable[[], None]
     _at_work: set[asyncio.Task[Any]] = field(default_factory=set)
     _turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
     """By subject, whose turn it is to decide: those who wait in one process need not overtake each other."""
@@ -404,7 +404,7 @@ class Committer:
             return done
         if is_turn:
             self.telemetry.commits.inc()
-        self.wake_projection.set()
+        self.wake_projection()
         return done
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:

@@ -1,4 +1,4 @@
-"""Examine a deployment as its configuration describes it: the stores, the model, the tokenizers. Nothing is changed."""
+"""Examine a deployment as its configuration describes it: stores, models, tokenizers. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from sidecar.engines import engine_of, hot_of
 from sidecar.errors import ConfigInvalid, StandpipeError
 from sidecar.finding import Finding, failed, ok, warning
 from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model
+from sidecar.remote import SharedEmbedder
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
+from sidecar.telemetry import Log, Telemetry
 from sidecar.tokens import Tokenizers
 from sidecar.vault import vault_of
 from sidecar.view import View
@@ -36,8 +38,12 @@ async def examine(config: Config, *, progress: Progress = lambda _area: None) ->
     found["encryption"] = await _encryption(config)
     progress("hot store")
     found["hot store"] = await _store("hot", config.hot, lambda: hot_of(config))
-    progress("model")
-    found["model"] = await asyncio.to_thread(_model, config)
+    if config.embedder_address:
+        progress("shared embedder")
+        found["shared embedder"] = await _shared(config)
+    if not config.embedder_address or config.embedder_fallback:
+        progress("model")
+        found["model"] = await asyncio.to_thread(_model, config)
     progress("tokenizers")
     found["tokenizers"] = await asyncio.to_thread(_tokenizers, config)
     return found
@@ -73,6 +79,36 @@ async def _encryption(config: Config) -> list[Finding]:
         return [failed("keys", error.message, advice)]
     first, *others = vault.ids
     return [ok("keys", f"{first} encrypts" + (f"; {', '.join(others)} open what was before" if others else ""))]
+
+
+async def _shared(config: Config) -> list[Finding]:
+    """Ask each replica of the shared embedder what it serves, and have it embed a text."""
+    replicas = await asyncio.gather(*(_replica(address) for address in config.embedder_address))
+    found = [finding for finding, _ in replicas]
+    if len({models for _, models in replicas if models}) > 1:
+        advice = "Give all replicas the same `embedder`, `precision`, `device` and `embedder_before`."
+        found.append(warning("replicas", "they serve different models, or in another order", advice))
+    return found
+
+
+async def _replica(address: str) -> tuple[Finding, tuple[str, ...]]:
+    """Return what is to be said of a replica, and the ids of its models."""
+    wait_s = limits.examine_ms / 1000
+    advice = "Look at the network, at `standpipe embed` there, and at what `embedder_address` names."
+    async with SharedEmbedder([address], Telemetry(Log(level="error"))) as shared:
+        try:
+            async with asyncio.timeout(wait_s):
+                await shared.changed.wait()
+            models = shared.models()
+            for model in models:
+                await model.embed_query("Is anybody there?", deadline_s=wait_s)
+        except TimeoutError:
+            return failed(address, f"nothing, within {wait_s:.0f} s", advice), ()
+        except StandpipeError as error:
+            return failed(address, error.message, advice), ()
+    ids = tuple(model.id for model in models)
+    said = (f"{model.id} gives {model.dimensions} dimensions on {model.provider}" for model in models)
+    return ok(address, "; ".join(said)), ids
 
 
 def _model(config: Config) -> list[Finding]:

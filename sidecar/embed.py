@@ -241,7 +241,9 @@ class Embedder:
         answer = self._session.run([self._output], _feed([longest], alone, self._inputs), _options(graph=-1))[0]
         shapes = {self.shape(tokens, query=query) for tokens in self._buckets() for query in (True, False)}
         # The largest first, so that those after it find its memory.
-        for number, shape in enumerate(sorted(shapes, key=lambda one: (-one.rows * one.tokens, one)), start=1):
+        for number, shape in enumerate(
+            sorted(shapes, key=lambda one: (one.rows * one.tokens, one.rows), reverse=True), start=1
+        ):
             size = (shape.rows, *((shape.tokens,) if self._states else ()), answer.shape[-1])
             slot = _Slot(self._session, self._output, np.empty(size, answer.dtype), graph=number, device=self.device)
             self._slots[shape] = slot
@@ -375,18 +377,18 @@ def processors(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 def _feed(texts: Sequence[Tokens], shape: Shape, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Pad texts to their shape. A row without a text has one token, since the mean of none is no number."""
+    lengths = np.ones(shape.rows, np.int32)
+    lengths[: len(texts)] = [text.size for text in texts]
+    seen = np.arange(shape.tokens) < lengths[:, None]
     ids = np.zeros((shape.rows, shape.tokens), np.int32)
-    mask = np.zeros_like(ids)
-    mask[len(texts) :, 0] = 1
-    for row, text in enumerate(texts):
-        ids[row, : text.size] = text
-        mask[row, : text.size] = 1
+    ids[: len(texts)][seen[: len(texts)]] = np.concatenate(texts)
+    mask = seen.astype(np.int32)
     feed = {"input_ids": ids, "attention_mask": mask}
     if "token_type_ids" in inputs:
         feed["token_type_ids"] = np.zeros_like(ids)
     if "key_lengths" in inputs:
         begins = np.arange(shape.rows + 1, dtype=np.int32) * np.int32(shape.tokens)
-        feed["key_lengths"] = np.concatenate([mask.sum(axis=1, dtype=np.int32), begins, begins])
+        feed["key_lengths"] = np.concatenate([lengths, begins, begins])
     return {name: array.astype(inputs[name], copy=False) for name, array in feed.items()}
 
 
@@ -413,9 +415,14 @@ def _on_cuda(path: Path, memory_bytes: int) -> tuple[Any, str | None]:
     """Load a graph so that all of it is computed by a GPU, or say why that cannot be."""
     import onnxruntime  # noqa: PLC0415
 
+    # What goes wrong is said here, in the error; ONNX Runtime would print it besides.
+    onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
     options.use_deterministic_compute = True
-    # Without this, and without it in silence, a CPU computes whatever a GPU cannot, all of it included.
+    # Patterns are what each shape's first run allocates, once more and in one piece: three times the memory.
+    options.enable_mem_pattern = False
+    # Without this a CPU computes whatever a GPU cannot, all of it included, and nobody says so.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     cuda = {
         "device_id": "0",
@@ -449,8 +456,16 @@ def _lacking() -> str | None:
         return f"the NVIDIA driver fails with error {code}"
     if not count.value:
         return "the NVIDIA driver sees no GPU"
-    # CUDA's libraries may lie in packages, where no loader looks; it prints what it does not find.
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    # CUDA's libraries may lie in packages, where no loader looks. What is not found is printed, and shows below.
+    with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
+    # Attention needs cuDNN, be it to do without it.
+    for library in (
+        str(Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"),
+        "libcudnn.so.9",
+    ):
+        try:
+            ctypes.CDLL(library, os.RTLD_LAZY)
+        except OSError as error:
+            return f"a library of CUDA's cannot be loaded: {error}"
     return None

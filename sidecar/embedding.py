@@ -40,6 +40,11 @@ class Embedding(ABC):
     remote: bool = False
     """Whether another process computes."""
 
+    @property
+    def broken(self) -> bool:
+        """Whether its device has failed for good, so that only a restart of this process helps."""
+        return False
+
     @abstractmethod
     async def embed_query(self, text: str, *, deadline_s: float) -> Vector:
         """Embed a query, with the model's prefix, before all passages; it may come from a cache."""

@@ -116,7 +116,7 @@ class Extraction(Orders):
         self.extractor = fact_pb2.Extractor(name="llm", version=f"{chat.model}@{PROMPT_VERSION}")
         super().__init__(
             record,
-            model_id=f"extract:{self.extractor.version}",
+            model_id=f"{names.EXTRACTS}{self.extractor.version}",
             telemetry=telemetry,
             figures=telemetry.extraction,
             claims_max=1,  # an order takes as long as a model's answer: others may have the rest
@@ -133,7 +133,7 @@ class Extraction(Orders):
                 ScopeRead(
                     tenant=scope.tenant,
                     subject=scope.subject,
-                    model=self._model_id,
+                    model=self.model_id,
                     after_position=scope.vector_position,
                     after_vector_position=scope.vector_position,
                     count_max=limits.extract_items_max,
@@ -144,7 +144,8 @@ class Extraction(Orders):
         if state.vector_position == scope.vector_position and state.items:
             end = await self._extract(scope.tenant, scope.subject, state.items)
             marks = [b""] * (end - scope.vector_position)
-            if await self._record.put_vectors(scope, model=self._model_id, vectors=marks):
+            if await self._record.put_vectors(scope, model=self.model_id, vectors=marks):
+                self.done += len(marks)
                 return
         await self._record.release(claim)  # our lease had passed, and another worker was quicker
 

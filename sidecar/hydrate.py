@@ -7,6 +7,9 @@ cached: items of the subject, changes of what is known of it, and the tenant's o
 seen by every hydrate that starts after it was acknowledged (P4). A session or subject that is not cached yet costs a
 load.
 
+All of memory is ranked by one embedding model, the one that the record store names (R33). When it names another, the
+first hydrate of a process that hears of it embeds its query once more.
+
 Everything behind the lookups is `bundle.assemble`, a pure function. A receipt names its inputs, so replaying is
 looking up the same inputs again, as they were.
 """
@@ -22,11 +25,12 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from sidecar import bundle, limits, names, policy, recall, segment, validate, view
-from sidecar.batching import EmbedQueue
 from sidecar.beliefs import Beliefs, BeliefStore
-from sidecar.embedding import Vector
+from sidecar.embedders import Embedders
+from sidecar.embedding import Embedding, Vector
 from sidecar.errors import (
     DeadlineExceeded,
+    EmbedderUnavailable,
     InvalidField,
     Overloaded,
     PolicyNotFound,
@@ -106,6 +110,14 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class _Embedding:
+    """A query's embedding, at work."""
+
+    model: Embedding
+    task: asyncio.Task[Vector]
+
+
+@dataclass(frozen=True, slots=True)
 class _Remembered:
     """What there is of memory. None of each when it is not wanted, or could not be had."""
 
@@ -114,6 +126,12 @@ class _Remembered:
     beliefs: Beliefs | None = None
     library: ScopeMemory | None = None
     """The items of the tenant's own documents."""
+
+    @property
+    def model(self) -> str:
+        """The embedding model that all of it is ranked by; empty without one."""
+        block = self.items or self.library
+        return block.model if block else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +180,7 @@ class Hydrator:
         beliefs: BeliefStore,
         leases: Leases,
         tokenizers: Tokenizers,
-        embedder: EmbedQueue | None,
-        model_id: str,
+        embedders: Embedders,
         signer: Signer,
         telemetry: Telemetry,
     ) -> None:
@@ -173,8 +190,7 @@ class Hydrator:
         self._beliefs = beliefs
         self._leases = leases
         self._tokenizers = tokenizers
-        self._embedder = embedder
-        self._model_id = model_id
+        self._embedders = embedders
         self._signer = signer
         self._telemetry = telemetry
         self._frames: dict[str, bundle.Frames] = {}
@@ -216,10 +232,10 @@ class Hydrator:
             ranked = _ranked(wanted, memory)
             if ranked and embedding is None:  # the route has just moved to a policy that recalls
                 embedding = self._start_embedding(plan, deadline)
-            query = await self._query(plan, rules, embedding if ranked else None, ranked, deadline, clock, degraded)
+            query = await self._query(plan, rules, embedding, memory, ranked, deadline, clock, degraded)
         finally:
             if embedding is not None:
-                embedding.cancel()
+                embedding.task.cancel()
         items = memory.items if wanted & RANKED else None
         library = memory.library if DOCUMENTS in wanted else None
         beliefs = memory.beliefs if wanted & {PROFILE, FACTS} else None
@@ -232,8 +248,8 @@ class Hydrator:
             tokenizer=session.tokenizer,
             version=session.version,
             position=inputs.position if items else 0,
-            vector_position=min(items.vector_position, inputs.position) if items else 0,
-            model=self._model_id if query.vector is not None else "",
+            vector_position=min(_vectors(items, query), inputs.position) if items else 0,
+            model=query.model,
             total_tokens=plan.total_tokens or 0,
             caps=tuple(sorted(plan.caps.items())),
             include=tuple(sorted(plan.include)),
@@ -245,7 +261,7 @@ class Hydrator:
             rules=_RULES if wanted else 0,
             known_position=inputs.known_position if beliefs else 0,
             library_position=library.position if library else 0,
-            library_vector_position=library.vector_position if library else 0,
+            library_vector_position=_vectors(library, query) if library else 0,
             library_epoch=library.epoch if library else 0,
         )
         answer = context_pb2.HydrateContextResponse()
@@ -320,15 +336,15 @@ class Hydrator:
             known, gained, shelved = cast("list[ScopeState]", gains)
             stored = cast("StoredRoute | None", route)
             rules = await self._leases.policies.follow(plan.tenant, plan.route, stored, asked_at=asked_at)
-            items = await self._scopes.settle(items, reads[0], known)
+            items = await self._scopes.ranked(await self._scopes.settle(items, reads[0], known))
             beliefs = await self._beliefs.settle(beliefs, reads[1], gained)
-            library = await self._scopes.settle(library, reads[2], shelved)
+            library = await self._scopes.ranked(await self._scopes.settle(library, reads[2], shelved))
             memory = _Remembered(items, beliefs, library)
             ranked = _ranked(_wanted(rules, plan.include, plan.subject, plan.query), memory)
-            query = await self._query(plan, rules, embedding if ranked else None, ranked, deadline, clock, degraded)
+            query = await self._query(plan, rules, embedding, memory, ranked, deadline, clock, degraded)
         finally:
             if embedding is not None:
-                embedding.cancel()
+                embedding.task.cancel()
         receipt = Receipt(
             tenant=plan.tenant,
             session="",
@@ -401,7 +417,7 @@ class Hydrator:
         memory = await self._remembered(receipt)
         query = recall.Query.of(receipt.query)
         if receipt.query_vector:
-            query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector))
+            query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector), receipt.model)
         omissions_max = (1 << 30) if all_omissions else limits.omissions_listed_max
         await self._assemble(receipt, rules, session, memory, query, into=into, omissions_max=omissions_max)
         subject = memory.items or memory.beliefs
@@ -412,26 +428,29 @@ class Hydrator:
 
     async def _remembered(self, receipt: Receipt) -> _Remembered:
         """Return memory that holds all that a bundle saw. Raises ReplayUnavailable."""
-        tenant, model = receipt.tenant, receipt.model or self._model_id
+        tenant = receipt.tenant
+        dimensions = len(recall.unpack_vector(receipt.query_vector)[0]) if receipt.query_vector else 1
+        of: Any = {"model": receipt.model, "dimensions": dimensions}
         items = beliefs = library = None
         if receipt.position:
-            items = await self._scopes.at(tenant, receipt.subject, position=receipt.position, model=model)
+            items = await self._scopes.at(tenant, receipt.subject, position=receipt.position, **of)
         if receipt.known_position:
             beliefs = await self._beliefs.current(tenant, receipt.subject)
         if receipt.library_position:
-            library = await self._scopes.at(tenant, names.EVERYONE, position=receipt.library_position, model=model)
+            library = await self._scopes.at(tenant, names.EVERYONE, position=receipt.library_position, **of)
         if (
-            (items and (items.position < receipt.position or items.vector_position < receipt.vector_position))
+            (items and items.position < receipt.position)
             or (beliefs and beliefs.position < receipt.known_position)
-            or (
-                library
-                and (
-                    library.position < receipt.library_position
-                    or library.vector_position < receipt.library_vector_position
-                )
-            )
+            or (library and library.position < receipt.library_position)
         ):
             raise ReplayUnavailable("memory that the bundle saw is gone", missing="items")
+        if receipt.query_vector and (
+            (items and items.vector_position < receipt.vector_position)
+            or (library and library.vector_position < receipt.library_vector_position)
+        ):
+            raise ReplayUnavailable(
+                "the vectors that the bundle was ranked by are gone: their model was dropped", missing="vectors"
+            )
         return _Remembered(items, beliefs, library)
 
     # --- the steps --------------------------------------------------------------------------------------------
@@ -477,14 +496,15 @@ class Hydrator:
             exactly=token if kind == "at_exact_snapshot" else None,
         )
 
-    def _start_embedding(self, plan: _Plan, deadline: Deadline) -> asyncio.Task[Vector] | None:
-        """Start the query's embedding beside everything else."""
+    def _start_embedding(self, plan: _Plan, deadline: Deadline) -> _Embedding | None:
+        """Start the query's embedding beside everything else, by the model that ranks as far as is known."""
         rules = self._leases.policies.nearest(plan.tenant, plan.route)
-        if self._embedder is None or not _wanted(rules, plan.include, plan.session, plan.query) & RANKED:
+        model = self._embedders.ranking
+        if model is None or not _wanted(rules, plan.include, plan.session, plan.query) & RANKED:
             return None
-        task = asyncio.create_task(self._embedder.embed_query(plan.query, deadline_s=_spare_s(deadline)))
+        task = asyncio.create_task(model.embed_query(plan.query, deadline_s=_spare_s(deadline)))
         task.add_done_callback(_seen)
-        return task
+        return _Embedding(model, task)
 
     async def _look_up(self, plan: _Plan, deadline: Deadline, clock: _Clock, degraded: _Degraded) -> _Inputs:
         """Read the policy, the session's view and the subject's memory, from as few places as will do."""
@@ -637,6 +657,8 @@ class Hydrator:
             read, gain = next(gains)
             items = await self._scopes.settle(items, cast(ScopeRead, read), gain)
         clock.add("record", since)
+        if items is not None:
+            items = await self._ranked_anew(items, sorted(wanted & RANKED), deadline, clock, degraded)
         wanted = _wanted(rules, plan.include, session.subject, plan.query)
         knows = sorted(wanted & {PROFILE, FACTS})
         if beliefs is not None:
@@ -650,6 +672,8 @@ class Hydrator:
             read, gain = next(gains)
             settling_library = self._scopes.settle(library, cast(ScopeRead, read), gain)
             library = await self._in_time(settling_library, [DOCUMENTS], deadline, clock, degraded)
+            if library is not None:
+                library = await self._ranked_anew(library, [DOCUMENTS], deadline, clock, degraded)
         elif DOCUMENTS in wanted:
             loading = self._scopes.load(plan.tenant, names.EVERYONE)
             library = await self._in_time(loading, [DOCUMENTS], deadline, clock, degraded)
@@ -662,11 +686,28 @@ class Hydrator:
             position = plan.exactly.position
             known_position = min(known_position, position)
             if items is not None and items.base != base_of(position):
-                items = await self._scopes.at(plan.tenant, session.subject, position=position, model=self._model_id)
+                of: Any = {"model": items.model, "dimensions": items.dimensions}
+                items = await self._scopes.at(plan.tenant, session.subject, position=position, **of)
         if items is not None and items.base:
             for source in sorted(wanted & RANKED):
                 degraded.add(source, "items_max")
+        if items is not None and library is not None and items.model != library.model:
+            degraded.add(DOCUMENTS, "stale")  # of the tenant's own, by words alone
         return _Inputs(rules, session, _Remembered(items, beliefs, library), position if items else 0, known_position)
+
+    async def _ranked_anew(
+        self,
+        memory: ScopeMemory,
+        sources: Sequence[bundle_pb2.Source],
+        deadline: Deadline,
+        clock: _Clock,
+        degraded: _Degraded,
+    ) -> ScopeMemory:
+        """Return memory with the vectors of the model that ranks now, or as it is if those do not come in time."""
+        if memory.model == self._embedders.ranking_id:
+            return memory
+        reading = self._scopes.ranked(memory)
+        return await self._in_time(reading, sources, deadline, clock, degraded, cause="stale") or memory
 
     async def _in_time(
         self,
@@ -675,6 +716,8 @@ class Hydrator:
         deadline: Deadline,
         clock: _Clock,
         degraded: _Degraded,
+        *,
+        cause: str = "",
     ) -> _T | None:
         """Wait for a part of memory as far as the deadline allows; a load goes on for the next hydrate."""
         since = time.perf_counter_ns()
@@ -682,10 +725,10 @@ class Hydrator:
             async with asyncio.timeout(_spare_s(deadline)):
                 return await reading
         except (TimeoutError, DeadlineExceeded):
-            cause = "store_timed_out"
+            cause = cause or "store_timed_out"
         except StandpipeError as error:
             self._telemetry.log.warning("memory not loaded", reason=error.reason)
-            cause = "store_unavailable"
+            cause = cause or "store_unavailable"
         finally:
             clock.add("record", since)
         for source in sources:
@@ -696,35 +739,46 @@ class Hydrator:
         self,
         plan: _Plan,
         rules: Policy,
-        embedding: asyncio.Task[Vector] | None,
+        embedding: _Embedding | None,
+        memory: _Remembered,
         ranked: Sequence[bundle_pb2.Source],
         deadline: Deadline,
         clock: _Clock,
         degraded: _Degraded,
     ) -> recall.Query:
-        """Return the query with its vector, or without one if it does not come in time; then all that is ranked is
-        reduced.
+        """Return the query with a vector of memory's own model, or without one if it does not come in time; then all
+        that is ranked is reduced.
         """
         if not plan.query.strip():
             return recall.Query.of("")
-        cause = ""
-        if embedding is None:
-            cause = "" if self._embedder else "embedder_off"
-        else:
-            since = time.perf_counter_ns()
-            try:
-                async with asyncio.timeout(min(rules.embed_ms / 1000, _spare_s(deadline))):
-                    return recall.Query.of(plan.query, await asyncio.shield(embedding))
-            except (TimeoutError, DeadlineExceeded):
-                cause = "embedding_timed_out"
-            except StandpipeError as error:
-                self._telemetry.log.warning("query not embedded", reason=error.reason)
-                cause = "embedding_failed"
-            finally:
-                clock.add("embed", since)
-        for source in ranked if cause else ():
+        if not ranked:
+            return recall.Query.of(plan.query)
+        since = time.perf_counter_ns()
+        try:
+            async with asyncio.timeout(min(rules.embed_ms / 1000, _spare_s(deadline))):
+                vector = await self._embedded(plan, embedding, memory.model, deadline)
+                return recall.Query.of(plan.query, vector, model=memory.model)
+        except (TimeoutError, DeadlineExceeded):
+            cause = "embedding_timed_out"
+        except EmbedderUnavailable:
+            cause = "embedder_unavailable" if self._embedders.configured else "embedder_off"
+        except StandpipeError as error:
+            self._telemetry.log.warning("query not embedded", reason=error.reason)
+            cause = "embedding_failed"
+        finally:
+            clock.add("embed", since)
+        for source in ranked:
             degraded.add(source, cause)
         return recall.Query.of(plan.query)
+
+    async def _embedded(self, plan: _Plan, embedding: _Embedding | None, model_id: str, deadline: Deadline) -> Vector:
+        """Return the query's vector of a model: the one at work, unless that is another model's."""
+        if embedding is not None and embedding.model.id == model_id:
+            return await asyncio.shield(embedding.task)
+        model = self._embedders.at(model_id)
+        if model is None:
+            raise EmbedderUnavailable("the model that memory is ranked by is not at hand")
+        return await model.embed_query(plan.query, deadline_s=_spare_s(deadline))
 
     async def _assemble(
         self,
@@ -878,6 +932,11 @@ class Hydrator:
         if plan.subject and session.subject != plan.subject:
             raise SubjectMismatch("the session belongs to another subject")
         return session
+
+
+def _vectors(memory: ScopeMemory, query: recall.Query) -> int:
+    """Return the last item of memory whose vector counts: without a query's vector the last that has one, as ever."""
+    return memory.vectors_for(query, memory.vector_position) if query.vector is not None else memory.vector_position
 
 
 def _counted_as(plan: _Plan, rules: Policy) -> str:

@@ -93,6 +93,16 @@ import_line_bytes: Final = 8 << 20
 import_changes_max: Final = 256
 """Changes of memory in one event that is imported: twice what a request makes of its claims, with room."""
 
+ingest_calls_max: Final = 64
+"""Calls of one `standpipe memory ingest` in flight: a server's cores are busy with far fewer."""
+
+ingest_call_ms: Final = 60_000
+"""One such call: documents_bytes of text take a busy server several seconds."""
+
+ingest_patience_s: Final = 300
+"""How long an ingestion goes on asking a server that had answered and does no more: a restart, or a node that is
+replaced. Then it ends, and can be run again."""
+
 # --- a session's view --------------------------------------------------------------------------------------
 view_bytes: Final = 256 << 10
 """What a view keeps of a session's end, in weighed bytes: 16,384 tokens at 16 bytes a token, so that the

@@ -1,4 +1,5 @@
-"""The names of Standpipe's own logs. They begin with a character that no id of a caller has (`validate.identifier`).
+"""The names of Standpipe's own logs and work. A log's begins with a character that no id of a caller has
+(`validate.identifier`).
 
 Long-term memory is made of events, as conversations are: so the same append makes it exactly once, the same chain shows
 what was changed, and the same rebuild makes what is derived.
@@ -13,6 +14,10 @@ OWN: Final = "~"
 
 EVERYONE: Final = "~"
 """The subject whose documents all subjects of a tenant recall."""
+
+
+EXTRACTS: Final = "extract:"
+"""What the name of an extractor's work orders begins with; those of other names are an embedding model's."""
 
 
 class Own(NamedTuple):

@@ -49,13 +49,15 @@ class Orders(ABC):
         lease_s: float = limits.work_lease_s,
     ) -> None:
         self._record = record
-        self._model_id = model_id
+        self.model_id = model_id
         self._telemetry = telemetry
         self._figures = figures
         self._claims_max = claims_max
         self._lease_s = lease_s
         self._name = secrets.token_hex(8)
         self._published_at = -math.inf
+        self.done = 0
+        """Items that this worker was through with."""
         self.wake = asyncio.Event()
 
     @abstractmethod
@@ -72,7 +74,7 @@ class Orders(ABC):
                 failures = 0
             except StandpipeError as error:
                 self._figures.failures.inc()
-                self._telemetry.log.warning("projection step failed", model=self._model_id, reason=error.reason)
+                self._telemetry.log.warning("projection step failed", model=self.model_id, reason=error.reason)
                 await asyncio.sleep(_pause_s(failures))
                 failures += 1
                 continue
@@ -140,7 +142,7 @@ class Orders(ABC):
 
     async def lag(self) -> Lag:
         """Return how far the work is behind, over all tenants, and publish it."""
-        (answer,) = await self._record.fetch([LagRead(model=self._model_id)])
+        (answer,) = await self._record.fetch([LagRead(model=self.model_id)])
         lag = cast(Lag, answer)
         self._figures.lag_items.set(lag.items)
         self._figures.lag_seconds.set(lag.age_s)
@@ -150,7 +152,7 @@ class Orders(ABC):
 
     async def _claim(self, count_max: int) -> Sequence[Claim]:
         return await self._record.claim(
-            model=self._model_id, worker=self._name, lease_s=self._lease_s, count_max=count_max
+            model=self.model_id, worker=self._name, lease_s=self._lease_s, count_max=count_max
         )
 
     async def _try(self, claim: Claim) -> Exception | None:

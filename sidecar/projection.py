@@ -46,9 +46,8 @@ class EmbeddingProjection(Orders):
     def __init__(
         self, record: Record, embedding: Embedding, *, telemetry: Telemetry, lease_s: float = limits.work_lease_s
     ) -> None:
-        super().__init__(
-            record, model_id=embedding.id, telemetry=telemetry, figures=telemetry.projection, lease_s=lease_s
-        )
+        figures = telemetry.projection(embedding.id)
+        super().__init__(record, model_id=embedding.id, telemetry=telemetry, figures=figures, lease_s=lease_s)
         self._embedding = embedding
         self._batch = _BATCH
 
@@ -73,7 +72,8 @@ class EmbeddingProjection(Orders):
             await asyncio.gather(*pages, return_exceptions=True)
         if vectors:
             self._tune(len(vectors), batch, time.monotonic() - started)
-            if await self._record.put_vectors(scope, model=self._model_id, vectors=vectors):
+            if await self._record.put_vectors(scope, model=self.model_id, vectors=vectors):
+                self.done += len(vectors)
                 self._telemetry.projected_items.inc(len(vectors))
                 return
         await self._record.release(claim)  # our lease had passed, and another worker was quicker
@@ -83,7 +83,7 @@ class EmbeddingProjection(Orders):
         read = ScopeRead(
             tenant=scope.tenant,
             subject=scope.subject,
-            model=self._model_id,
+            model=self.model_id,
             after_position=position,
             after_vector_position=position,
             count_max=count_max,

@@ -300,11 +300,15 @@ class Query:
     terms: Terms
     vector: np.ndarray | None = None
     scale: float = 0.0
+    model: str = ""
+    """Whose vector it is: `sidecar.scope` compares it with vectors of the same model alone."""
 
     @classmethod
-    def of(cls, text: str, vector: np.ndarray | None = None) -> Query:
+    def of(cls, text: str, vector: np.ndarray | None = None, *, model: str = "") -> Query:
         """Analyse `text`; `vector` is its unit vector float[d], None to rank by terms alone."""
-        return cls(text, terms(text), *(quantise(vector) if vector is not None else ()))
+        if vector is None:
+            return cls(text, terms(text))
+        return cls(text, terms(text), *quantise(vector), model)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -74,6 +75,12 @@ _OPTIONS: Final = tuple(
 
 _SERVICE: Final = "/standpipe.v1.EmbeddingService"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_PROVIDER_CHARS_MAX: Final = 64
+"""What ONNX Runtime calls a provider: it becomes a label."""
+
+_WARN_S: Final = 10.0
+"""Between two lines in the log that say the same of one address."""
 
 _DURATIONS: Final = 128
 """Answers whose times say how long one usually takes; it is worked out anew each `_DURATIONS_EACH`."""
@@ -367,7 +374,9 @@ class _Replica:
         self._lost = asyncio.Event()
         self._silent_s = 0.0
         self._silent_from = 0.0
+        self._warned_at: dict[str, float] = {}
         self._open = telemetry.embedder_breaker_open.labels(address)
+        self._ended = cache(lambda outcome: telemetry.embedder_calls.labels(address, outcome))  # looking it up costs
 
     @property
     def usable(self) -> bool:
@@ -400,7 +409,12 @@ class _Replica:
                 await asyncio.sleep(pause_s)
                 continue
             self._lost.clear()
-            if await self._look():
+            well = False
+            try:
+                well = await self._look()
+            except Exception as error:  # a defect, but whoever watches must go on watching
+                self._telemetry.log.error("defect", watched=self._address, type=type(error).__name__)  # noqa: TRY400
+            if well:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(limits.embedder_list_s):
                         await self._lost.wait()
@@ -452,6 +466,9 @@ class _Replica:
             return False
         if models.keys() != (self.models or {}).keys():
             self._telemetry.log.info("a shared embedder serves", address=self._address, models=list(models))
+        for provider in {one.provider for one in (*models.values(), *(self.models or {}).values())}:
+            count = sum(one.provider == provider for one in models.values())
+            self._telemetry.embedder_models.labels(self._address, provider).set(count)
         self.models = models
         self._listed()
         return True
@@ -485,13 +502,15 @@ class _Replica:
                 asked = getattr(request, "model_id", "")
                 self.models = {name: info for name, info in (self.models or {}).items() if name != asked}
                 self._lost.set()
-            else:
+            elif method is self._embed:
                 self._answered()
+            else:
+                self._failed()
             raise refusal from None
         except (DecodeError, _WrongAnswer) as error:
             outcome = "wrong"
             what = str(error) if isinstance(error, _WrongAnswer) else "bytes that are no message"
-            self._telemetry.log.warning("a shared embedder answered wrongly", address=self._address, answer=what)
+            self._warn("a shared embedder answered wrongly", answer=what)
             self._failed()
             raise EmbedderUnavailable("the shared embedder answered wrongly") from None
         except asyncio.CancelledError:
@@ -502,13 +521,12 @@ class _Replica:
             self.in_flight -= 1
             running.discard(call)
             if method is self._embed:
-                self._telemetry.embedder_calls.labels(self._address, outcome).inc()
+                self._ended(outcome).inc()
 
     def _answered(self) -> None:
         self._silent_s, self._silent_from = 0.0, time.monotonic()
         if not self.usable:
             self._open.set(0)
-            self._telemetry.log.info("a shared embedder is used again", address=self._address)
         self._breaker.success()
 
     def _unanswered(self, began: float) -> None:
@@ -528,7 +546,14 @@ class _Replica:
         self._breaker.failure()
         if usable and not self.usable:
             self._open.set(1)
-            self._telemetry.log.warning("a shared embedder is left alone", address=self._address)
+            self._warn("a shared embedder is left alone")
+
+    def _warn(self, event: str, **fields: Any) -> None:
+        """Log it, unless it was logged a moment ago: an embedder that is just too slow comes and goes."""
+        now = time.monotonic()
+        if now - self._warned_at.get(event, -math.inf) >= _WARN_S:
+            self._warned_at[event] = now
+            self._telemetry.log.warning(event, address=self._address, **fields)
 
 
 class _Hedging:
@@ -580,6 +605,8 @@ def _read_models(data: bytes) -> Mapping[str, context_pb2.EmbeddingInfo]:
         raise _WrongAnswer("no list of models, or too long a one")
     if not all(1 <= len(one.model_id) <= limits.embed_model_chars_max and one.dimensions > 0 for one in models):
         raise _WrongAnswer("a model without an id or dimensions")
+    if not all(len(one.provider) <= _PROVIDER_CHARS_MAX for one in models):
+        raise _WrongAnswer("a model of a provider that is none")
     return {one.model_id: one for one in models}
 
 

@@ -5,6 +5,9 @@ appended since. Items never change and positions have no gaps (R6), so a block t
 the memory as it was at any position up to p. Unless items have gone with their session's log: that begins an epoch of
 the scope (R24), and a block belongs to one. What is gone is not in a block: it is not ranked, counted or listed.
 
+A block has the vectors of one model, and a query meets them with a vector of that model or by words alone: cosines
+between models say nothing. When another model begins to serve (R33), the scope is read anew.
+
 A scope of more than `limits.scope_items_max` items is ranked over its newest: from a base that moves in steps
 and depends on the position alone, so that every pod ranks the same items.
 
@@ -30,6 +33,8 @@ import numpy as np
 
 from sidecar import limits, normal, pii, recall, segment
 from sidecar.beliefs import Lifetime, Ref, Standing
+from sidecar.embedders import Embedders
+from sidecar.embedding import Embedding
 from sidecar.log.v1 import log_pb2
 from sidecar.segment import Count
 from sidecar.stores.record import ItemKind, Record, ScopeRead, ScopeState, StoredItem
@@ -386,6 +391,7 @@ class ScopeMemory:
         self.tenant = tenant
         self.subject = subject
         self.model = model
+        self.dimensions = dimensions
         self.base = base
         self.epoch = epoch
         """The one whose items it holds."""
@@ -441,6 +447,10 @@ class ScopeMemory:
                 self.vector_position = position
         return self.position >= state.position and self.vector_position >= min(state.vector_position, self.position)
 
+    def vectors_for(self, query: recall.Query, vector_position: int) -> int:
+        """Return up to where vectors may be compared with a query's: nowhere, if that is another model's."""
+        return vector_position if query.model == self.model else 0
+
     def rank(
         self,
         query: recall.Query,
@@ -457,6 +467,7 @@ class ScopeMemory:
 
         `fold`: what says the same as something better is shown with it.
         """
+        vector_position = self.vectors_for(query, vector_position)
         ranked = self.turns.rank(query, position=position, vector_position=vector_position, floor=floor)
         found = Candidates([ranked], tokenizer=tokenizer, count=count, session=session)
         if fold:
@@ -478,6 +489,7 @@ class ScopeMemory:
     ) -> Facts:
         """Rank the claims that are held true; a claim's score halves with each half-life of its kind."""
         held = self.facts.held(standing, self.facts.end(position))
+        vector_position = self.vectors_for(query, vector_position)
         ranked = self.facts.rank(query, position=position, vector_position=vector_position, floor=floor, among=held)
         return Facts(ranked, standing, lifetimes, tokenizer=tokenizer, count=count, now_us=now_us)
 
@@ -505,8 +517,9 @@ def rank_documents(
     ranked = []
     for memory, position, vector_position in libraries:
         latest = memory.documents.latest(memory.documents.end(position))
+        vectors = memory.vectors_for(query, vector_position)
         ranked.append(
-            memory.documents.rank(query, position=position, vector_position=vector_position, floor=floor, among=latest)
+            memory.documents.rank(query, position=position, vector_position=vectors, floor=floor, among=latest)
         )
     return Candidates(ranked, tokenizer=tokenizer, count=count, session="")
 
@@ -661,12 +674,9 @@ def _detail(item: StoredItem) -> log_pb2.ItemDetail:
 class Scopes:
     """The cache of blocks: least recently used out first, each loaded by one task however many wait for it."""
 
-    def __init__(
-        self, record: Record, *, model: str, dimensions: int, bytes_max: int = limits.block_cache_bytes
-    ) -> None:
+    def __init__(self, record: Record, embedders: Embedders, *, bytes_max: int = limits.block_cache_bytes) -> None:
         self._record = record
-        self._model = model
-        self._dimensions = dimensions
+        self._embedders = embedders
         self._bytes_max = bytes_max
         self._blocks: OrderedDict[tuple[str, str], ScopeMemory] = OrderedDict()
         self._loads: dict[tuple[str, str], asyncio.Task[ScopeMemory]] = {}
@@ -680,9 +690,7 @@ class Scopes:
 
     def fresh(self, tenant: str, subject: str) -> ScopeMemory:
         """Return a block that is in the cache, or an empty one to be settled: for one more read in a batch."""
-        return self.held(tenant, subject) or ScopeMemory(
-            tenant=tenant, subject=subject, model=self._model, dimensions=self._dimensions
-        )
+        return self.held(tenant, subject) or _empty(tenant, subject, self._embedders.ranking)
 
     async def load(self, tenant: str, subject: str) -> ScopeMemory:
         """Read a whole scope. Callers share one load and may give up waiting; the load goes on."""
@@ -698,22 +706,35 @@ class Scopes:
         if not done.cancelled():
             done.exception()  # seen, also when all callers gave up
 
-    async def at(self, tenant: str, subject: str, *, position: int, model: str) -> ScopeMemory:
-        """Return a block that shows the memory at a past position: the cached one, or one read for it."""
-        if model == self._model:
-            memory = self.held(tenant, subject)
+    async def at(self, tenant: str, subject: str, *, position: int, model: str, dimensions: int = 1) -> ScopeMemory:
+        """Return a block that shows the memory at a past position: the cached one, or one read for it.
+
+        It has the vectors of the model, whether that is at hand or not; with an empty one, of any or none.
+        """
+        memory = self.held(tenant, subject)
+        if model in ("", memory.model if memory else self._embedders.ranking_id):
             if memory is None or memory.position < position:
                 memory = await self.load(tenant, subject)
             else:
                 read = memory.read()
                 (state,) = await self._record.fetch([read])
                 memory = await self.settle(memory, read, cast(ScopeState, state))
-            if memory.base == base_of(position):
+            if memory.base == base_of(position) and model in ("", memory.model):
                 return memory
-        return await self._read(tenant, subject, model, base=base_of(position), until=position)
+        return await self._read(tenant, subject, (model, dimensions), base=base_of(position), until=position)
+
+    async def ranked(self, memory: ScopeMemory) -> ScopeMemory:
+        """Return a block with the vectors of the model that ranks now: this one, or one that takes its place."""
+        while memory.model != self._embedders.ranking_id:
+            memory = await self.load(memory.tenant, memory.subject)
+        return memory
 
     async def settle(self, memory: ScopeMemory, read: ScopeRead, state: ScopeState) -> ScopeMemory:
-        """Bring a block up to an answer of the store, reading on if the answer was only a page of it."""
+        """Bring a block up to an answer of the store, reading on if the answer was only a page of it.
+
+        It keeps its model, also when another has begun to serve: `ranked` has that one's.
+        """
+        self._embedders.saw(state.serving)
         if (base_of(state.position), state.epoch) != (memory.base, memory.epoch):
             found = await self.load(memory.tenant, memory.subject)
             if found.epoch < state.epoch or found.position < state.position:  # that load began before the read
@@ -742,22 +763,33 @@ class Scopes:
         return sum(memory.nbytes for memory in self._blocks.values())
 
     async def _load(self, tenant: str, subject: str) -> ScopeMemory:
-        memory = await self._read(tenant, subject, self._model)
+        memory = await self._read(tenant, subject)
         self._keep(memory)
         return memory
 
     async def _read(
-        self, tenant: str, subject: str, model: str, *, base: int | None = None, until: int | None = None
+        self,
+        tenant: str,
+        subject: str,
+        model: tuple[str, int] | None = None,
+        *,
+        base: int | None = None,
+        until: int | None = None,
     ) -> ScopeMemory:
-        """Read a block of one epoch, from the start again if another begins meanwhile."""
+        """Read a block of one epoch, from the start again if another begins meanwhile.
+
+        `model`: id and dimensions; None for the one that ranks.
+        """
         while True:
             probe = ScopeRead(tenant=tenant, subject=subject, model="", count_max=0)
             state = cast(ScopeState, (await self._record.fetch([probe]))[0])
+            ranking = self._embedders.saw(state.serving)
+            model_id, dimensions = model or ((ranking.id, ranking.dimensions) if ranking else ("", 1))
             memory = ScopeMemory(
                 tenant=tenant,
                 subject=subject,
-                model=model,
-                dimensions=self._dimensions,
+                model=model_id,
+                dimensions=dimensions,
                 base=base_of(state.position) if base is None else base,
                 epoch=state.epoch,
             )
@@ -782,3 +814,9 @@ class Scopes:
         self._blocks.move_to_end(key)
         while len(self._blocks) > 1 and self.nbytes > self._bytes_max:
             self._blocks.popitem(last=False)
+
+
+def _empty(tenant: str, subject: str, model: Embedding | None) -> ScopeMemory:
+    if model is None:
+        return ScopeMemory(tenant=tenant, subject=subject, model="", dimensions=1)
+    return ScopeMemory(tenant=tenant, subject=subject, model=model.id, dimensions=model.dimensions)

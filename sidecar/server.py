@@ -10,20 +10,18 @@ import asyncio
 from pathlib import Path
 
 from sidecar import limits
-from sidecar.batching import EmbedQueue
 from sidecar.beliefs import BeliefStore
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder
+from sidecar.embedders import embedders_of
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
 from sidecar.export import Exporter
 from sidecar.gateway import Gateway
 from sidecar.hydrate import Hydrator
 from sidecar.lease import Leases
-from sidecar.model import Model
 from sidecar.policies import Policies
-from sidecar.projection import EmbeddingProjection
 from sidecar.receipt import Signer
 from sidecar.retention import Retention
 from sidecar.scope import Scopes
@@ -36,6 +34,7 @@ from sidecar.sessions import Sessions
 from sidecar.sockets import Serving, Sockets, cancelled, version
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
+from sidecar.switch import Switch
 from sidecar.tokens import Tokenizers
 from sidecar.view import View
 from standpipe.v1 import (
@@ -68,11 +67,8 @@ class Server(Serving):
     @property
     def provider(self) -> str:
         """What computes embeddings."""
-        return self._embedder.provider if self._embedder else "none"
-
-    async def lag(self) -> int:
-        """Return how many items wait for their vector."""
-        return (await self._projection.lag()).items if self._projection else 0
+        ranking = self.embedders.ranking
+        return ranking.provider if ranking else "none"
 
     async def _start(self) -> None:
         config, telemetry, stack = self.config, self.telemetry, self._stack
@@ -83,12 +79,9 @@ class Server(Serving):
         counters = {}
         for name in config.tokenizers:
             counters[name] = (await asyncio.to_thread(tokenizers.get, name)).count
-        self._embedder = self._given_embedder
-        if self._embedder is None and config.embedder != "none":
-            self._embedder = await asyncio.to_thread(self._load_embedder, models / config.embedder)
-        queue = EmbedQueue(self._embedder) if self._embedder else None
-        model_id = self._embedder.id if self._embedder else ""
-        dimensions = self._embedder.dimensions if self._embedder else 1
+        given = [self._given_embedder] if self._given_embedder else []
+        self.embedders = embedders = await stack.enter_async_context(embedders_of(config, telemetry, given=given))
+        self.health.sound = lambda: not any(one.broken for one in embedders.all)
 
         signing_key = await self.record.signing_key()
         signer = Signer(signing_key)
@@ -99,18 +92,14 @@ class Server(Serving):
         stack.push_async_callback(leases.close)
         stack.push_async_callback(cancelled, asyncio.create_task(leases.run()))
         self.sessions = sessions = Sessions(self.record, hot, leases, tokenizers, telemetry)
-        self.scopes = scopes = Scopes(
-            self.record, model=model_id, dimensions=dimensions, bytes_max=config.block_cache_bytes
-        )
+        self.scopes = scopes = Scopes(self.record, self.embedders, bytes_max=config.block_cache_bytes)
         beliefs = BeliefStore(self.record, key=signing_key)
         self.eraser = Eraser(record=self.record, hot=hot, telemetry=telemetry, signer=signer, caches=(scopes, beliefs))
         stack.push_async_callback(self.eraser.drain)
-        self._projection = None
-        if queue is not None:
-            stack.push_async_callback(queue.close)
-            self._projection = EmbeddingProjection(self.record, queue, telemetry=telemetry)
-            work = self._projection.run() if config.project else self._projection.watch()
-            stack.push_async_callback(cancelled, asyncio.create_task(work))
+        self.switch = Switch(self.record, self.embedders, telemetry=telemetry, project=config.project)
+        if self.embedders.configured:
+            await self.switch.look()
+            stack.push_async_callback(cancelled, asyncio.create_task(self.switch.run()))
         if config.project:
             retention = Retention(self.record, hot, telemetry, self.eraser)
             stack.push_async_callback(cancelled, asyncio.create_task(retention.run()))
@@ -121,7 +110,7 @@ class Server(Serving):
             counters=counters,
             signer=signer,
             telemetry=telemetry,
-            wake_projection=self._projection.wake if self._projection else asyncio.Event(),
+            wake_projection=self.switch.wake,
         )
         stack.push_async_callback(committer.drain)
         hydrator = Hydrator(
@@ -131,8 +120,7 @@ class Server(Serving):
             beliefs=beliefs,
             leases=leases,
             tokenizers=tokenizers,
-            embedder=queue,
-            model_id=model_id,
+            embedders=self.embedders,
             signer=signer,
             telemetry=telemetry,
         )
@@ -165,28 +153,33 @@ class Server(Serving):
         )
         await self._open(sockets, SERVICES)
 
-    def _load_embedder(self, directory: Path) -> Embedder:
-        return Embedder(Model.open(directory), precision=self.config.embed_precision, threads=self.config.embed_threads)
-
     async def _info(self) -> context_pb2.GetServerInfoResponse:
-        embedding = context_pb2.EmbeddingInfo(provider="none")
-        if self._embedder:
-            embedding = context_pb2.EmbeddingInfo(
-                model_id=self._embedder.id,
-                dimensions=self._embedder.dimensions,
-                provider=self._embedder.provider,
-                precision=self._embedder.precision,
+        lags, ranking = await self.switch.lags(), self.embedders.ranking
+        embeddings = [
+            context_pb2.EmbeddingInfo(
+                model_id=one.id,
+                dimensions=one.dimensions,
+                provider=one.provider,
+                precision=one.precision,
+                tokens_max=one.tokens_max,
+                remote=one.remote,
+                ranks=one is ranking,
+                lag_items=lags[one.id].items if one.id in lags else 0,
             )
+            for one in self.embedders.all
+        ]
+        embedding = next((one for one in embeddings if one.ranks), context_pb2.EmbeddingInfo(provider="none"))
         return context_pb2.GetServerInfoResponse(
             version=version(),
             record_engine=self.record.engine,
             hot_engine=self.config.hot.partition("://")[0],  # what stands behind it may hold a password
             tokenizers=self.config.tokenizers,
             embedding=embedding,
+            embeddings=embeddings,
             limits=[
                 context_pb2.Limit(name=name, value=value)
                 for name, value in sorted(vars(limits).items())
                 if isinstance(value, int)
             ],
-            projection_lag_items=await self.lag(),
+            projection_lag_items=embedding.lag_items,
         )

@@ -98,12 +98,14 @@ class Telemetry:
         self.hot_adoptions = counter("hot_adoptions_total", "Hot servers that this process saw trusted anew.")
         self.hot_revocations = counter("hot_revocations_total", "Hot servers that lost their trust to a commit here.")
         self.commit_lease_waits = counter("commit_lease_waits_total", "Commits that waited for leases to end.")
-        self.projection = OrderFigures(
-            gauge("projection_lag_items", "Items that wait for their vector."),
-            gauge("projection_lag_seconds", "Age of the oldest item without its vector."),
-            gauge("projection_parked", "Work orders that were parked after too many failures."),
-            counter("projection_failures_total", "Projection steps and work orders that failed."),
+        self.projections = OrderFigures(
+            gauge("projection_lag_items", "Items that wait for their vector.", "model"),
+            gauge("projection_lag_seconds", "Age of the oldest item without its vector.", "model"),
+            gauge("projection_parked", "Work orders that were parked after too many failures.", "model"),
+            counter("projection_failures_total", "Projection steps and work orders that failed.", "model"),
         )
+        self.embedding_ranks = gauge("embedding_ranks", "1 for the model that recall ranks by, else 0.", "model")
+        self.model_switches = counter("model_switches_total", "Moves of recall to another model that were made here.")
         kind = ("model", "kind")
         self.embed_waiting_texts = gauge("embed_waiting_texts", "Texts that wait for the embedder.", *kind)
         self.embed_waiting_tokens = gauge("embed_waiting_tokens", "Their tokens.", *kind)
@@ -143,6 +145,9 @@ class Telemetry:
         self.embedder_calls = counter(
             "embedder_calls_total", "Calls of a shared embedder that ended.", "address", "outcome"
         )
+        self.embedder_models = gauge(
+            "embedder_models", "Models that a shared embedder lists, by what computes them.", "address", "provider"
+        )
         self.embedder_breaker_open = gauge(
             "embedder_breaker_open", "1 while a shared embedder is left alone, since it failed.", "address"
         )
@@ -152,3 +157,13 @@ class Telemetry:
         self.block_cache_bytes = gauge("block_cache_bytes", "Memory of cached recall blocks.")
         self.heartbeat_seconds = gauge("event_loop_lag_seconds", "How late the event loop's last heartbeat was.")
         self.info = gauge("build_info", "Constant 1; what runs, in labels.", "version", "record", "hot", "provider")
+
+    def projection(self, model: str) -> OrderFigures:
+        """Return what is told of the projection of one embedding model."""
+        every = self.projections
+        return OrderFigures(
+            every.lag_items.labels(model),
+            every.lag_seconds.labels(model),
+            every.parked.labels(model),
+            every.failures.labels(model),
+        )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 from rich.text import Text
 
-from sidecar.cli import memory_import, show
+from sidecar.cli import memory_import, memory_ingest, show
 from sidecar.cli.target import calling, json_flag
-from standpipe import document, fact, sync
+from standpipe import fact, sync
 from standpipe.v1.fact_pb2 import FactOutcome, FactResult, HoldReason, Trust
 from standpipe.v1.memory_pb2 import Belief, BeliefStatus, ListBeliefsResponse, ListQuarantineResponse
 from standpipe.v1.turn_pb2 import EventRef
@@ -198,24 +197,6 @@ def profile(client: sync.Client, /, *, subject: str, attributes: tuple[str, ...]
 
 
 @memory.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--subject", default="", help="Whose documents; left out, all subjects recall them.")
-@click.option("--title", default="", help="Shown above what is quoted; left out, the file's name.")
-@calling
-def ingest(client: sync.Client, /, *, files: tuple[Path, ...], subject: str, title: str) -> None:
-    """Ingest text FILES as documents, by their names; the same content again does nothing."""
-    console = show.stdout()
-    for path in files:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise click.UsageError(f"{path} is not UTF-8") from None
-        (done,) = client.memory(subject).ingest(document(path.name, text, title=title or path.stem))
-        what = "" if done.created else ", as it was"
-        console.print(f"{done.document_id}: version {done.version}, {done.chunks} chunks{what}", highlight=False)
-
-
-@memory.command()
 @_SUBJECT
 @click.argument("query")
 @click.option("--route", default="", help='The route; left out, it is "default".')
@@ -306,6 +287,7 @@ def review(
     show.stdout().print("accepted" if accept else "rejected")
 
 
+memory.add_command(memory_ingest.ingest)
 memory.add_command(memory_import.import_)
 
 

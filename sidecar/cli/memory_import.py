@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from sidecar.cli import show
+from sidecar.cli import progress, show
 from sidecar.cli.target import calling
 from standpipe import errors, sync
 
@@ -55,7 +55,7 @@ def import_(
     imported = there = 0
     refused: Counter[str] = Counter()
     console = show.stdout()
-    for turn in found.turns if not dry_run else ():
+    for turn in progress.each("importing", found.turns, "messages") if not dry_run else ():
         try:
             done = client.session(turn.session, subject=subject).commit(
                 turn.entries, mode="append", request_id=turn.request_id

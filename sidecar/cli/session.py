@@ -17,7 +17,7 @@ from sidecar.cli import show
 from sidecar.cli.target import calling, json_flag
 from standpipe import Bundle, Consistency, assistant, sync, user
 from standpipe.client import SourceName
-from standpipe.v1.context_pb2 import HydrateContextResponse, ReplayContextResponse
+from standpipe.v1.context_pb2 import EmbeddingInfo, HydrateContextResponse, ReplayContextResponse
 from standpipe.v1.turn_pb2 import Event, Turn, TurnEntry
 
 SOURCES = ("policy", "profile", "summary", "history", "recall", "facts", "documents")
@@ -261,10 +261,9 @@ def info(client: sync.Client, /, *, as_json: bool) -> None:
         click.echo(show.message(found))
         return
     console = show.stdout()
-    model = found.embedding
-    embedding = "none: recall goes by words alone"
-    if model.model_id:
-        embedding = f"{model.model_id}, {model.dimensions} dimensions, {model.precision}, {model.provider}"
+    embeddings = [("embedding", "none: recall goes by words alone")]
+    if found.embeddings or found.embedding.model_id:  # a server of before knows of one alone
+        embeddings = [("embedding", _model(one)) for one in found.embeddings or [found.embedding]]
     show.facts(
         console,
         [
@@ -272,7 +271,7 @@ def info(client: sync.Client, /, *, as_json: bool) -> None:
             ("record store", found.record_engine),
             ("hot store", found.hot_engine),
             ("tokenizers", ", ".join(found.tokenizers)),
-            ("embedding", embedding),
+            *embeddings,
             ("lag", f"{found.projection_lag_items:,} items wait for their vector"),
         ],
     )
@@ -281,6 +280,15 @@ def info(client: sync.Client, /, *, as_json: bool) -> None:
     for limit in found.limits:
         limits.add_row(limit.name, Text(f"{limit.value:,}", justify="right"))
     console.print(limits)
+
+
+def _model(one: EmbeddingInfo) -> str:
+    parts = [one.model_id, f"{one.dimensions} dimensions", one.precision, one.provider]
+    if one.remote:
+        parts.append("shared")
+    if one.lag_items and not one.ranks:
+        parts.append(f"{one.lag_items:,} items behind")
+    return ", ".join(parts) + (": ranks" if one.ranks else "")
 
 
 def _answer(bundle: Bundle) -> HydrateContextResponse:

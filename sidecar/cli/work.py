@@ -8,16 +8,20 @@ import datetime
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.text import Text
 
-from sidecar import config
+from sidecar import config, names
 from sidecar.cli import show
+from sidecar.cli.progress import Progress
 from sidecar.cli.serve import record_flags, record_settings, setting_flags, stopping
 from sidecar.cli.target import json_flag
 from sidecar.stores.record import ParkedOrder, ParkedRead, Record
+
+if TYPE_CHECKING:
+    from sidecar.worker import Stage
 
 
 @setting_flags
@@ -30,7 +34,8 @@ def work(ctx: click.Context, /, *, path: str | None, once: bool, extract: bool, 
     """Embed what sidecars commit and remove expired logs, without serving, until SIGTERM or SIGINT.
 
     It takes the settings of `serve`, and any number of processes may work on one record store. Logs go to stderr, one
-    JSON object a line. With --once the exit code is 1 if orders are parked.
+    JSON object a line. Whatever ends it, what is done is done, and the next run goes on from there. With --once it says
+    how far it is, and the exit code is 1 if orders are parked or it was told to end before the end.
     """
     settings = config.load(path=path, environment=os.environ, flags=given)
     ctx.exit(asyncio.run(_work(settings, once=once, extract=extract)))
@@ -41,9 +46,17 @@ async def _work(settings: config.Config, *, once: bool, extract: bool) -> int:
 
     stop = stopping(settings)
     async with Worker(settings, extract=extract) as worker:
-        parked = await worker.work(stop, once=once)
-    worker.telemetry.log.info("stopped", parked=parked)
-    return 1 if parked else 0
+        log = worker.telemetry.log
+        with Progress("items", log=log) as progress:
+
+            def report(stage: Stage) -> None:
+                name = "extracting" if stage.model_id.startswith(names.EXTRACTS) else "embedding"
+                rates, counts = {"tokens": stage.tokens}, {"parked": stage.parked}
+                progress.show(f"{name} {stage.model_id}", stage.done, stage.waiting, rates=rates, counts=counts)
+
+            parked = await worker.work(stop, once=once, report=report)
+    log.info("stopped", items=worker.done, parked=parked)
+    return 1 if parked or (once and parked is None) else 0
 
 
 @record_flags

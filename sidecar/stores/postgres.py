@@ -1023,9 +1023,9 @@ class PostgresRecord(Record):
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return bool(await self._write("unpark", tenant, subject, model, sight=_Sight(tenant)))
 
-    async def serve(self, model: str, *, instead_of: str) -> str:
-        ((serving,),) = await self._write("serve", named(model), instead_of, sight=_WORKER, deadline=math.inf)
-        return str(serving)
+    async def serve(self, model: str, *, instead_of: str) -> bool:
+        ((done,),) = await self._write("serve", named(model), instead_of, sight=_WORKER, deadline=math.inf)
+        return bool(done)
 
     async def drop_model(self, model: str) -> None:
         await self._write("drop_vectors", model, model, sight=_WORKER, deadline=math.inf)

@@ -96,7 +96,7 @@ R32 `scrub` leaves nothing of what was removed before in the store's files, as f
     stands: free pages, write-ahead logs, dead rows. It raises StoreUnavailable when others hold them up, and may be
     called again.
 R33 `serve` names the one model of the store whose vectors rank, if the one named so far is `instead_of` (empty: none
-    yet), and returns the one that is named then; of concurrent calls one wins. A model so named is in use (R14).
+    yet), and returns whether it did; of concurrent calls one does. A model so named is in use (R14).
     `ScopeState.serving` is the name in the read's snapshot. `drop_derived` leaves it.
 R34 `drop_model` removes a model's vectors, work orders and name; InvalidField for the one that serves. No snapshot
     holds a part of a subject's vectors. It may be called again, and goes on where it was broken off. A process that
@@ -543,7 +543,7 @@ class Models:
     serving: str
     """Whose vectors rank; empty: none is named yet (R33)."""
     known: Sequence[str]
-    """Those in use (R14), by name; what is extracted is an order of its own, under its extractor's name."""
+    """Those in use (R14), by name; extractors are among them (`sidecar.names.EXTRACTS`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -720,8 +720,8 @@ class Record(ABC):
         """Make a parked order due at once, as if it had never failed; False if there is none (R21)."""
 
     @abstractmethod
-    async def serve(self, model: str, *, instead_of: str) -> str:
-        """Name the model whose vectors rank in place of another; return the one that is named then (R33)."""
+    async def serve(self, model: str, *, instead_of: str) -> bool:
+        """Name the model whose vectors rank in place of another; False if another is named than that (R33)."""
 
     @abstractmethod
     async def drop_model(self, model: str) -> None:

@@ -643,7 +643,7 @@ class SealedRecord(Record):
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return await self.inner.unpark(tenant, subject=subject, model=model)
 
-    async def serve(self, model: str, *, instead_of: str) -> str:
+    async def serve(self, model: str, *, instead_of: str) -> bool:
         return await self.inner.serve(model, instead_of=instead_of)
 
     async def drop_model(self, model: str) -> None:

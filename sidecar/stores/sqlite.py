@@ -695,10 +695,11 @@ def _unpark(db: sqlite3.Connection, tenant: str, subject: str, model: str) -> bo
     return bool(db.execute(SQL["unpark"], (tenant, subject, model)).rowcount)
 
 
-def _serve(db: sqlite3.Connection, model: str, instead_of: str) -> str:
-    if db.execute(SQL["serve"], (model, instead_of)).rowcount:
-        _know_model(db, model)
-    return str(_one(db, "serving")[0])
+def _serve(db: sqlite3.Connection, model: str, instead_of: str) -> bool:
+    if not db.execute(SQL["serve"], (model, instead_of)).rowcount:
+        return False
+    _know_model(db, model)
+    return True
 
 
 def _drop_vectors(db: sqlite3.Connection, model: str, after: tuple[str, str]) -> tuple[str, str] | None:
@@ -1230,7 +1231,7 @@ class SqliteRecord(Record):
     async def unpark(self, tenant: str, *, subject: str, model: str) -> bool:
         return await self._write(partial(_unpark, tenant=tenant, subject=subject, model=model))
 
-    async def serve(self, model: str, *, instead_of: str) -> str:
+    async def serve(self, model: str, *, instead_of: str) -> bool:
         return await self._write(partial(_serve, model=named(model), instead_of=instead_of))
 
     async def drop_model(self, model: str) -> None:

@@ -136,14 +136,14 @@ class EmbedderProcess(Server):
 
 
 class Gated(Embedder):
-    """The real model behind a gate: a run waits while the gate is closed, and fails while it is told to."""
+    """The real model behind a gate: a run waits while the gate is closed, and fails with what it is told to."""
 
     def __init__(self, real: Embedder, *, opened: bool = False) -> None:
         self.__dict__.update(real.__dict__)
         self.open = threading.Event()
         if opened:
             self.open.set()
-        self.failing = False
+        self.failing: Exception | None = None
         self.begun: list[int] = []
         """How many texts each run was of."""
 
@@ -152,7 +152,7 @@ class Gated(Embedder):
         self.begun.append(len(texts))
         assert self.open.wait(60)
         if self.failing:
-            raise RuntimeError("broken on purpose")
+            raise self.failing
         return super().run(texts, shape)
 
 

@@ -416,19 +416,15 @@ class Fleet:
         """Start another process."""
         number = len(self.processes)
         config = self.directory / f"server-{number}.json"
-        chosen = settings(self.record, **changes)
-        if root != ROOT:  # the release before knows nothing of it
-            for name in ("encryption_keys_file", "plaintext"):
-                chosen.pop(name, None)
-        config.write_text(json.dumps(chosen))
+        config.write_text(json.dumps(settings(self.record, **changes)))
         process = Process(config, self.directory / f"server-{number}.log", root)
         self.processes.append(process)
         await process.start()
         return process
 
-    def pod(self, process: Process) -> Pod:
+    def pod(self, process: Process, *, target: str = "") -> Pod:
         """Return a client that is closed when the test ends."""
-        pod = process.client()
+        pod = Pod(target) if target else process.client()
         self.pods.append(pod)
         return pod
 

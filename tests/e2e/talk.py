@@ -39,11 +39,10 @@ def a_sentence(dice: random.Random) -> str:
     )
 
 
-def a_turn(dice: random.Random, name: str, *, apart: bool = False) -> list[turn_pb2.TurnEntry]:
-    """Return a turn of any shape that a caller may send; `apart`: nothing in it is said in another turn, too."""
+def a_turn(dice: random.Random, name: str) -> list[turn_pb2.TurnEntry]:
+    """Return a turn of any shape that a caller may send."""
     long = 60 if dice.random() < 0.05 else dice.randrange(1, 6)
-    mark = f" That is {name}." if apart else ""
-    text = " ".join(a_sentence(dice) for _ in range(long)) + mark
+    text = " ".join(a_sentence(dice) for _ in range(long))
     spoken = timestamp_pb2.Timestamp(seconds=dice.randrange(1_500_000_000, 1_800_000_000))
     entries = [said(text, speaker=dice.choice(("", "", "Anna", "/root")), spoken_at=spoken if long % 2 else None)]
     if dice.random() < 0.2:
@@ -53,18 +52,18 @@ def a_turn(dice: random.Random, name: str, *, apart: bool = False) -> list[turn_
     if dice.random() < 0.3:
         entries += [
             call(name, "search", f'{{"q": "{dice.choice(TOPICS)}"}}'),
-            result(name, a_sentence(dice) * 3 + mark),
+            result(name, a_sentence(dice) * 3),
         ]
     elif dice.random() < 0.1:
         entries.append(call(f"{name}-open", "wait"))
-    return [*entries, answered(a_sentence(dice) + mark)]
+    return [*entries, answered(a_sentence(dice))]
 
 
-async def converse(pod: Pod, dice: random.Random, *, turns: int, prefix: str = "t", apart: bool = False) -> None:
-    """Write turns of three sessions of one subject; `apart`: see `a_turn`."""
+async def converse(pod: Pod, dice: random.Random, *, turns: int, prefix: str = "t") -> None:
+    """Write turns of three sessions of one subject."""
     for number in range(turns):
         session = f"s{dice.randrange(3)}"
-        await pod.append(session, f"{prefix}{number}", *a_turn(dice, f"{prefix}{number}", apart=apart))
+        await pod.append(session, f"{prefix}{number}", *a_turn(dice, f"{prefix}{number}"))
 
 
 def a_wish(dice: random.Random) -> dict[str, Any]:

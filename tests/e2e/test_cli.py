@@ -481,7 +481,7 @@ def test_work_ends_at_a_signal(tmp_path: Path) -> None:
     """A worker is ready and counts on its HTTP port, and a signal ends it with exit code 0."""
     flags = ("--record", f"sqlite:{tmp_path / 'record.db'}", "--http", "127.0.0.1:0")
     working = Serving(*flags, command="work")
-    for page, shown in (("readyz", "ok"), ("metrics", "standpipe_projection_lag_seconds 0.0")):
+    for page, shown in (("readyz", "ok"), ("metrics", 'standpipe_projection_lag_seconds{model="')):
         with urllib.request.urlopen(f"http://{working.started['http']}/{page}", timeout=WAIT_S) as answer:
             assert shown in answer.read().decode()
     code, out, log = working.end()
@@ -522,6 +522,37 @@ def test_parked_orders_are_shown_and_tried_again(tmp_path: Path) -> None:
     assert run("parked", "--record", record).stdout == "no work order is parked\n"
     assert run(*once).returncode == 0
     assert run("parked", "--record", f"sqlite:{tmp_path}/none.db").returncode == 2
+
+
+def test_models_are_listed_and_dropped(tmp_path: Path) -> None:
+    """`model list` says which ranks and how far each is behind; `model drop` takes one that does not, whole."""
+    record = f"sqlite:{tmp_path / 'record.db'}"
+    serving = Serving("--listen", "127.0.0.1:0", "--http", "", "--record", record, "--project", "false")
+    call(serving, "commit", "s", "--subject", "anna", "--user", "The ferry leaves at noon.", "--append")
+    (model,) = json.loads(call(serving, "info", "--json"))["embeddings"]
+    assert (model["ranks"], model["lag_items"]) == (True, "1")
+    shown = " ".join(call(serving, "info").split())
+    assert f"{model['model_id']}, 384 dimensions, int8, CPUExecutionProvider: ranks" in shown
+    serving.end()
+    once = ("work", "--once", "--record", record, "--http", "")
+    assert run(*once).returncode == 0
+    other = f"{model['model_id'].removesuffix('int8')}fp32"
+    assert run(*once, "--precision", "fp32", "--embedder-before", "all-MiniLM-L6-v2/int8").returncode == 0
+    listed = json.loads(run("model", "list", "--record", record, "--json").stdout)
+    assert [(one["model"], one["ranks"], one["items"]) for one in listed] == [
+        (other, True, 0),
+        (model["model_id"], False, 0),
+    ]
+    assert re.search(f"ranks .* {re.escape(other)}$", run("model", "list", "--record", record).stdout, re.MULTILINE)
+    for name in (other, "nobody/int8"):
+        refused = run("model", "drop", name, "--record", record)
+        assert (refused.returncode, "INVALID_FIELD" in refused.stderr) == (1, True), refused
+    assert (
+        run("model", "drop", model["model_id"], "--record", record).stdout
+        == f"nothing is left of {model['model_id']}\n"
+    )
+    (left,) = json.loads(run("model", "list", "--record", record, "--json").stdout)
+    assert left["model"] == other
 
 
 def _column(table: str, name: str, following: str) -> tuple[int, int]:

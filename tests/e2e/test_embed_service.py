@@ -22,10 +22,11 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar import limits
+from sidecar import doctor, embed_server, limits
 from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.embed_server import SERVICES, EmbedServer
+from sidecar.errors import EmbedderUnavailable
 from sidecar.model import Model
 from standpipe.v1 import embedding_pb2
 from tests.e2e.embedders import (
@@ -42,6 +43,7 @@ from tests.e2e.embedders import (
     total,
 )
 from tests.e2e.pods import MODEL, MODELS, gather, refusal_of, refused, until
+from tests.servers import free_port
 
 MARK = "zebra-xyzzy"
 """Stands in what callers send, and must stand in no answer and no log."""
@@ -260,7 +262,11 @@ async def test_callers_that_left_are_not_run(embedder: Embedder) -> None:
             for kind in (QUERY, PASSAGE)
         ]
         stayed = [asyncio.ensure_future(shared.embed(f"stayed {kind}", kind=kind)) for kind in (QUERY, PASSAGE)]
-        await asyncio.sleep(0.2)
+
+        async def all_there() -> bool:
+            return total(shared.metrics(), "embed_waiting_texts") == 2 * len(left) + len(stayed)
+
+        await until(all_there)
         for one in left:
             one.cancel()
 
@@ -279,20 +285,60 @@ async def test_queries_overtake_bulk(process: EmbedderProcess, embedder: Embedde
     """Queries that come behind a flood of passages are answered before it is (P12)."""
     dice = random.Random(8)
     caller = Caller(process.target, embedder.id)
-    flood = texts_of(dice, 256, sentences=16)
-    bulk = [asyncio.ensure_future(caller.embed(*flood, kind=PASSAGE)) for _ in range(4)]
+    flood = texts_of(dice, 64, sentences=16)
+    bulk = [asyncio.ensure_future(caller.embed(*flood, kind=PASSAGE, timeout_s=110)) for _ in range(3)]
 
     async def begun() -> bool:
         return total(await asyncio.to_thread(metrics, process.http), "embed_waiting_texts", kind="passage") > 0
 
     await until(begun)
-    queries = texts_of(dice, 64)
+    queries = texts_of(dice, 32, sentences=1)
     answers = await asyncio.gather(*(caller.embed(text) for text in queries))
     assert not any(one.done() for one in bulk)
     for text, vectors in zip(queries, answers, strict=True):
         assert np.array_equal(vectors[0], alone(embedder, text))
     done = await asyncio.gather(*bulk)
     assert all(np.array_equal(vectors, done[0]) for vectors in done)
+    await caller.close()
+
+
+async def test_deadlines_hold_behind_a_flood(process: EmbedderProcess, embedder: Embedder) -> None:
+    """Of 64 callers behind a flood each has its own vector or DEADLINE_EXCEEDED, long before the flood ends (P12)."""
+    dice = random.Random(9)
+    caller = Caller(process.target, embedder.id)
+    bulk = [
+        asyncio.ensure_future(caller.embed(*texts_of(dice, 256, sentences=16), kind=PASSAGE, timeout_s=110))
+        for _ in range(3)
+    ]
+
+    async def waiting(kind: str) -> float:
+        return total(await asyncio.to_thread(metrics, process.http), "embed_waiting_texts", kind=kind)
+
+    async def flooded() -> bool:
+        return await waiting("passage") > 256
+
+    await until(flooded)
+    texts = texts_of(dice, 64)
+    kinds = [dice.choice((QUERY, PASSAGE)) for _ in texts]
+    calls = [
+        caller.embed(text, kind=kind, timeout_s=dice.uniform(0.02, 0.6))
+        for text, kind in zip(texts, kinds, strict=True)
+    ]
+    answers = await gather(calls)
+
+    assert not any(one.done() for one in bulk)
+
+    async def forgotten() -> bool:
+        return await waiting("query") == 0
+
+    await until(forgotten)
+    for text, kind, answer in zip(texts, kinds, answers, strict=True):
+        if isinstance(answer, grpc.aio.AioRpcError):
+            assert answer.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            assert np.array_equal(answer[0], alone(embedder, text, query=kind == QUERY))
+    for one in bulk:
+        one.cancel()
     await caller.close()
 
 
@@ -323,16 +369,45 @@ async def test_overload_is_told_and_passes(embedder: Embedder) -> None:
         assert len(await shared.embed("again", kind=PASSAGE)) == 1
 
 
+async def test_whoever_pauses_as_told_gets_through(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many more callers than there is room for, those that pause as they are told are all served (P12)."""
+    monkeypatch.setattr(limits, "embed_item_tokens_max", 1000)
+    texts = texts_of(random.Random(4), 24 * 8, sentences=1)
+    refused_times = 0
+
+    async def call(caller: Caller, own: list[str]) -> None:
+        nonlocal refused_times
+        while True:
+            try:
+                vectors = await caller.embed(*own, kind=PASSAGE)
+            except grpc.aio.AioRpcError as error:
+                refusal = refusal_of(error)
+                assert (refusal.reason, refusal.metadata["limit"]) == ("OVERLOADED", "embed_item_tokens_max")
+                assert refusal.retry_ms is not None
+                assert limits.embed_pause_ms <= refusal.retry_ms <= limits.embed_pause_longest_ms
+                refused_times += 1
+                await asyncio.sleep(refusal.retry_ms / 1000)
+                continue
+            for text, vector in zip(own, vectors, strict=True):
+                assert np.array_equal(vector, alone(embedder, text, query=False))
+            return
+
+    async with embedding(embedder) as shared:
+        await asyncio.gather(*(call(shared, texts[8 * number : 8 * (number + 1)]) for number in range(24)))
+        assert total(shared.metrics(), "embed_refused_texts_total", kind="passage") == 8 * refused_times
+    assert refused_times
+
+
 async def test_a_failed_run_fails_its_callers(embedder: Embedder) -> None:
     """A run that fails is INTERNAL for those who had texts in it, and the next is well (P12)."""
     gated = Gated(embedder, opened=True)
     async with embedding(gated) as shared:
-        gated.failing = True
+        gated.failing = RuntimeError("broken on purpose")
         for kind in (QUERY, PASSAGE):
             refusal = await refused(shared.ask(MARK, kind=kind))
             assert (refusal.status, refusal.reason) == ("INTERNAL", "INTERNAL")
             assert MARK not in refusal.text + shared.log.getvalue()
-        gated.failing = False
+        gated.failing = None
         assert len(await shared.embed(MARK)) == 1
 
 
@@ -394,15 +469,33 @@ async def test_draining_ends_what_is_at_work(embedder: Embedder) -> None:
         await stopping
 
 
+async def test_what_cannot_end_in_the_drain_is_refused(embedder: Embedder) -> None:
+    """What no run has begun for when the drain nears its end is UNAVAILABLE with DRAINING, not cancelled (P12)."""
+    gated = Gated(embedder)
+    async with embedding(gated, drain_ms=1000) as shared:
+        calls = [asyncio.ensure_future(gather([shared.ask(str(number), kind=PASSAGE)])) for number in range(8)]
+
+        async def there() -> bool:
+            return total(shared.metrics(), "embed_waiting_texts") == 7
+
+        await until(there)
+        stopping = asyncio.ensure_future(shared.server.stop())
+        refusals = [refusal_of((await call)[0]) for call in calls]
+        assert {(one.status, one.reason) for one in refusals[1:]} == {("UNAVAILABLE", "DRAINING")}
+        assert refusals[0].status == "UNAVAILABLE"
+        gated.open.set()
+        await stopping
+
+
 async def test_health_tells_the_start(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the model is loaded the probes say alive, and neither started nor ready (P12)."""
     loaded = threading.Event()
 
-    def load(*_: Any) -> Embedder:
+    def load(*_: Any) -> list[Embedder]:
         assert loaded.wait(30)
-        return embedder
+        return [embedder]
 
-    monkeypatch.setattr(EmbedServer, "_load", load)
+    monkeypatch.setattr(embed_server, "loaded_by", load)
     server = EmbedServer(Config(listen=("127.0.0.1:0",), http="127.0.0.1:0", models_dir=str(MODELS), log_level="error"))
     starting = asyncio.ensure_future(server.__aenter__())
 
@@ -418,6 +511,19 @@ async def test_health_tells_the_start(embedder: Embedder, monkeypatch: pytest.Mo
     for path in pages:
         assert (await asyncio.to_thread(get, server.http_address, path))[0] == 200
     await server.stop()
+
+
+async def test_a_device_that_failed_ends_the_process(embedder: Embedder) -> None:
+    """When the device fails for good, calls are UNAVAILABLE with a pause, and liveness asks for a restart (P12)."""
+    gated = Gated(embedder, opened=True)
+    async with embedding(gated) as shared:
+        assert await asyncio.to_thread(get, shared.server.http_address, "/livez") == (200, "ok\n")
+        gated.failing, gated.broken = EmbedderUnavailable("the GPU failed"), True
+        refusal = await refused(shared.ask("x"))
+        assert (refusal.status, refusal.reason) == ("UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
+        assert refusal.retry_ms
+        for path in ("/livez", "/readyz"):
+            assert (await asyncio.to_thread(get, shared.server.http_address, path))[0] == 503
 
 
 async def test_health_by_grpc(shared: Local) -> None:
@@ -449,6 +555,28 @@ async def test_an_embedder_without_a_model_does_not_start() -> None:
         assert words in done.stderr
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
+
+
+async def test_the_doctor_asks_every_replica(
+    embedder: Embedder, other: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor has each replica embed, names those that are away or differ, and looks for no model here."""
+    monkeypatch.setattr(limits, "examine_ms", 3000)
+    async with embedding(embedder, other) as one, embedding(embedder) as another:
+        addresses = [shared.server.addresses[0] for shared in (one, another)]
+        away = f"127.0.0.1:{free_port()}"
+        for asked, unfit in (
+            ((addresses[0],), set()),
+            ((*addresses, away), {away, "replicas"}),
+        ):
+            config = Config(embedder_address=asked, plaintext=True, record="sqlite:nowhere.db", models_dir="nowhere")
+            areas = await doctor.examine(config)
+            assert "model" not in areas
+            found = {finding.check: finding for finding in areas["shared embedder"]}
+            assert {check for check, finding in found.items() if finding.advice} == unfit
+            assert embedder.id in found[addresses[0]].found
+            assert other.id in found[addresses[0]].found
+            assert embedder.provider in found[addresses[0]].found
 
 
 async def test_every_setting_of_an_embedder_has_a_flag() -> None:
@@ -509,7 +637,12 @@ async def test_every_metric_of_an_embedder_moves(embedder: Embedder) -> None:
         for kind in ("query", "passage"):
             assert total(found, "embed_waiting_tokens", kind=kind) > total(found, "embed_waiting_texts", kind=kind)
         calls[-1].cancel()
-        await asyncio.sleep(0.1)
+
+        async def gone() -> bool:
+            found = await asyncio.to_thread(shared.metrics)
+            return total(found, "calls_total", method="Embed", status="CANCELLED") == 1
+
+        await until(gone)
         gated.open.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*calls, return_exceptions=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from google.protobuf import timestamp_pb2
+from numpy.typing import NDArray
 
-from sidecar.embed import Embedder
+from sidecar.embed import Embedder, Shape, Tokens
 from standpipe.v1 import context_pb2, turn_pb2
 from tests.e2e.pods import HISTORY, RECALL, SUMMARY, Local, exact, section, serving
 from tests.e2e.talk import a_turn, a_wish, publish
@@ -49,7 +50,15 @@ async def deployments(
     tmp_path: Path, embedder: Embedder, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[Deployment]]:
     """All four pairs of engines. What is said on one is said on all: it is embedded once."""
-    monkeypatch.setattr(embedder, "embed_one", functools.cache(embedder.embed_one))
+    run, known = embedder.run, {}
+
+    def remembered(texts: Sequence[Tokens], shape: Shape) -> NDArray[np.float32]:
+        key = b"".join(text.tobytes() for text in texts)
+        if key not in known:
+            known[key] = run(texts, shape)
+        return known[key]
+
+    monkeypatch.setattr(embedder, "run", remembered)
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for record in ("sqlite", "postgresql"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -21,11 +22,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from sidecar import embed_server
 from sidecar.config import Config
 from sidecar.embed import Embedder
 from sidecar.errors import ConfigInvalid
 from sidecar.server import SERVICES, Server
 from standpipe.v1 import context_pb2, fact_pb2, memory_pb2, turn_pb2
+from tests.e2e.embedders import embedding
 from tests.e2e.pods import ROOT, Fleet, Local, Pod, budget, refused, serving, settings, until
 
 TOOLS = Path(os.environ.get("TEST_TOOLS_DIR", ROOT / ".cache" / "tools"))
@@ -146,6 +149,24 @@ async def test_grpcurl(pod: Local, grpcurl: str) -> None:
     assert "session_id" in wrong.stderr
 
 
+async def test_grpcurl_of_a_shared_embedder(embedder: Embedder, grpcurl: str) -> None:
+    """Grpcurl lists what `standpipe embed` serves, embeds with it, and shows which models there are instead (P12)."""
+    async with embedding(embedder) as shared:
+        address, service = shared.server.addresses[0], embed_server.SERVICES[0]
+        listed = await _run(grpcurl, "-plaintext", address, "list")
+        assert set(listed.stdout.split()) == {service, HEALTH, REFLECTION}
+        models = await _run(grpcurl, "-plaintext", address, f"{service}/ListModels")
+        assert [one["model_id"] for one in json.loads(models.stdout)["models"]] == [embedder.id]
+        body = {"model_id": embedder.id, "kind": "EMBED_KIND_QUERY", "texts": ["Where is the harbour?"]}
+        done = await _run(grpcurl, "-plaintext", "-d", json.dumps(body), address, f"{service}/Embed")
+        vector = base64.b64decode(json.loads(done.stdout)["vectors"])
+        assert vector == embedder.embed_one("Where is the harbour?").astype("<f4").tobytes()
+        body["model_id"] = "another"
+        wrong = await _run(grpcurl, "-plaintext", "-d", json.dumps(body), address, f"{service}/Embed")
+        assert "NotFound" in wrong.stderr
+        assert embedder.id in wrong.stderr
+
+
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +259,11 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     assert moved("recalls_total", outcome="hit") >= 1
     assert moved("recalls_total", outcome="empty") >= 1
     assert moved("recalled_items_total") >= 1
+    for kind, texts in (("passage", 30), ("query", 1)):
+        assert moved("embedded_texts_total", kind=kind) >= texts
+        assert moved("embedded_tokens_total", kind=kind) > texts
+        assert moved("embed_run_seconds_count", kind=kind) == moved("embedded_texts_total", kind=kind)
+        assert _total(after, "embed_fill_share_sum", kind=kind) == _total(after, "embed_fill_share_count", kind=kind)
     assert moved("degraded_total", source="recall", cause="embedding_timed_out") == 1
     assert moved("replays_total", outcome="equal") == 1
     assert _total(after, "replays_total", outcome="different") == 0
@@ -246,7 +272,8 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     assert moved("hot_hits_total") > 0
     assert moved("hot_misses_total") > 0
     assert moved("block_cache_bytes") > 0
-    assert _total(after, "projection_lag_items") == 0
+    assert _total(after, "projection_lag_items", model=embedder.id) == 0
+    assert _total(after, "embedding_ranks", model=embedder.id) == 1
     assert _total(after, "hydrates_in_flight") == 0
     assert _total(after, "projection_failures_total") == 0
     assert _total(after, "event_loop_lag_seconds") >= 0
@@ -255,6 +282,8 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     for metric in pod.server.telemetry.registry.collect():
         if metric.name in {"standpipe_extraction_claims", "standpipe_extraction_refused"}:
             continue  # of `standpipe work --extract` alone
+        if metric.name.startswith("standpipe_embedder_"):
+            continue  # of a shared embedder's callers alone
         assert exposed & {metric.name, f"{metric.name}_total", f"{metric.name}_count"}, metric.name
 
 

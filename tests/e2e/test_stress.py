@@ -9,16 +9,17 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sidecar import limits, server
 from sidecar.batching import EmbedQueue
-from sidecar.embed import Embedder
-from sidecar.embedding import Vector
+from sidecar.embed import Embedder, Shape, Tokens
 from tests.e2e.pods import (
     RECALL,
     Fleet,
@@ -45,12 +46,12 @@ class Stalled(Embedder):
         self.open = threading.Event()
         self.broken = False
 
-    def embed_one(self, text: str) -> Vector:
+    def run(self, texts: Sequence[Tokens], shape: Shape) -> NDArray[np.float32]:
         """Wait at the gate, then embed."""
         assert self.open.wait(60)
         if self.broken:
-            raise RuntimeError("broken on purpose: " + text)
-        return super().embed_one(text)
+            raise RuntimeError(f"broken on purpose: {texts}")
+        return super().run(texts, shape)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ async def test_a_full_embed_queue_costs_recall_by_vector_alone(
     tmp_path: Path, stalled: Stalled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When too many queries wait to be embedded, the next goes by words and says so (P12)."""
-    monkeypatch.setattr(server, "EmbedQueue", functools.partial(EmbedQueue, queries_max=1))
+    monkeypatch.setattr(server, "EmbedQueue", functools.partial(EmbedQueue, query_tokens_max=10))
     async with serving(tmp_path / "r.db", embedder=stalled) as pod:
         await _memories(pod)
         answers = await asyncio.gather(*(pod.hydrate("now", f"locker of team {number}") for number in range(6)))

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import json
 import os
 import random
 import signal
+import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from sidecar import recall
+from sidecar.batching import EmbedQueue
 from sidecar.config import Config
+from sidecar.embed import Embedder
 from sidecar.engines import open_record
+from sidecar.model import Model
+from sidecar.projection import EmbeddingProjection
 from sidecar.stores.record import Lag, LagRead, ParkedRead, Record, ScopeState
+from sidecar.stores.sqlite import SqliteRecord
+from sidecar.telemetry import Log, Telemetry
 from tests import keys
 from tests.contract.postgres import ROLE, migrated
 from tests.contract.record_suite import one, scope_of, turn
+from tests.e2e.pods import MODEL as MODEL_NAME
+from tests.e2e.pods import MODELS
 from tests.faults.log_check import rounds
 from tests.faults.work import MODEL, vector_of
 from tests.servers import Postgres
@@ -88,9 +101,29 @@ async def record(address: str) -> AsyncIterator[Record]:
     await found.close()
 
 
-async def behind(record: Record) -> int:
+@pytest.fixture
+def lapse(address: str, request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Let all leases pass."""
+    if address.startswith("sqlite:"):
+
+        def pass_by() -> None:
+            with contextlib.closing(sqlite3.connect(address.removeprefix("sqlite:"), isolation_level=None)) as db:
+                db.execute("UPDATE work SET due_at_us = 0")
+
+        return pass_by
+    server: Postgres = request.getfixturevalue("postgres_server")
+    name = conninfo_to_dict(address)["dbname"]
+
+    def pass_by_there() -> None:
+        with server.connect(str(name)) as db:
+            db.execute("UPDATE standpipe.work SET due_at_us = 0")
+
+    return pass_by_there
+
+
+async def behind(record: Record, model: str = MODEL) -> int:
     """Return how many items wait for their vector."""
-    return (await one(record, LagRead(model=MODEL), Lag)).items
+    return (await one(record, LagRead(model=model), Lag)).items
 
 
 async def grow(record: Record, stop: asyncio.Event, dice: random.Random) -> int:
@@ -151,3 +184,60 @@ async def test_workers_that_die_or_freeze_lose_and_double_nothing(address: str, 
     finally:
         await workers.close()
     print(f"{rounds(8)} kills and stalls; {count} items; {len(parked)} orders parked for their dead")
+
+
+WAITING = 900
+REAL = Model.open(MODELS / MODEL_NAME).id + "/int8"
+
+
+async def fill(record: Record) -> None:
+    """Append items to thirty subjects."""
+    for number in range(30):
+        texts = [f"Item {at} of {number}: the ferry to Porto leaves at {at} past nine." for at in range(WAITING // 30)]
+        await record.append(turn(f"{number}", subject=f"subject-{number}", texts=texts))
+
+
+async def embedded(record: Record) -> list[Sequence[bytes]]:
+    """Return all vectors, by subject and position."""
+    return [(await scope_of(record, f"subject-{number}", model=REAL)).vectors for number in range(30)]
+
+
+async def work_once(address: str) -> asyncio.subprocess.Process:
+    """Start `standpipe work --once`."""
+    flags = ("work", "--once", "--record", address, "--http", "", "--models-dir", str(MODELS))
+    here = {**os.environ, "STANDPIPE_ENCRYPTION_KEYS_FILE": keys.key_file()}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", *flags), stderr=asyncio.subprocess.PIPE, env=here
+    )
+
+
+async def test_work_that_breaks_off_goes_on(
+    address: str, record: Record, tmp_path: Path, lapse: Callable[[], None]
+) -> None:
+    """P9: `work --once` killed or interrupted in mid-work does the rest when it is run again; the vectors are
+    those of a run that nobody disturbed.
+    """
+    await fill(record)
+    done = 0
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)):
+        process = await work_once(address)
+        async with asyncio.timeout(60):
+            while WAITING - await behind(record, REAL) <= done:
+                await asyncio.sleep(0.01)
+        process.send_signal(number)
+        assert await process.wait() == code
+        lapse()
+        done = WAITING - await behind(record, REAL)
+        assert 0 < done < WAITING
+    last = await work_once(address)
+    _, log = await last.communicate()
+    assert last.returncode == 0
+    assert json.loads(log.splitlines()[-1])["items"] == WAITING - done
+    calm = SqliteRecord(tmp_path / "calm.db")
+    await calm.open()
+    await fill(calm)
+    queue = EmbedQueue(Embedder(Model.open(MODELS / MODEL_NAME)))
+    await EmbeddingProjection(calm, queue, telemetry=Telemetry(Log(io.StringIO()))).drain()
+    assert await embedded(record) == await embedded(calm)
+    await queue.close()
+    await calm.close()

@@ -112,7 +112,9 @@ def test_limits_that_depend_on_each_other_agree() -> None:
     assert limits.page_bytes + limits.message_bytes < 4 << 20 or limits.page_bytes < 4 << 20
     assert limits.page_default <= limits.page_max
     assert limits.append_batch_max <= limits.append_queue_max
-    assert limits.embed_batch_max <= limits.embed_items_max
+    assert limits.embed_call_texts_max * 512 <= limits.embed_item_tokens_max <= limits.embed_gpu_item_tokens_max
+    assert limits.embed_query_tokens_max <= limits.embed_gpu_query_tokens_max
+    assert limits.embed_pause_ms < limits.embed_pause_longest_ms
     assert limits.history_tokens_max + limits.summary_tokens_max <= limits.budget_tokens_max
     assert limits.policy_bytes < limits.wire_bytes
     assert limits.drain_ms < 2000
@@ -221,6 +223,6 @@ async def test_query_vectors_are_bounded(embedder: Embedder) -> None:
     small = EmbedQueue(embedder, cache_entries_max=2)
     for text in ("a", "b", "c"):
         await small.embed_query(text, deadline_s=30)
-    assert (queue._cache_entries_max, len(small._cache)) == (limits.query_cache_max, 2)
+    assert (queue._cache._entries_max, len(small._cache._vectors)) == (limits.query_cache_max, 2)
     await queue.close()
     await small.close()

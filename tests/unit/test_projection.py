@@ -104,7 +104,8 @@ async def drained(projection: EmbeddingProjection) -> None:
 
 def metric(projection: EmbeddingProjection, name: str) -> float:
     """Return a figure."""
-    value = projection._telemetry.registry.get_sample_value(f"standpipe_{name}")
+    labels = {"model": MODEL} if name.startswith("projection") else {}
+    value = projection._telemetry.registry.get_sample_value(f"standpipe_{name}", labels)
     assert value is not None
     return value
 
@@ -558,3 +559,10 @@ async def test_an_order_that_was_tried_before_is_worked_on_alone(record: Record,
     await worker(embedding=Watching(text_s=0.005)).drain()
     assert beside == [0, 0]
     assert (await vectors(record, "poison"))[0] == [packed("poison comes last")]
+
+
+def test_a_page_fits_into_every_call_of_an_embedder() -> None:
+    """A projection never asks for more than one call may hold, however long its texts: that would fail the order."""
+    assert limits.embed_call_texts_max >= _PAGE
+    assert _PAGE * 512 <= limits.embed_item_tokens_max <= limits.embed_gpu_item_tokens_max
+    assert limits.embed_batch_max > _BATCH

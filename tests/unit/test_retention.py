@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from sidecar import hydrate, limits, recall
+from sidecar.embedders import Embedders
 from sidecar.errors import HotUnavailable
 from sidecar.retention import Retention
 from sidecar.scope import ScopeMemory, Scopes
@@ -25,8 +26,9 @@ from sidecar.stores.record import ExpiredRead, Read, ScopeRead
 from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
 from tests.contract.record_suite import item, orders, turn
+from tests.faults.work import DIMENSIONS, MODEL, StandIn
 
-QUERY = recall.Query.of("xylophone", np.array([1, 0, 0], np.float32))
+QUERY = recall.Query.of("xylophone", np.eye(1, DIMENSIONS, dtype=np.float32)[0], model=MODEL)
 
 
 @pytest.fixture
@@ -145,15 +147,16 @@ async def test_it_goes_on_by_itself(record: SqliteRecord, path: Path, monkeypatc
 
 async def test_a_block_holds_nothing_that_is_gone(record: SqliteRecord, path: Path) -> None:
     """A block that had seen a log is read anew: what is gone is not counted, ranked or listed (P11)."""
-    await orders(record, model="m")
+    await orders(record, model=MODEL)
     for session, text in (("s", "my xylophone"), ("other", "my plum tree"), ("s", "a second xylophone")):
         words = recall.pack_terms(recall.terms(text))
         new = [item(text), item(text + " again", chunk=1)]
         await record.append(turn(session, keep_s=int(session == "s"), items=[replace(one, terms=words) for one in new]))
-    (order,) = await orders(record, model="m")
-    vector = recall.pack_vector(*recall.quantise(np.array([1, 0, 0], np.float32)))
-    assert await record.put_vectors(order, model="m", vectors=[vector] * 5)
-    scopes = Scopes(record, model="m", dimensions=3)
+    (order,) = await orders(record, model=MODEL)
+    vector = recall.pack_vector(*recall.quantise(np.eye(1, DIMENSIONS, dtype=np.float32)[0]))
+    assert await record.put_vectors(order, model=MODEL, vectors=[vector] * 5)
+    embedding = StandIn()
+    scopes = Scopes(record, Embedders(lambda: [embedding]))
     before = await scopes.load("acme", "ana")
     outstay(path, "s")
     assert await record.sweep("acme", "s")
@@ -166,7 +169,7 @@ async def test_a_block_holds_nothing_that_is_gone(record: SqliteRecord, path: Pa
     assert (ranked.total, [ranked.at(place).item.session for place in range(len(ranked.indices))]) == (2, ["other"] * 2)
     assert list(ranked.unlisted()) == []
     assert _rank(after, position=2).total == 0
-    assert await scopes.at("acme", "ana", position=6, model="m") is after
+    assert await scopes.at("acme", "ana", position=6, model=MODEL) is after
     assert (await scopes.at("acme", "ana", position=4, model="other")).epoch == 1
 
 
@@ -192,7 +195,7 @@ async def test_a_block_is_of_one_epoch(record: SqliteRecord, path: Path, monkeyp
 
     monkeypatch.setattr(record, "fetch", sweeping)
     monkeypatch.setattr(ScopeMemory.read, "__kwdefaults__", {"count_max": 2})
-    memory = await Scopes(record, model="", dimensions=1).load("acme", "ana")
+    memory = await Scopes(record, Embedders()).load("acme", "ana")
     assert memory.epoch == 1
     assert [one.text for one in memory.turns.items] == ["text1", "text3", "text5"]
 

@@ -15,6 +15,8 @@ from sidecar.telemetry import Log, OrderFigures, Telemetry
 
 ROOT = Path(__file__).parents[2]
 LABELS = {
+    "model",
+    "kind",
     "method",
     "status",
     "reason",
@@ -27,7 +29,8 @@ LABELS = {
     "hot",
     "provider",
 } | {
-    "address"  # of a shared embedder, as the settings name it
+    "address",  # of a shared embedder, as the settings name it
+    "model",  # an embedding model's id
 }
 """What a label may be: things that Standpipe itself names. No id, no name and no text of a caller."""
 
@@ -56,7 +59,7 @@ def test_names_carry_their_units() -> None:
         assert family.documentation.endswith(".")
         assert re.fullmatch(r"[a-z_]+", family.name)
         if isinstance(metric, Histogram):
-            assert family.name.endswith(("_seconds", "_tokens", "_facts"))
+            assert family.name.endswith(("_seconds", "_tokens", "_facts", "_share"))
 
 
 def test_two_servers_in_one_process_do_not_meet() -> None:

@@ -16,14 +16,14 @@ import pytest
 
 from tests.e2e.pods import ROOT
 
-_0_2_0 = "a5bf40732a547358f3dc91cd80b8ba8d3e6ac63c"
+_0_3_0 = "2d2049574fc17f8bdbca28119166413ee57cfe14"
 
 BEFORE = {
-    "sqlite+memory": _0_2_0,
-    "postgresql+memory": _0_2_0,
-    "postgresql+redis": _0_2_0,
+    "sqlite+memory": _0_3_0,
+    "postgresql+memory": _0_3_0,
+    "postgresql+redis": _0_3_0,
 }
-"""By engines: release 0.2.0, which served on all of them, and knew nothing of long-term memory, keys and erasure."""
+"""By engines: release 0.3.0, which served on all of them, and knew of one embedding model, that of its own."""
 
 _PARTS = ("sidecar", "clients/python", "tests/__init__.py", "tests/e2e/__init__.py", "tests/e2e/serve.py")
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from standpipe.v1 import bundle_pb2
 from tests.chaos.checker import check
 from tests.chaos.history import Event, History
 from tests.chaos.load import Load
-from tests.e2e.pods import MODEL, Fleet, Pod, exact, until
+from tests.e2e.pods import MODEL, RECALL, Fleet, Pod, exact, section, until
 from tests.e2e.talk import a_wish, converse, publish
 from tests.faults.log_check import broken_chain, check_store, every_event
 from tests.upgrade.releases import BEFORE, Database, unpack
@@ -73,30 +72,17 @@ async def _served(load: Load, pods: Sequence[Pod]) -> None:
     await until(enough, seconds=120)
 
 
-def _shown(bundle: bundle_pb2.Bundle) -> bytes:
-    """Return a bundle's bytes without what the release before does not tell: how far a segment can be trusted."""
-    known = bundle_pb2.Bundle()
-    known.CopyFrom(bundle)
-    for section in known.sections:
-        for segment in section.segments:
-            segment.ClearField("trust")
-    return exact(known)
-
-
 async def _agree(pods: Sequence[Pod], dice: random.Random) -> list[tuple[dict[str, Any], Any]]:
-    """Hold pods of both releases against each other: equal bundles, and receipts of each replayed by all.
-
-    Only today's release folds what says the same, so nothing here is said twice.
-    """
+    """Hold pods of both releases against each other: equal bundles, and receipts of each replayed by all."""
     for pod in pods:
         await pod.embedded()
     served = []
     for wish in [a_wish(dice) for _ in range(6)]:
         answers = [await pod.hydrate(**wish) for pod in pods]
-        assert {_shown(answer.bundle) for answer in answers} == {_shown(answers[0].bundle)}, wish
+        assert {exact(answer.bundle) for answer in answers} == {exact(answers[0].bundle)}, wish
         for answer in answers:
             for pod in pods:
-                assert _shown((await pod.replay(answer.receipt)).bundle) == _shown(answer.bundle), wish
+                assert exact((await pod.replay(answer.receipt)).bundle) == exact(answer.bundle), wish
         served.append((wish, answers[0]))
     return served
 
@@ -105,20 +91,20 @@ async def _agree(pods: Sequence[Pod], dice: random.Random) -> list[tuple[dict[st
 async def test_a_rollout_under_load(fleet: Fleet, before: Path, shared: Database) -> None:
     """Two releases share a database: nothing is lost, doubled or stale (P1 to P4), and bundles are equal (P6, P7)."""
     dice = random.Random(17)
-    stores = {"record": shared.record, "hot": shared.hot, "plaintext": True, "embedder": MODEL}
+    stores = {"record": shared.record, "hot": shared.hot, "embedder": MODEL}
     load = Load([], History(), sessions_max=8)
 
     old = [await fleet.start(root=before, **stores) for _ in range(2)]
     old_pods = [fleet.pod(process) for process in old]
     await publish(old_pods[0])
-    await converse(old_pods[0], dice, turns=20, prefix="before-", apart=True)
+    await converse(old_pods[0], dice, turns=20, prefix="before-")
     by_old = await _agree(old_pods, dice)
     async with _loaded(load, 1):
         await _served(load, old_pods)
         new = await asyncio.gather(*(fleet.start(**stores) for _ in range(2)))
         new_pods = [fleet.pod(process) for process in new]
         await _served(load, [*old_pods, *new_pods])
-    await converse(new_pods[0], dice, turns=5, prefix="beside-", apart=True)
+    await converse(new_pods[0], dice, turns=5, prefix="beside-")
     by_both = await _agree([*old_pods, *new_pods], dice)
 
     async with _loaded(load, 2):
@@ -141,7 +127,7 @@ async def test_a_rollout_under_load(fleet: Fleet, before: Path, shared: Database
         await _served(load, new_pods)
     for wish, answer in by_old + by_both:
         for pod in new_pods:
-            assert _shown((await pod.replay(answer.receipt)).bundle) == _shown(answer.bundle), wish
+            assert exact((await pod.replay(answer.receipt)).bundle) == exact(answer.bundle), wish
 
     history = load.history
     logs = every_event(shared.place)
@@ -158,21 +144,55 @@ async def test_a_rollout_under_load(fleet: Fleet, before: Path, shared: Database
     print(f"{dict(outcomes)}; {len(history.log)} sessions; {len(by_old) + len(by_both)} bundles compared")
 
 
+@pytest.mark.timeout(300)
+async def test_another_model_beside_the_release_before(fleet: Fleet, before: Path, shared: Database) -> None:
+    """Today's pods move to another embedding model; the release before goes on with its own, and recalls as ever."""
+    stores = {"record": shared.record, "hot": shared.hot, "embedder": MODEL}
+    dice = random.Random(19)
+    old = fleet.pod(await fleet.start(root=before, **stores))
+    await converse(old, dice, turns=20, prefix="before-")
+    new = fleet.pod(await fleet.start(**stores, precision="fp32", embedder_before=f"{MODEL}/int8"))
+    pods, served = (old, new), []
+
+    async def ask() -> None:
+        for pod in pods:
+            answer = await pod.hydrate("s0", "Is the harbour far?", include=[RECALL])
+            assert section(answer.bundle, RECALL)
+            served.append(answer)
+
+    async def moved() -> bool:
+        await ask()
+        return (await new.info()).embedding.precision == "fp32"
+
+    await old.embedded()
+    await ask()
+    assert exact(served[0].bundle) == exact(served[1].bundle)
+    await until(moved, seconds=60)
+    await converse(old, dice, turns=5, prefix="beside-")
+    for pod in pods:
+        await pod.embedded()
+    await ask()
+    assert (await old.info()).embedding.precision == "int8"
+    for answer in served:  # of either release and either model
+        for pod in pods:
+            assert exact((await pod.replay(answer.receipt)).bundle) == exact(answer.bundle)
+
+
 async def test_expansions_pass_unnoticed_and_migrations_are_refused(
     fleet: Fleet, before: Path, shared: Database
 ) -> None:
     """Both releases live with an expansion that they do not know, and start on it; neither starts on a migration."""
-    stores = {"record": shared.record, "hot": shared.hot, "plaintext": True}
+    stores = {"record": shared.record, "hot": shared.hot}
     processes = [await fleet.start(root=before, **stores), await fleet.start(**stores)]
     dice = random.Random(18)
     await publish(fleet.pod(processes[0]))
     for number, process in enumerate(processes):
-        await converse(fleet.pod(process), dice, turns=3, prefix=f"{number}-", apart=True)
+        await converse(fleet.pod(process), dice, turns=3, prefix=f"{number}-")
     shared.plant_expansion(900)
     for restarted in (False, True):
         pods = [fleet.pod(process) for process in processes]
         for number, pod in enumerate(pods):
-            await converse(pod, dice, turns=3, prefix=f"{restarted}{number}-", apart=True)
+            await converse(pod, dice, turns=3, prefix=f"{restarted}{number}-")
         await _agree(pods, dice)
         for process in processes:
             assert await process.terminate() == 0

@@ -1597,16 +1597,17 @@ END $$;
 -- The model whose vectors rank, empty until one is named.
 ALTER TABLE standpipe.deployment ADD COLUMN serving text COLLATE "C" NOT NULL DEFAULT '';
 
--- Name the model that serves in place of another, and put it in use; return the one that is named then (R33). The lock
+-- Name the model that serves in place of another, and put it in use; false if another is named than that (R33). The lock
 -- is that of know_model and forget_model, and each takes it first.
-CREATE FUNCTION standpipe.serve(new_model text, instead_of text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION standpipe.serve(new_model text, instead_of text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     LOCK TABLE standpipe.models IN ACCESS EXCLUSIVE MODE;
     UPDATE standpipe.deployment SET serving = new_model WHERE "only" = 1 AND serving = instead_of;
-    IF FOUND THEN
-        PERFORM standpipe.know_model(new_model);
+    IF NOT FOUND THEN
+        RETURN false;
     END IF;
-    RETURN (SELECT serving FROM standpipe.deployment WHERE "only" = 1);
+    PERFORM standpipe.know_model(new_model);
+    RETURN true;
 END $$;
 
 -- Remove a model's name and orders (R34); false if it serves. No append orders work for it while this goes on.

@@ -1,0 +1,386 @@
+"""A sidecar whose vectors another process makes: the same bundles, and words alone when it is not there (P6, P12)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from sidecar import limits
+from sidecar.config import Config
+from sidecar.embed import Embedder
+from sidecar.errors import Overloaded
+from sidecar.server import Server
+from sidecar.telemetry import Log
+from standpipe.v1 import context_pb2
+from tests.e2e.embedders import EmbedderProcess, total
+from tests.e2e.pods import MODEL, MODELS, RECALL, ROOT, Local, Pod, answered, serving, settings, shown, until
+from tests.proxy import Proxy
+from tests.replica import Replica
+from tests.servers import LOOPBACK, directory
+
+ABOUT = (
+    "The violin lies in the attic, behind the blue trunk.",
+    "Our dentist moved to Harbour Street last spring.",
+    "I never eat fennel, whatever the recipe says.",
+    "The thesis is due on the ninth of June.",
+    "My bicycle has a flat tyre again.",
+)
+QUERIES = ("Where is the instrument kept?", "When must the paper be handed in?", "What food does she dislike?")
+
+EMBED_MS = 500
+POLICY = f"""\
+name: patient
+sources: {{history: {{cap: 200}}, recall: {{cap: 400}}}}
+deadlines: {{embed_ms: {EMBED_MS}}}
+"""
+
+
+@pytest.fixture
+def process() -> Iterator[EmbedderProcess]:
+    """A shared embedder that a test may kill."""
+    with EmbedderProcess() as found:
+        yield found
+
+
+@pytest_asyncio.fixture
+async def replica() -> AsyncIterator[Replica]:
+    """A shared embedder that does as it is told."""
+    made = Replica(directory() / "socket")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def caused(answer: context_pb2.HydrateContextResponse) -> set[str]:
+    """Return why sources are missing or reduced."""
+    return {one.cause for one in answer.degraded}
+
+
+async def told(pod: Pod, session: str = "s") -> None:
+    """Commit some turns that are worth remembering."""
+    for number, text in enumerate(ABOUT):
+        await pod.append(session, f"{session}-{number}", text, answered("I see."))
+
+
+async def whole(pod: Pod, query: str) -> bool:
+    """Tell whether a hydrate is not reduced; a query that was asked before asks no embedder."""
+    return not (await pod.hydrate("other", query)).degraded
+
+
+def calls(pod: Local, **labels: str) -> float:
+    """Return how many calls of the shared embedder have ended."""
+    return total(pod.metrics(), "embedder_calls_total", **labels)
+
+
+async def test_bundles_are_those_of_an_embedder_of_ones_own(
+    tmp_path: Path, process: EmbedderProcess, embedder: Embedder
+) -> None:
+    """P6: beside a sidecar that embeds by itself, one that asks another process serves the same bytes."""
+    record = tmp_path / "record.db"
+    address = (f"unix:{process.socket}", process.target)
+    async with serving(record, embedder=embedder) as own, serving(record, embedder_address=address) as slim:
+        await told(own)
+        await told(slim, "t")
+        await own.embedded()
+        await until(lambda: whole(slim, "is it there?"))
+        info = (await slim.info()).embedding
+        assert (info.model_id, info.remote, info.ranks) == (embedder.id, True, True)
+        assert (info.provider, info.dimensions) == (embedder.provider, embedder.dimensions)
+        for query in QUERIES:
+            one, other = await own.hydrate("new", query), await slim.hydrate("new", query)
+            assert not one.degraded
+            assert not other.degraded
+            assert one.bundle.SerializeToString() == other.bundle.SerializeToString()
+            assert (await own.replay(other.receipt)).bundle.fingerprint == one.bundle.fingerprint
+        assert calls(slim, outcome="ok") >= len(QUERIES)
+
+
+async def test_a_sidecar_starts_without_its_embedder(tmp_path: Path) -> None:
+    """It is ready, recalls by words and says why; when the embedder comes, it recalls by vectors too."""
+    process = EmbedderProcess()
+    async with serving(tmp_path / "record.db", embedder_address=(process.target,)) as pod:
+        await told(pod)
+        answer = await pod.hydrate("new", "Where is the violin?")
+        assert caused(answer) == {"embedder_unavailable"}
+        assert "attic" in shown(answer.bundle, RECALL)
+        assert calls(pod) == 0
+        with process:
+            await until(lambda: whole(pod, QUERIES[0]))
+            await pod.embedded()
+            answer = await pod.hydrate("new", QUERIES[0])
+            assert "attic" in shown(answer.bundle, RECALL)
+
+
+async def test_an_embedder_killed_under_load(tmp_path: Path, process: EmbedderProcess) -> None:
+    """Killed and started again while pods hydrate and commit: each call is answered, reduced at most, none hangs, and
+    in the end everything has its vector.
+    """
+    causes: set[str] = set()
+    done = False
+    async with serving(tmp_path / "record.db", embedder_address=(process.target,)) as pod:
+        await pod.publish(POLICY)
+        await pod.route("default", "patient", 1)
+        await told(pod)
+        await pod.embedded()
+        answered_whole = 0
+
+        async def talk(caller: int) -> None:
+            nonlocal answered_whole
+            turn = 0
+            while not done:
+                turn += 1
+                await pod.append(f"s{caller}", f"r{turn}", f"Caller {caller} keeps {turn} jars of plum jam.")
+                answer = await pod.hydrate(f"s{caller}", f"Where do the {turn} jars of {caller} stand?")
+                causes.update(caused(answer))
+                answered_whole += not answer.degraded
+                await asyncio.sleep(0.05)  # without an embedder calls are quick, and all must be embedded
+
+        async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+            for caller in range(4):
+                group.create_task(talk(caller))
+            for _ in range(int(os.environ.get("TEST_ROUNDS", "2"))):
+                before = answered_whole
+
+                async def more(before: int = before) -> bool:
+                    return answered_whole > before + 20
+
+                await until(more)
+                await asyncio.to_thread(process.kill9)
+                await asyncio.to_thread(process.start)
+            await until(more)
+            done = True
+
+        async def embedded() -> bool:
+            return (await pod.info()).projection_lag_items == 0
+
+        await until(embedded, seconds=90)
+        assert causes <= {"embedder_unavailable", "embedding_timed_out"}
+        assert total(pod.metrics(), "projection_parked") == 0
+        assert total(pod.metrics(), "unembeddable_items_total") == 0
+
+
+async def test_nobody_notices_one_of_two_replicas(tmp_path: Path, process: EmbedderProcess) -> None:
+    """While one of two is killed, no hydrate is reduced."""
+    with EmbedderProcess() as other:
+        addresses = (process.target, other.target)
+        async with serving(tmp_path / "record.db", embedder_address=addresses) as pod:
+            await pod.publish(POLICY.replace(f"{EMBED_MS}", "20000"))
+            await pod.route("default", "patient", 1)
+            await told(pod)
+            await pod.embedded()
+            for number in range(60):
+                if number == 20:
+                    process.kill9()
+                answer = await pod.hydrate("new", f"Where does thing {number} lie?")
+                assert not answer.degraded
+            assert calls(pod, address=other.target, outcome="ok") > 30
+
+
+async def test_an_embedder_that_hangs_costs_its_share_once(tmp_path: Path, process: EmbedderProcess) -> None:
+    """One that accepts and never answers makes a few hydrates wait for embed_ms, and then none: it is not asked."""
+    with Proxy((LOOPBACK, process.port)) as proxy:
+        address = f"{LOOPBACK}:{proxy.port}"
+        async with serving(tmp_path / "record.db", embedder_address=(address,)) as pod:
+            await pod.publish(POLICY.replace(f"{EMBED_MS}", "60"))
+            await pod.route("default", "patient", 1)
+            await told(pod)
+            await pod.embedded()
+            proxy.black_hole()
+            seen = []
+            for number in range(40):
+                answer = await pod.hydrate("new", f"How many of {number} are there?")
+                seen.append(*caused(answer))
+                if seen[-1] == "embedder_unavailable":
+                    break
+            # The last of them may be told while they wait.
+            assert "embedding_timed_out" in seen
+            assert seen[-1] == "embedder_unavailable"
+            assert len(seen) <= limits.breaker_failures_max * limits.embed_silence_ms // 60 + 3
+
+            async def quiet() -> bool:  # those that waited have ended
+                before = calls(pod)
+                await asyncio.sleep(0.2)
+                return calls(pod) == before
+
+            await until(quiet)
+            embeds = total(pod.metrics(), "embedder_calls_total", outcome="cancelled")
+            for number in range(40):
+                answer = await pod.hydrate("new", f"And how many of {number} were there?")
+                assert caused(answer) == {"embedder_unavailable"}
+            assert total(pod.metrics(), "embedder_calls_total", outcome="cancelled") == embeds
+            assert total(pod.metrics(), "embedder_breaker_open", address=address) == 1
+            proxy.heal()
+            await until(lambda: whole(pod, "Is it back?"))
+            assert total(pod.metrics(), "embedder_breaker_open", address=address) == 0
+
+
+async def test_a_full_embedder_reduces_recall_and_delays_projection(tmp_path: Path, replica: Replica) -> None:
+    """Overload is no failure of an item: it is embedded later, and hydrates go by words meanwhile."""
+    async with serving(tmp_path / "record.db", embedder_address=(replica.address,)) as pod:
+        await told(pod)
+        await pod.embedded()
+        replica.error = Overloaded("full", limit="embed_item_tokens_max")
+        await pod.append("s", "late", "The invoice for the piano was paid in March.")
+        answer = await pod.hydrate("new", "Was the invoice paid?")
+        assert caused(answer) == {"embedding_failed"}
+        assert "invoice" in shown(answer.bundle, RECALL)
+
+        async def refused() -> bool:
+            return calls(pod, outcome="overloaded") >= 2
+
+        await until(refused)
+        assert (await pod.info()).projection_lag_items == 1
+        assert total(pod.metrics(), "embedder_breaker_open") == 0
+        replica.error = None
+        await pod.embedded()
+        assert total(pod.metrics(), "projection_parked") == total(pod.metrics(), "unembeddable_items_total") == 0
+
+
+async def test_wrong_vectors_are_never_stored(tmp_path: Path, replica: Replica) -> None:
+    """An embedder that answers wrongly gives no item a vector, not even that of a text that cannot be embedded."""
+    right = replica.embed
+    async with serving(tmp_path / "record.db", embedder_address=(replica.address,)) as pod:
+        await until(lambda: whole(pod, "Is it there?"))
+        for number, wrong in enumerate((lambda _: b"\xff", lambda request: right(request)[:-8])):
+            replica.embed = wrong
+            before = calls(pod, outcome="wrong")
+            await pod.append("s", f"r{number}", f"The passport of guest {number} is in the safe.")
+
+            async def seen(before: float = before) -> bool:
+                return calls(pod, outcome="wrong") > before
+
+            await until(seen)
+            answer = await pod.hydrate("new", f"Where is passport {number}?")
+            assert caused(answer) <= {"embedding_failed", "embedder_unavailable"}
+            assert answer.degraded
+            assert (await pod.info()).projection_lag_items > 0
+            replica.embed = right
+            await pod.embedded()
+        found = pod.metrics()
+        assert total(found, "unembeddable_items_total") == total(found, "projection_parked") == 0
+
+
+@pytest.mark.parametrize(("precision", "stands_in"), [("int8", True), ("fp32", False)])
+async def test_a_model_of_ones_own_stands_in(
+    tmp_path: Path, process: EmbedderProcess, precision: str, stands_in: bool
+) -> None:
+    """With the embedder gone a sidecar embeds by itself, if and only if that is the very same model."""
+    changes: dict[str, Any] = {
+        "embedder_address": (process.target,),
+        "embedder_fallback": True,
+        "embedder": MODEL,
+        "precision": precision,
+    }
+    server = Server(Config(**settings(tmp_path / "record.db", **changes)))
+    log = io.StringIO()
+    server.telemetry.log = Log(log)
+    async with server:
+        pod = Local(server, log)
+        await told(pod)
+
+        async def known() -> bool:
+            info = (await pod.info()).embedding
+            return info.model_id.endswith("/int8") and (await pod.info()).projection_lag_items == 0
+
+        await until(known)
+        process.kill9()
+        answer = await pod.hydrate("new", QUERIES[0])
+        assert caused(answer) == (set() if stands_in else {"embedder_unavailable"})
+        await pod.append("s", "late", "The invoice for the piano was paid in March.")
+        if stands_in:
+            await pod.embedded()
+        else:
+            assert "the fallback is another model" in pod.log()
+        assert (total(pod.metrics(), "embedder_fallbacks_total") > 0) == stands_in
+        await pod.close()
+
+
+async def test_a_worker_waits_for_the_embedder(tmp_path: Path) -> None:
+    """`standpipe work --once` without a model of its own embeds everything when the embedder comes, and ends."""
+    record, process = tmp_path / "record.db", EmbedderProcess()
+    async with serving(record, project=False) as pod:
+        await told(pod)
+    config = settings(record, embedder_address=[process.target], http="")
+    del config["listen"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, "embedder": MODEL, "models_dir": str(tmp_path)}))
+    command = [sys.executable, "-m", "sidecar", "work", "--once", "--config", str(path)]
+    with (tmp_path / "work.log").open("w+") as said:
+        worker = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=_environment(), stderr=said)
+        with process:
+            async with asyncio.timeout(60):
+                status = await worker.wait()
+            said.seek(0)
+            assert status == 0, said.read()
+            async with serving(record, embedder_address=(process.target,), project=False) as pod:
+                await until(lambda: whole(pod, QUERIES[0]))
+                assert (await pod.info()).projection_lag_items == 0
+
+
+_SLIM = """
+import asyncio, json, sys
+from pathlib import Path
+from sidecar.config import Config
+from sidecar.server import Server
+
+async def main():
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    async with Server(Config(**{**settings, **{name: tuple(settings[name]) for name in ("listen", "embedder_address")}})) as server:
+        print(json.dumps(server.ports), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+    print(json.dumps(sorted(sys.modules)), flush=True)
+
+asyncio.run(main())
+"""  # noqa: E501
+
+
+async def test_a_slim_sidecar_loads_no_model(tmp_path: Path, process: EmbedderProcess) -> None:
+    """With a shared embedder a process needs neither ONNX Runtime nor a tokenizer of a model, and is small."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings(tmp_path / "record.db", embedder_address=[process.target], embedder=MODEL)))
+    with subprocess.Popen(  # noqa: ASYNC220 - it is talked to while it runs
+        [sys.executable, "-c", _SLIM, str(path)],
+        cwd=ROOT,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as slim:
+        assert slim.stdin is not None
+        assert slim.stdout is not None
+        try:
+            pod = Pod(f"{LOOPBACK}:{json.loads(slim.stdout.readline())[0]}")
+            await told(pod)
+            await until(lambda: whole(pod, QUERIES[0]))
+            await pod.embedded()
+            assert not (await pod.hydrate("new", QUERIES[1])).degraded
+            await pod.close()
+            resident_mb = psutil.Process(slim.pid).memory_info().rss / 1e6
+            slim.stdin.write("\n")
+            slim.stdin.flush()
+            loaded = set(json.loads(slim.stdout.readline()))
+        finally:
+            slim.kill()
+    print(f"resident: {resident_mb:.0f} MB")
+    assert not loaded & {"onnxruntime", "tokenizers", "onnx", "rich", "matplotlib"}
+    assert resident_mb < 150
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
+    return {
+        **kept,
+        "STANDPIPE_MODELS_DIR": str(MODELS),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")]),
+    }
