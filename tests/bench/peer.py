@@ -112,7 +112,7 @@ class Peer:
         return {"times": [one for part in times for one in part], "s": seconds}
 
     def ceiling(self, *, side: str, device: str, precision: str) -> dict:
-        """Measure the machine: operations a second of a matrix product of the best size, and bytes a second of a copy."""
+        """Measure the machine: operations a second of a matrix product of the best size, and bytes of a copy."""
         _, threads = self.models[side]
         torch.set_num_threads(threads)
         copied = torch.empty((4 << 30) if device == "cuda" else (256 << 20), dtype=torch.uint8, device=device).fill_(1)
