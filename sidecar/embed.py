@@ -65,7 +65,6 @@ _NUMPY_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
 }
-_PROBE = "A text that stands for all texts, for what becomes of it must not depend on where it stands, or beside whom. "
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -253,9 +252,10 @@ class Embedder:
 
     def _prove(self) -> None:
         """Show that a text has the same bits alone in the first row and in other rows among other texts."""
+        random = np.random.default_rng(0)
         for shape in sorted(self._slots):
             text = self._probe(shape.tokens)
-            others = [np.roll(text, row)[: 1 + row * 7 % shape.tokens] for row in range(shape.rows)]
+            others = [self._probe(int(random.integers(1, shape.tokens + 1)), row + 1) for row in range(shape.rows)]
             rows = {0, 1, shape.rows // 2, shape.rows - 1} & set(range(shape.rows))
             alone = self._run([text], shape)[0]
             together = self._run([text if row in rows else others[row] for row in range(shape.rows)], shape)
@@ -268,9 +268,10 @@ class Embedder:
                     " goes, such as int8, is for a CPU"
                 )
 
-    def _probe(self, tokens: int) -> Tokens:
-        """Make a text of so many tokens."""
-        return np.resize(self.tokenise([_PROBE])[0], tokens)
+    def _probe(self, tokens: int, seed: int = 0) -> Tokens:
+        """Make a text of so many tokens, any of the vocabulary."""
+        words = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        return np.random.default_rng(seed).integers(words, size=tokens, dtype=np.int32)
 
     def _buckets(self) -> list[int]:
         """List the tokens that runs are padded to, up to the longest text."""
@@ -408,6 +409,8 @@ def _on_cpu(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Threads that wait for the next run without sleeping are taken from whoever shares the pod.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=[CPU])
 
 

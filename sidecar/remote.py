@@ -138,7 +138,7 @@ class SharedEmbedder:
 
     async def __aenter__(self) -> Self:
         if self._fallback is not None:
-            self._know(_info(self._fallback))
+            self._know(self._fallback.info())
             self._order = [self._fallback.id]
         for replica in self._replicas:
             replica.open()
@@ -306,6 +306,7 @@ class RemoteEmbedding(Embedding):
         self.precision = info.precision
         self.provider = info.provider
         self.tokens_max = info.tokens_max
+        self.cosine_floor_thousandths = info.cosine_floor_thousandths
         self._shared = shared
         self._telemetry = telemetry
         self._fallback = fallback
@@ -317,7 +318,9 @@ class RemoteEmbedding(Embedding):
         """Embed a query, or take its vector from the cache: float32 [dimensions], read-only."""
         self._refuse_closed()
         return await self._cache.get(
-            text, lambda left_s: asyncio.ensure_future(self._query(text, left_s)), deadline_s=deadline_s
+            text,
+            lambda flight: flight.follow(asyncio.create_task(self._query(text, flight.left_s))),
+            deadline_s=deadline_s,
         )
 
     async def embed_items(self, texts: Sequence[str], *, deadline_s: float = math.inf) -> list[Vector]:
@@ -690,16 +693,6 @@ def _parts(texts: Sequence[str], dimensions: int) -> Iterator[list[str]]:
         left -= size
     if part:
         yield part
-
-
-def _info(model: Embedding) -> context_pb2.EmbeddingInfo:
-    return context_pb2.EmbeddingInfo(
-        model_id=model.id,
-        dimensions=model.dimensions,
-        provider=model.provider,
-        precision=model.precision,
-        tokens_max=model.tokens_max,
-    )
 
 
 def _seen(task: asyncio.Task[Any] | asyncio.Future[Any]) -> None:

@@ -273,8 +273,8 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     for kind, texts in (("passage", 30), ("query", 1)):
         assert moved("embedded_texts_total", kind=kind) >= texts
         assert moved("embedded_tokens_total", kind=kind) > texts
-        assert moved("embed_run_seconds_count", kind=kind) == moved("embedded_texts_total", kind=kind)
-        assert _total(after, "embed_fill_share_sum", kind=kind) == _total(after, "embed_fill_share_count", kind=kind)
+        assert moved("embed_run_seconds_count", kind=kind) >= texts
+        assert moved("embed_fill_share_sum", kind=kind) >= texts
     assert moved("degraded_total", source="recall", cause="embedding_timed_out") == 1
     assert moved("replays_total", outcome="equal") == 1
     assert _total(after, "replays_total", outcome="different") == 0

@@ -431,11 +431,12 @@ async def test_a_slow_replica_is_hedged(ends: Ends) -> None:
     """A query that takes long goes to another replica too: whose answer comes first counts, the other call ends."""
     slow, quick = await ends.replica(), await ends.replica()
     model = await saved_up(ends, slow, quick)
-    won = ends.counted("embedder_hedges_won_total")
+    won, asked, number = ends.counted("embedder_hedges_won_total"), len(slow.asked), 0
     slow.hang()
     model._shared._hedging.after_s = 0.05
-    found = [await model.embed_query(f"{number}", deadline_s=10) for number in range(2)]
-    assert [same(one, f"{number}") for number, one in enumerate(found)] == [True, True]
+    while len(slow.asked) == asked:  # one of the next two, if the other answers in time
+        number += 1
+        assert same(await model.embed_query(f"{number}", deadline_s=10), f"{number}")
     await until(lambda: slow.cancelled == 1)
     assert ends.counted("embedder_hedges_won_total") == won + 1
 
