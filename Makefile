@@ -39,7 +39,7 @@ $(TOOLS)/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS) go install $(GRPCURL)
 
 # Linux on x86-64 has this package, and nothing else has it.
-$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock $(VENV)/ready
+$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock | $(VENV)/ready
 	rm -rf $(@D) && mkdir -p $(@D)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D) -r $<; \
@@ -142,7 +142,7 @@ test-gpu: setup $(TOOLS)/gpu/ready  ## Everything that is promised of a GPU, on 
 	PYTHONPATH=$(TOOLS)/gpu $(BIN)/python -m tests.gpu
 
 # With CUDA's libraries: 2 GB.
-$(TOOLS)/gpu/ready: pyproject.toml
+$(TOOLS)/gpu/ready: pyproject.toml | $(VENV)/ready
 	rm -rf $(@D) && mkdir -p $(@D)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) 'onnxruntime-gpu[cuda,cudnn]>=1.28,<2'
 	@touch $@
