@@ -237,15 +237,11 @@ class EmbedQueue(Embedding):
         )
         self._cache = QueryCache(cache_entries_max)
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Both lanes and everything below belong to this lock.
-        self._lock = threading.Lock()
+        # Both lanes and everything below belong to its lock.
+        self._changed = threading.Condition()
         self._in_hand: _Batch | None = None
-        self._idle = False
         self._closed = False
         self._tokens_per_s = 0.0
-        # Held, until an idle worker is to look again.
-        self._wake = threading.Lock()
-        self._wake.acquire()
         # A daemon, so that a run that never ends cannot keep the process from ending.
         self._worker = threading.Thread(target=self._work, name="embed", daemon=True)
         self._worker.start()
@@ -304,10 +300,10 @@ class EmbedQueue(Embedding):
 
     async def close(self) -> None:
         """Refuse new calls, fail those that wait with Draining, and let the run in hand end, up to CLOSE_S."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             waiting = self._queries.clear() + self._passages.clear()
-            self._rouse()
+            self._changed.notify()
         for lane in (self._queries, self._passages):
             lane.tokeniser.shutdown(wait=False)
         self._settle([(call, _draining()) for call in waiting])
@@ -342,13 +338,13 @@ class EmbedQueue(Embedding):
         if _is_short(texts):
             return self._read_here(lane, texts)
         guess = min(sum(min(2 + len(text) // 4, self.tokens_max) for text in texts), lane.tokens_max)
-        with self._lock:
+        with self._changed:
             self._check_room(lane, guess, len(texts))
             lane.tokens += guess
         try:
             read: list[Tokens] = []
             for some in _portions(texts):
-                with self._lock:
+                with self._changed:
                     self._check_open()
                 reading = asyncio.get_running_loop().run_in_executor(lane.tokeniser, self._read, lane, some)
                 async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
@@ -357,7 +353,7 @@ class EmbedQueue(Embedding):
         except TimeoutError:
             raise _late() from None
         finally:
-            with self._lock:
+            with self._changed:
                 lane.tokens -= guess
 
     def _read_here(self, lane: _Lane, texts: Sequence[str]) -> list[Tokens]:
@@ -393,16 +389,16 @@ class EmbedQueue(Embedding):
         self._loop = asyncio.get_running_loop()
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         call = _Call(texts, vectors, answer, deadline, came_at, left=len(texts))
-        with self._lock:
+        with self._changed:
             self._check_room(lane, tokens, len(texts))
             lane.add(call, tokens)
-            self._rouse()
+            self._changed.notify()
         return call
 
     def _leave(self, lane: _Lane, call: _Call) -> None:
         """Take out what waits of a call that has ended, however it did."""
         if call.waiting:
-            with self._lock:
+            with self._changed:
                 lane.remove(call)
 
     def _check_open(self) -> None:
@@ -420,12 +416,6 @@ class EmbedQueue(Embedding):
             pause_ms = round(500 * ahead / self._tokens_per_s)
             error.retry_after_ms = min(max(pause_ms, limits.embed_pause_ms), limits.embed_pause_longest_ms)
         raise error
-
-    def _rouse(self) -> None:
-        """Let an idle worker look again; the lock is held."""
-        if self._idle:
-            self._idle = False
-            self._wake.release()
 
     def _settle(self, ends: Sequence[tuple[_Call, Exception | None]]) -> None:
         """Tell callers what came of their texts."""
@@ -448,7 +438,7 @@ class EmbedQueue(Embedding):
                 ends = self._hand_out(batch, vectors)
             except Exception as cause:
                 ends = self._fail(batch, cause)
-            with self._lock:
+            with self._changed:
                 self._in_hand = None
                 for call, error in ends:
                     if error is not None:
@@ -460,19 +450,20 @@ class EmbedQueue(Embedding):
     def _take(self) -> _Batch | None:
         """Wait for what is to run next; None once the queue is closed."""
         while True:
-            with self._lock:
+            with self._changed:
                 if self._closed:
                     return None
                 now = time.monotonic()
                 batch = self._in_hand = self._queries.take(now) or self._passages.take(now)
-                self._idle = batch is None
                 late = self._queries.late + self._passages.late
+                if batch is None and not late:
+                    self._changed.wait()
+                    continue
                 self._queries.late, self._passages.late = [], []
             # The caller knows by itself, but who joined a query with more time does not.
             self._tell([(call, _late()) for call in late])
             if batch is not None:
                 return batch
-            self._wake.acquire()
 
     def _hand_out(self, batch: _Batch, vectors: NDArray[np.float32]) -> list[tuple[_Call, Exception | None]]:
         """Give each call its rows; return those that have all, or will never."""
