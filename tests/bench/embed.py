@@ -360,7 +360,7 @@ class Bench:
         name, out = "reference", self.work / "reference.npy"
         device = "cuda" if self.device == "gpu" else "cpu"
         await self.peer(
-            "load", side=name, model=str(self.weights), device=device, precision="fp32", threads=0,
+            "load", side=name, model=str(self.weights), device=device, precision="fp32", threads=1,
             tokens_max=self.model.tokens_max,
         )  # fmt: skip
         await self.peer("vectors", side=name, texts="cosine", out=str(out))
