@@ -12,7 +12,7 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,18 @@ $(MODELS)/ready: $(VENV)/ready sidecar/fetch.py sidecar/bert.py
 	$(BIN)/standpipe model ranks --to $(MODELS)
 	@touch $@
 
-tools: $(TOOLS)/grpcurl  ## Build the stock clients that tests use; needs Go
+tools: $(TOOLS)/grpcurl $(TOOLS)/onnxruntime-gpu/ready  ## Get the stock clients and libraries that tests use; needs Go
 
 $(TOOLS)/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS) go install $(GRPCURL)
+
+# Linux on x86-64 has this package, and nothing else has it.
+$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock $(VENV)/ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D) -r $<; \
+	fi
+	@touch $@
 
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
@@ -129,6 +137,15 @@ eval-safety: setup  ## Isolation and poison on real conversations and attacks: m
 	@test -n "$(DATA)" || { echo "say which conversations: make eval-safety DATA=DIR"; exit 2; }
 	$(BIN)/python -m tests.eval.safety isolation $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 	$(BIN)/python -m tests.eval.safety poison $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
+
+test-gpu: setup $(TOOLS)/gpu/ready  ## Everything that is promised of a GPU, on a machine that has one
+	PYTHONPATH=$(TOOLS)/gpu $(BIN)/python -m tests.gpu
+
+# With CUDA's libraries: 2 GB.
+$(TOOLS)/gpu/ready: pyproject.toml
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) 'onnxruntime-gpu[cuda,cudnn]>=1.28,<2'
+	@touch $@
 
 eval-embed: setup  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
 	$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)

@@ -11,13 +11,14 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidecar import limits
 from sidecar.errors import DeadlineExceeded, Draining
+from standpipe.v1 import context_pb2
 
 Vector = NDArray[np.float32]
 
@@ -39,6 +40,20 @@ class Embedding(ABC):
     tokens_max: int
     remote: bool = False
     """Whether another process computes."""
+    cosine_floor_thousandths: int = 0
+    """Cosine from which an item has something to say to a query, in thousandths; 0: as `sidecar.recall` has it."""
+
+    def info(self) -> context_pb2.EmbeddingInfo:
+        """Describe it: all but what a deployment does with it."""
+        return context_pb2.EmbeddingInfo(
+            model_id=self.id,
+            dimensions=self.dimensions,
+            precision=self.precision,
+            provider=self.provider,
+            tokens_max=self.tokens_max,
+            remote=self.remote,
+            cosine_floor_thousandths=self.cosine_floor_thousandths,
+        )
 
     @property
     def broken(self) -> bool:
@@ -58,31 +73,101 @@ class Embedding(ABC):
         """Refuse new calls, and end those that wait. Safe to call twice."""
 
 
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A query that is being embedded, and how many wait for it."""
+T = TypeVar("T")
 
-    vector: asyncio.Future[Vector]
-    waiting: int = 0
+
+async def answered(answer: asyncio.Future[T], deadline_s: float) -> T:
+    """Wait for a future that is the caller's alone: it fails with DeadlineExceeded after `deadline_s` seconds."""
+    if deadline_s == math.inf:
+        return await answer
+    late = DeadlineExceeded("the text was not embedded before the deadline", phase="embed")
+    timer = asyncio.get_running_loop().call_later(deadline_s, settle, answer, None, late)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
+
+
+def settle(answer: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:
+    """Answer whoever still waits."""
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(cast(T, value))
+    else:
+        answer.set_exception(error)
+        answer.exception()  # it has been heard of, should the caller be about to leave
+
+
+class Flight:
+    """A query that is being embedded, for all who wait for it. It is of one event loop."""
+
+    __slots__ = ("_done", "_error", "_waiters", "abandon", "left_s", "vector")
+
+    def __init__(self, left_s: float) -> None:
+        self.left_s = left_s
+        """Seconds that who began it has; who joined it may have more."""
+        self.abandon: Callable[[], object] | None = None
+        """Called when nobody waits any more."""
+        self.vector: Vector | None = None
+        self._error: BaseException | None = None
+        self._done = False
+        self._waiters: set[asyncio.Future[Vector]] = set()
+
+    def done(self) -> bool:
+        """Tell whether it has been answered, or nobody waits for that."""
+        return self._done
+
+    def follow(self, task: asyncio.Task[Vector]) -> None:
+        """Let a task answer; it is cancelled when nobody waits any more."""
+
+        def ended(task: asyncio.Task[Vector]) -> None:
+            error = Draining("the embedder is closed") if task.cancelled() else task.exception()
+            self.land(None if error else task.result(), error)
+
+        self.abandon = task.cancel
+        task.add_done_callback(ended)
+
+    def land(self, vector: Vector | None, error: BaseException | None = None) -> None:
+        """Answer all who wait, unless they have been answered."""
+        if self._done:
+            return
+        self._done, self.vector, self._error = True, vector, error
+        for waiter in self._waiters:
+            settle(waiter, vector, error)
+
+    async def wait(self, left_s: float) -> Vector:
+        """Wait for the answer, or for so many seconds; the last who leaves gives it up."""
+        waiter: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        if self._done:
+            settle(waiter, self.vector, self._error)
+        self._waiters.add(waiter)
+        try:
+            return await answered(waiter, left_s)
+        finally:
+            self._waiters.discard(waiter)
+            if not self._waiters and not self._done:
+                self._done = True
+                if self.abandon is not None:
+                    self.abandon()
 
 
 class QueryCache:
     """What one model made of queries, for one event loop: the least recently used are forgotten.
 
     Equal queries in flight share one: who joins waits at most to its own deadline, and when the last of them has left
-    the flight is cancelled. Texts are known by their hash alone. Failures are not kept.
+    the flight is abandoned. Texts are known by their hash alone. Failures are not kept.
     """
 
     def __init__(self, entries_max: int = limits.query_cache_max) -> None:
         self._entries_max = entries_max
         self._vectors: OrderedDict[bytes, Vector] = OrderedDict()
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[bytes, Flight] = {}
 
-    async def get(self, text: str, begin: Callable[[float], asyncio.Future[Vector]], *, deadline_s: float) -> Vector:
-        """Return the vector of a query, and `begin` its embedding if nobody has.
+    async def get(self, text: str, begin: Callable[[Flight], None], *, deadline_s: float) -> Vector:
+        """Return the vector of a query, and `begin` its flight if nobody has.
 
-        `begin` is told how many seconds there are, and answers with what is cancelled when nobody waits any more: a
-        task, or a future. Raises DeadlineExceeded after `deadline_s` seconds, and what `begin` and the flight raise.
+        Raises DeadlineExceeded after `deadline_s` seconds, and what `begin` raises and the flight comes to.
         """
         key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         cached = self._vectors.get(key)
@@ -93,49 +178,22 @@ class QueryCache:
         deadline = loop.time() + deadline_s
         while True:
             flight = self._flights.get(key)
-            began = flight is None or _failed(flight.vector)  # its end has not been told yet
+            began = flight is None or (flight.done() and flight.vector is None)
             if flight is None or began:
-                flight = self._flights[key] = self._begin(key, begin(deadline - loop.time()))
+                flight = Flight(deadline - loop.time())
+                begin(flight)
+                self._flights[key] = flight
             try:
-                return await self._land(key, flight, deadline - loop.time())
+                vector = await flight.wait(deadline - loop.time())
             except DeadlineExceeded:
                 # Who began the flight had less time than we have: it is begun again for those who are left.
                 if began or loop.time() >= deadline:
                     raise
-
-    def _begin(self, key: bytes, vector: asyncio.Future[Vector]) -> _Flight:
-        flight = _Flight(vector)
-
-        def landed(done: asyncio.Future[Vector]) -> None:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-            if _failed(done):
-                return
-            self._vectors[key] = done.result()
-            while len(self._vectors) > self._entries_max:
-                self._vectors.popitem(last=False)
-
-        vector.add_done_callback(landed)
-        return flight
-
-    async def _land(self, key: bytes, flight: _Flight, left_s: float) -> Vector:
-        """Wait for a flight; the last who leaves it cancels it."""
-        flight.waiting += 1
-        try:
-            # Unlike a timeout around the future it leaves it be, for the others' sake.
-            landed, _ = await asyncio.wait([flight.vector], timeout=None if left_s == math.inf else left_s)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.vector.done():
-                # Nobody may join from here on, and a task takes a while to end.
-                del self._flights[key]
-                flight.vector.cancel()
-        if not landed:
-            raise DeadlineExceeded("the text was not embedded before the deadline", phase="embed")
-        if flight.vector.cancelled():
-            raise Draining("the embedder is closed")
-        return flight.vector.result()
-
-
-def _failed(vector: asyncio.Future[Vector]) -> bool:
-    return vector.done() and (vector.cancelled() or vector.exception() is not None)
+            else:
+                self._vectors[key] = vector
+                while len(self._vectors) > self._entries_max:
+                    self._vectors.popitem(last=False)
+                return vector
+            finally:
+                if flight.done() and self._flights.get(key) is flight:
+                    del self._flights[key]

@@ -28,7 +28,7 @@ from sidecar.embed import Embedder
 from sidecar.errors import ConfigInvalid
 from sidecar.server import SERVICES, Server
 from standpipe.v1 import context_pb2, fact_pb2, memory_pb2, turn_pb2
-from tests.e2e.embedders import embedding
+from tests.e2e.embedders import Gated, embedding
 from tests.e2e.pods import ROOT, Fleet, Local, Pod, budget, refused, serving, settings, until
 
 TOOLS = Path(os.environ.get("TEST_TOOLS_DIR", ROOT / ".cache" / "tools"))
@@ -195,6 +195,17 @@ async def test_probes(tmp_path: Path) -> None:
         _get(port, "/livez")
 
 
+async def test_a_device_that_failed_asks_for_a_restart(tmp_path: Path, embedder: Embedder) -> None:
+    """A sidecar whose own GPU has failed for good is not alive, since nothing but a restart helps (P12)."""
+    gated = Gated(embedder, opened=True)
+    async with serving(tmp_path / "r.db", embedder=gated) as pod:
+        port = pod.server.http_port
+        assert await asyncio.to_thread(_get, port, "/livez") == (200, "ok\n")
+        gated.broken = True
+        for path in ("/livez", "/readyz"):
+            assert (await asyncio.to_thread(_get, port, path))[0] == 503
+
+
 async def test_a_store_that_is_down_leaves_the_pod_ready(pod: Local, tmp_path: Path) -> None:
     """Readiness does not ask the store: one that is damaged must not take every pod down (P12)."""
     await pod.append("s", "r1", "x")
@@ -262,8 +273,8 @@ async def test_every_metric_moves(tmp_path: Path, embedder: Embedder) -> None:
     for kind, texts in (("passage", 30), ("query", 1)):
         assert moved("embedded_texts_total", kind=kind) >= texts
         assert moved("embedded_tokens_total", kind=kind) > texts
-        assert moved("embed_run_seconds_count", kind=kind) == moved("embedded_texts_total", kind=kind)
-        assert _total(after, "embed_fill_share_sum", kind=kind) == _total(after, "embed_fill_share_count", kind=kind)
+        assert moved("embed_run_seconds_count", kind=kind) >= texts
+        assert moved("embed_fill_share_sum", kind=kind) >= texts
     assert moved("degraded_total", source="recall", cause="embedding_timed_out") == 1
     assert moved("replays_total", outcome="equal") == 1
     assert _total(after, "replays_total", outcome="different") == 0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sidecar import batching, limits
 from sidecar.batching import EmbedQueue
 from sidecar.embed import Embedder, Shape, Tokens
-from sidecar.embedding import QueryCache, Vector
+from sidecar.embedding import Flight, QueryCache, Vector
 from sidecar.errors import (
     DeadlineExceeded,
     Draining,
@@ -424,7 +424,8 @@ async def test_a_dropped_query_can_be_asked_again(gated: Gated) -> None:
 
 async def test_a_cache_cancels_what_nobody_waits_for() -> None:
     """The last who leaves a flight cancels it; who comes then begins another, though the first has not ended yet."""
-    begun: list[asyncio.Future[Vector]] = []
+    begun: list[Flight] = []
+    tasks: list[asyncio.Task[Vector]] = []
     ended = asyncio.Event()
 
     async def fly() -> Vector:
@@ -434,10 +435,12 @@ async def test_a_cache_cancels_what_nobody_waits_for() -> None:
             await ended.wait()
         raise AssertionError
 
-    def begin(left_s: float) -> asyncio.Future[Vector]:
-        assert 0 < left_s <= 9
-        begun.append(asyncio.create_task(fly()) if not begun else asyncio.get_running_loop().create_future())
-        return begun[-1]
+    def begin(flight: Flight) -> None:
+        assert 0 < flight.left_s <= 9
+        begun.append(flight)
+        if not tasks:
+            tasks.append(asyncio.create_task(fly()))
+            flight.follow(tasks[0])
 
     cache = QueryCache()
     callers = [asyncio.create_task(cache.get("a", begin, deadline_s=9)) for _ in range(3)]
@@ -445,17 +448,19 @@ async def test_a_cache_cancels_what_nobody_waits_for() -> None:
     for caller in callers[:2]:
         caller.cancel()
     await settle()
-    assert not begun[0].cancelling()
+    assert not tasks[0].cancelling()
     callers[2].cancel()
     await settle()
-    assert begun[0].cancelling() == 1
+    assert tasks[0].cancelling() == 1
     again = asyncio.create_task(cache.get("a", begin, deadline_s=9))
     await settle()
     ended.set()
     await settle()
-    assert begun[0].cancelled()
+    assert tasks[0].cancelled()
     vector = np.zeros(4, np.float32)
-    begun[1].set_result(vector)
+    begun[1].land(vector)
+    begun[1].land(None, Internal("too late to fail"))
+    assert await cache.get("a", begin, deadline_s=9) is vector, "whoever comes before the others wake"
     assert await again is vector
     assert await cache.get("a", begin, deadline_s=0) is vector
     assert len(begun) == 2
@@ -463,24 +468,29 @@ async def test_a_cache_cancels_what_nobody_waits_for() -> None:
 
 async def test_a_flight_that_failed_takes_no_passengers() -> None:
     """Who comes after a flight's failure, before anybody has been told, begins another; a lost one is Draining."""
-    loop = asyncio.get_running_loop()
-    begun: list[asyncio.Future[Vector]] = []
+    begun: list[Flight] = []
+    task = asyncio.create_task(asyncio.sleep(9, np.zeros(4, np.float32)))
 
-    def begin(left_s: float) -> asyncio.Future[Vector]:
-        begun.append(loop.create_future())
-        return begun[-1]
+    def begin(flight: Flight) -> None:
+        begun.append(flight)
+        if len(begun) == 2:
+            flight.follow(task)
+        if len(begun) == 3:
+            flight.land(None, Internal("at once"))
 
     cache = QueryCache()
     first = asyncio.create_task(cache.get("a", begin, deadline_s=9))
     await settle()
-    begun[0].set_exception(DeadlineExceeded("the replica's own", phase="embed"))
+    begun[0].land(None, DeadlineExceeded("the replica's own", phase="embed"))
     second = asyncio.create_task(cache.get("a", begin, deadline_s=9))
     with pytest.raises(DeadlineExceeded):
         await first
     assert len(begun) == 2
-    begun[1].cancel()
+    task.cancel()
     with pytest.raises(Draining):
         await second
+    with pytest.raises(Internal, match="at once"):
+        await cache.get("a", begin, deadline_s=9)
     assert not cache._flights
 
 
@@ -586,6 +596,7 @@ async def test_the_speed_is_measured(gated: Gated) -> None:
     await asyncio.sleep(0.05)
     gated.open()
     await slow
+    await until(lambda: queue._tokens_per_s > 0)  # it is reckoned behind the callers' backs
     before = queue._tokens_per_s
     assert 0 < before < 2000
     for _ in range(40):
@@ -875,6 +886,25 @@ async def test_closing_fails_what_is_left_of_a_call(gated: Gated) -> None:
     assert gated.seen == ["a"]
 
 
+async def test_closing_fails_nobody_whose_texts_are_all_in_hand(padded: Gated) -> None:
+    """Of two calls in one run, the one that has more texts hears Draining, and the other has its vectors."""
+    queue = EmbedQueue(padded)
+    first = asyncio.create_task(queue.embed_items(["r"]))
+    await padded.has_begun()
+    more = asyncio.create_task(queue.embed_items(["abc", "in another shape"]))
+    whole = asyncio.create_task(queue.embed_items(["def"]))
+    await settle()
+    padded.open(1)
+    await padded.has_begun()
+    assert padded.runs[-1] == ["abc", "def"]
+    closing = asyncio.create_task(queue.close())
+    with pytest.raises(Draining):
+        await more
+    padded.open()
+    assert bits((await whole)[0]) == bits(padded.vector("def"))
+    await asyncio.gather(first, closing)
+
+
 async def test_closing_fails_whose_text_is_being_read() -> None:
     """Who closes a queue does not wait for a tokenizer, and whoever does hears Draining as soon as it is done."""
     embedder = Stuck()
@@ -1028,6 +1058,7 @@ async def test_what_runs_waits_and_is_refused_is_counted(padded: Gated) -> None:
     assert (figure("_waiting_texts", "passage"), figure("_waiting_tokens", "passage")) == (2, 52)
     padded.open()
     await asyncio.gather(running, query, items)
+    await queue.close()  # what a run was is counted behind its callers' backs
     assert (figure("_waiting_texts", "passage"), figure("_waiting_tokens", "passage")) == (0, 0)
     assert (figure("ded_texts_total", "passage"), figure("ded_tokens_total", "passage")) == (4, 4 + 52)
     assert (figure("ded_texts_total", "query"), figure("ded_tokens_total", "query")) == (1, 4)
@@ -1036,4 +1067,3 @@ async def test_what_runs_waits_and_is_refused_is_counted(padded: Gated) -> None:
     assert figure("_run_seconds_count", "passage") == 2
     assert figure("_dropped_texts_total", "passage") == 1
     assert figure("_refused_texts_total", "passage") == 2
-    await queue.close()
