@@ -147,18 +147,20 @@ $(TOOLS)/gpu/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) 'onnxruntime-gpu[cuda,cudnn]>=1.28,<2'
 	@touch $@
 
-eval-embed: setup  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
-	$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
+DEVICE ?= cpu
+PEER ?= .cache/peer/bin/python
+ON_GPU := $(if $(filter gpu,$(DEVICE)),$(TOOLS)/gpu/ready)
+AT_GPU := $(if $(filter gpu,$(DEVICE)),PYTHONPATH=$(TOOLS)/gpu)
+
+eval-embed: setup $(ON_GPU)  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
+	$(AT_GPU) $(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
 	$(if $(DATA),$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) recall $(DATA))
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
 
-DEVICE ?= cpu
-PEER ?= .cache/peer/bin/python
-
-bench-embed: setup $(if $(filter .cache/%,$(PEER)),peer)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
-	$(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
+bench-embed: setup $(ON_GPU) $(if $(filter .cache/%,$(PEER)),peer)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
+	$(AT_GPU) $(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
 
 # In a virtual environment of its own, 6 GB with CUDA's libraries; PEER=python3 measures against one that is there.
 .PHONY: peer
