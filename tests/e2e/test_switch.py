@@ -24,6 +24,7 @@ import yaml
 from sidecar import bert, recall
 from sidecar.config import Config
 from sidecar.embed import Embedder
+from sidecar.embed_server import EmbedServer
 from sidecar.engines import open_record
 from sidecar.model import Model
 from sidecar.receipt import Receipt, Signer
@@ -31,6 +32,7 @@ from sidecar.stores.record import Models, ModelsRead
 from sidecar.switch import Switch
 from standpipe.v1 import context_pb2
 from tests.e2e.pods import MODEL, MODELS, RECALL, Fleet, Pod, budget, exact, refused, section, serving, settings, until
+from tests.servers import directory
 from tests.unit.test_model import TINY, tiny_weights
 
 SUBJECTS = ("anna", "ben", "cleo")
@@ -84,8 +86,7 @@ def a_query(dice: random.Random) -> str:
 class Told:
     """The load on a fleet, and all that it was shown."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
+    def __init__(self) -> None:
         self.pods: list[Pod] = []
         self.shown: list[context_pb2.HydrateContextResponse] = []
         self.commits = 0
@@ -179,7 +180,7 @@ def logged(fleet: Fleet, event: str) -> int:
 
 
 async def hold_against(
-    told: Told, stores: Mapping[str, Any], embedders: list[Embedder], pods: list[Pod]
+    told: Told, stores: Mapping[str, Any], embedders: list[Embedder], pods: list[Pod], *, embedded: bool = True
 ) -> Counter[str]:
     """Check every bundle that was shown; return how many were ranked by which model."""
     record = await open_record(Config(**settings(Path(), **stores)))
@@ -199,7 +200,7 @@ async def hold_against(
         if receipt.query_vector:
             assert not causes - {"stale"}, causes
             assert receipt.query_vector == vector_of(receipt.model, receipt.query), receipt.model
-            assert receipt.vector_position > 0
+            assert receipt.vector_position > 0 or not embedded
         else:
             assert causes, "words alone, and nothing says so"
         replayed = await pods[number % len(pods)].replay(answer.receipt)
@@ -226,7 +227,7 @@ async def test_a_move_under_load(fleet: Fleet, models: Path, stores: dict[str, A
     before: dict[str, Any] = {"models_dir": str(models), "embedder": MODEL, "precision": "int8"}
     moving = {"embedder": name, "precision": precision, "embedder_before": f"{MODEL}/int8"}
     pods = [fleet.pod(await fleet.start(**stores, **before)) for _ in range(2)]
-    told = Told(fleet)
+    told = Told()
     await first(told, pods[0])
     assert await models_of(stores) == Models(serving=old.id, known=[old.id])
 
@@ -290,7 +291,7 @@ async def test_the_way_back(fleet: Fleet, models: Path, tmp_path: Path) -> None:
     there: dict[str, Any] = {"embedder": "tiny", "precision": "fp32", "embedder_before": f"{MODEL}/int8"}
     back: dict[str, Any] = {"embedder": MODEL, "precision": "int8", "embedder_before": "tiny/fp32"}
     pod = fleet.pod(await fleet.start(**stores, models_dir=str(models), embedder=MODEL, precision="int8"))
-    told = Told(fleet)
+    told = Told()
     await first(told, pod)
     old = await ranks_by(pod)
     found = [old]
@@ -320,7 +321,7 @@ async def test_a_pod_of_another_model_alone(fleet: Fleet, models: Path, tmp_path
     stores = {"record": f"sqlite:{tmp_path / 'record.db'}"}
     common: dict[str, Any] = {**stores, "models_dir": str(models)}
     pods = [fleet.pod(await fleet.start(**common, embedder=MODEL, precision="int8"))]
-    told = Told(fleet)
+    told = Told()
     await first(told, pods[0])
     pods.append(fleet.pod(await fleet.start(**common, embedder="tiny", precision="fp32")))
     told.pods[:] = pods
@@ -336,7 +337,7 @@ async def test_a_pod_of_another_model_alone(fleet: Fleet, models: Path, tmp_path
         Embedder(Model.open(models / MODEL), precision="int8"),
         Embedder(Model.open(models / "tiny"), precision="fp32"),
     ]
-    assert set(await hold_against(told, stores, embedders, pods)) == set(ids)
+    assert set(await hold_against(told, stores, embedders, pods, embedded=False)) == set(ids)
 
 
 @pytest.mark.timeout(240)
@@ -375,3 +376,41 @@ async def test_a_block_that_does_not_come_in_time(
             slow.setattr(pod.server.scopes, "load", never)
             assert await look() == (old, {"stale"})
         assert await look() == ("tiny@1/fp32", set())
+
+
+@pytest.mark.timeout(300)
+async def test_a_shared_embedder_moves_its_sidecars(models: Path, tmp_path: Path) -> None:
+    """A shared embedder that comes back with another model before the one of before moves its sidecars as they are."""
+    old = Embedder(Model.open(models / MODEL), precision="int8")
+    new = Embedder(Model.open(models / "tiny"), precision="fp32")
+    address = f"unix:{directory() / 'embed'}"
+    config = Config(**settings(tmp_path, listen=(address,), http="", embedder=MODEL))
+    record = tmp_path / "record.db"
+    async with serving(record, embedder_address=(address,)) as pod:
+        told = Told()
+        async with EmbedServer(config, embedders=[old]):
+
+            async def at_hand() -> bool:
+                return await ranks_by(pod) == old.id
+
+            await until(at_hand)
+            await first(told, pod)
+        async with told.load(1):  # by words alone, for a while
+            await asyncio.sleep(0.5)
+            async with EmbedServer(config, embedders=[new, old]):
+
+                async def moved() -> bool:
+                    return await ranks_by(pod) == new.id and SWITCHED in pod.log()
+
+                await until(moved, seconds=90)
+                seen = len(told.shown)
+
+                async def shown_since() -> bool:
+                    return len(told.shown) > seen + 10
+
+                await until(shown_since)
+                told.stopping = True
+        assert pod.log().count(SWITCHED) == 1
+        counts = await hold_against(told, {"record": f"sqlite:{record}"}, [old, new], [pod])
+    assert counts[old.id] > 0
+    assert counts[new.id] > 10
