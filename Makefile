@@ -12,10 +12,10 @@ PROTOC_TOOLS := grpcio-tools==1.62.3
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
 
 help:  ## Say what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready $(MODELS)/ready  ## Make the virtual environment, the model and the tokenizer ranks
 
@@ -33,10 +33,18 @@ $(MODELS)/ready: $(VENV)/ready sidecar/fetch.py sidecar/bert.py
 	$(BIN)/standpipe model ranks --to $(MODELS)
 	@touch $@
 
-tools: $(TOOLS)/grpcurl  ## Build the stock clients that tests use; needs Go
+tools: $(TOOLS)/grpcurl $(TOOLS)/onnxruntime-gpu/ready  ## Get the stock clients and libraries that tests use; needs Go
 
 $(TOOLS)/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS) go install $(GRPCURL)
+
+# Linux on x86-64 has this package, and nothing else has it.
+$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock | $(VENV)/ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D) -r $<; \
+	fi
+	@touch $@
 
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
@@ -130,24 +138,36 @@ eval-safety: setup  ## Isolation and poison on real conversations and attacks: m
 	$(BIN)/python -m tests.eval.safety isolation $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 	$(BIN)/python -m tests.eval.safety poison $(DATA) --models-dir $(STANDPIPE_MODELS_DIR) --engines $(or $(ENGINES),embedded)
 
-eval-embed: setup  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
-	$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
+test-gpu: setup $(TOOLS)/gpu/ready  ## Everything that is promised of a GPU, on a machine that has one
+	PYTHONPATH=$(TOOLS)/gpu $(BIN)/python -m tests.gpu
+
+# With CUDA's libraries: 2 GB.
+$(TOOLS)/gpu/ready: pyproject.toml | $(VENV)/ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) 'onnxruntime-gpu[cuda,cudnn]>=1.28,<2'
+	@touch $@
+
+DEVICE ?= cpu
+PEER ?= .cache/peer/bin/python
+ON_GPU := $(if $(filter gpu,$(DEVICE)),$(TOOLS)/gpu/ready)
+AT_GPU := $(if $(filter gpu,$(DEVICE)),PYTHONPATH=$(TOOLS)/gpu)
+
+eval-embed: setup $(ON_GPU)  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
+	$(AT_GPU) $(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
 	$(if $(DATA),$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) recall $(DATA))
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
 
-DEVICE ?= cpu
-PEER ?= .cache/peer/bin/python
+bench-embed: setup $(ON_GPU) $(if $(filter .cache/%,$(PEER)),peer)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
+	$(AT_GPU) $(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
 
-bench-embed: setup $(PEER)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
-	$(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
-
-# In a virtual environment of its own, 6 GB with CUDA's libraries; PEER=python3 takes one that is there.
-.cache/peer/bin/python: .ci/peer.lock
-	$(PYTHON) -m venv .cache/peer.new
-	.cache/peer.new/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/peer.lock
-	rm -rf .cache/peer && mv .cache/peer.new .cache/peer
+# In a virtual environment of its own, 6 GB with CUDA's libraries; PEER=python3 measures against one that is there.
+.PHONY: peer
+peer:
+	@cmp -s .ci/peer.lock .cache/peer/peer.lock || { rm -rf .cache/peer && $(PYTHON) -m venv .cache/peer && \
+	.cache/peer/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/peer.lock && \
+	cp .ci/peer.lock .cache/peer/peer.lock; }
 
 lock: $(VENV)/ready  ## Write .ci/dev.lock from pyproject.toml, and .ci/peer.lock from .ci/peer.in
 	$(BIN)/python .ci/pin.py

@@ -91,6 +91,13 @@ class Config:
     embedder_fallback: bool = _setting(
         False, "Whether this process loads the model too, for when the shared embedder does not answer."
     )
+    embedder_ca_file: str = _setting(
+        "", "The certificates, as PEM, one of which must have signed the shared embedder's at host:port; empty: no TLS."
+    )
+    tls_cert_file: str = _setting(
+        "", "The certificate, as PEM, of `standpipe embed`: then its host:port speaks TLS; empty: no TLS."
+    )
+    tls_key_file: str = _setting("", "The certificate's private key, as PEM.")
     device: Literal["cpu", "gpu", "auto"] = _setting(
         "cpu", "What embeds: cpu; gpu, or nothing starts; auto: a GPU if there is one, and the log says which."
     )
@@ -161,6 +168,14 @@ class Config:
             "embedder_fallback",
             "false where there is no embedder_address, or no embedder",
         )
+        _check(
+            self.embedder_ca_file.isprintable() and (not self.embedder_ca_file or bool(self.embedder_address)),
+            "embedder_ca_file",
+            "a path where there is an embedder_address, or empty",
+        )
+        for name, other in (("tls_cert_file", self.tls_key_file), ("tls_key_file", self.tls_cert_file)):
+            value = getattr(self, name)
+            _check(value.isprintable() and not (value and not other), name, "a path, beside the other's, or empty")
         _check(self.device in ("cpu", "gpu", "auto"), "device", "cpu, gpu or auto")
         _check(
             self.device == "cpu" or self.precision != "int8",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from sidecar import config as settings
 from sidecar import limits
 from sidecar.config import Config
-from sidecar.embed import Embedder
+from sidecar.embedders import load
 from sidecar.engines import engine_of, hot_of
 from sidecar.errors import ConfigInvalid, StandpipeError
 from sidecar.finding import Finding, failed, ok, warning
-from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model
+from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model, Precision
 from sidecar.remote import SharedEmbedder
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
@@ -43,7 +44,7 @@ async def examine(config: Config, *, progress: Progress = lambda _area: None) ->
         found["shared embedder"] = await _shared(config)
     if not config.embedder_address or config.embedder_fallback:
         progress("model")
-        found["model"] = await asyncio.to_thread(_model, config)
+        found["model"] = await asyncio.to_thread(_models, config)
     progress("tokenizers")
     found["tokenizers"] = await asyncio.to_thread(_tokenizers, config)
     return found
@@ -83,7 +84,9 @@ async def _encryption(config: Config) -> list[Finding]:
 
 async def _shared(config: Config) -> list[Finding]:
     """Ask each replica of the shared embedder what it serves, and have it embed a text."""
-    replicas = await asyncio.gather(*(_replica(address) for address in config.embedder_address))
+    replicas = await asyncio.gather(
+        *(_replica(address, config.embedder_ca_file) for address in config.embedder_address)
+    )
     found = [finding for finding, _ in replicas]
     if len({models for _, models in replicas if models}) > 1:
         advice = "Give all replicas the same `embedder`, `precision`, `device` and `embedder_before`."
@@ -91,11 +94,15 @@ async def _shared(config: Config) -> list[Finding]:
     return found
 
 
-async def _replica(address: str) -> tuple[Finding, tuple[str, ...]]:
+async def _replica(address: str, ca_file: str) -> tuple[Finding, tuple[str, ...]]:
     """Return what is to be said of a replica, and the ids of its models."""
     wait_s = limits.examine_ms / 1000
     advice = "Look at the network, at `standpipe embed` there, and at what `embedder_address` names."
-    async with SharedEmbedder([address], Telemetry(Log(level="error"))) as shared:
+    try:
+        shared = SharedEmbedder([address], Telemetry(Log(level="error")), ca_file=ca_file)
+    except StandpipeError as error:
+        return failed(address, error.message, "Correct the setting `embedder_ca_file`."), ()
+    async with shared:
         try:
             async with asyncio.timeout(wait_s):
                 await shared.changed.wait()
@@ -111,23 +118,34 @@ async def _replica(address: str) -> tuple[Finding, tuple[str, ...]]:
     return ok(address, "; ".join(said)), ids
 
 
-def _model(config: Config) -> list[Finding]:
+def _models(config: Config) -> list[Finding]:
+    """Load the models that this process would load."""
     if config.embedder == "none":
         return [ok("embedder", "none: recall goes by words alone")]
+    found = _model(config, "embedder", config.embedder, config.embed_precision)
+    if config.embedder_before:
+        name, _, precision = config.embedder_before.partition("/")
+        found += _model(config, "embedder_before", name, cast(Precision, precision))
+    return found
+
+
+def _model(config: Config, setting: str, directory: str, precision: Precision) -> list[Finding]:
     found = []
     try:
-        model = Model.open(Path(config.models_dir) / config.embedder)
-        for name in (MODEL_FILES[config.embed_precision], TOKENIZER_FILE):
+        model = Model.open(Path(config.models_dir) / directory)
+        for name in (MODEL_FILES[precision], TOKENIZER_FILE):
             model.file(name)
             if name in model.files:
                 found.append(ok(name, f"SHA-256 {model.files[name][:16]}…, as its model.yaml says"))
             else:
                 found.append(warning(name, "of no known SHA-256", "Name its SHA-256 under `files` in model.yaml."))
-        embedder = Embedder(model, precision=config.embed_precision, threads=config.embed_threads)
+        embedder = load(config, directory, precision)
+    except ConfigInvalid as error:
+        return [*found, failed(setting, error.message, f"Correct the setting `{error.field}`.")]
     except StandpipeError as error:
-        advice = "`standpipe model fetch` makes the pinned one; or name another with the setting `embedder`."
-        return [*found, failed("embedder", error.message, advice)]
-    return [*found, ok("embedder", f"{embedder.id} gives {embedder.dimensions} dimensions on {embedder.provider}")]
+        advice = f"`standpipe model fetch` makes the pinned one; or name another with the setting `{setting}`."
+        return [*found, failed(setting, error.message, advice)]
+    return [*found, ok(setting, f"{embedder.chosen}, {embedder.dimensions} dimensions on {embedder.provider}")]
 
 
 def _tokenizers(config: Config) -> list[Finding]:

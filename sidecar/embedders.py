@@ -118,10 +118,10 @@ async def embedders_of(
         if config.embedder_address and not given:
             fallback = None
             if config.embedder_fallback:
-                loaded = await asyncio.to_thread(_load, config, config.embedder, config.embed_precision)
+                loaded = await asyncio.to_thread(load, config, config.embedder, config.embed_precision)
                 fallback = await queued(stack, loaded, telemetry)
             shared = await stack.enter_async_context(
-                SharedEmbedder(config.embedder_address, telemetry, fallback=fallback)
+                SharedEmbedder(config.embedder_address, telemetry, fallback=fallback, ca_file=config.embedder_ca_file)
             )
             found = shared.models
         elif given or config.embedder != "none":
@@ -138,10 +138,10 @@ def loaded_by(config: Config, log: Log) -> list[Embedder]:
 
     Raises ModelInvalid, and ConfigInvalid where the device is not there.
     """
-    found = [_load(config, config.embedder, config.embed_precision)]
+    found = [load(config, config.embedder, config.embed_precision)]
     if config.embedder_before:
         name, _, precision = config.embedder_before.partition("/")
-        found.append(_load(config, name, cast(Precision, precision)))
+        found.append(load(config, name, cast(Precision, precision)))
     if config.device != "cpu":
         for embedder in found:
             log.info("device", model=embedder.id, chosen=embedder.chosen)
@@ -155,7 +155,8 @@ async def queued(stack: contextlib.AsyncExitStack, embedder: Embedder, telemetry
     return queue
 
 
-def _load(config: Config, name: str, precision: Precision) -> Embedder:
+def load(config: Config, name: str, precision: Precision) -> Embedder:
+    """Load a model of models_dir onto the device that a configuration names. Raises as Embedder does."""
     return Embedder(
         Model.open(Path(config.models_dir) / name),
         precision=precision,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sidecar import limits
 from sidecar.errors import DeadlineExceeded, Draining
+from standpipe.v1 import context_pb2
 
 Vector = NDArray[np.float32]
 
@@ -39,6 +40,20 @@ class Embedding(ABC):
     tokens_max: int
     remote: bool = False
     """Whether another process computes."""
+    cosine_floor_thousandths: int = 0
+    """Cosine from which an item has something to say to a query, in thousandths; 0: as `sidecar.recall` has it."""
+
+    def info(self) -> context_pb2.EmbeddingInfo:
+        """Describe it: all but what a deployment does with it."""
+        return context_pb2.EmbeddingInfo(
+            model_id=self.id,
+            dimensions=self.dimensions,
+            precision=self.precision,
+            provider=self.provider,
+            tokens_max=self.tokens_max,
+            remote=self.remote,
+            cosine_floor_thousandths=self.cosine_floor_thousandths,
+        )
 
     @property
     def broken(self) -> bool:

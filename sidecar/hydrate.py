@@ -263,6 +263,7 @@ class Hydrator:
             library_position=library.position if library else 0,
             library_vector_position=_vectors(library, query) if library else 0,
             library_epoch=library.epoch if library else 0,
+            cosine_floor_thousandths=query.cosine_floor_thousandths,
         )
         answer = context_pb2.HydrateContextResponse()
         seen = _Remembered(items, beliefs, library)
@@ -417,7 +418,9 @@ class Hydrator:
         memory = await self._remembered(receipt)
         query = recall.Query.of(receipt.query)
         if receipt.query_vector:
-            query = recall.Query(receipt.query, query.terms, *recall.unpack_vector(receipt.query_vector), receipt.model)
+            vector = recall.unpack_vector(receipt.query_vector)
+            floor = receipt.cosine_floor_thousandths
+            query = recall.Query(receipt.query, query.terms, *vector, receipt.model, floor)
         omissions_max = (1 << 30) if all_omissions else limits.omissions_listed_max
         await self._assemble(receipt, rules, session, memory, query, into=into, omissions_max=omissions_max)
         subject = memory.items or memory.beliefs
@@ -756,8 +759,7 @@ class Hydrator:
         since = time.perf_counter_ns()
         try:
             async with asyncio.timeout(min(rules.embed_ms / 1000, _spare_s(deadline))):
-                vector = await self._embedded(plan, embedding, memory.model, deadline)
-                return recall.Query.of(plan.query, vector, model=memory.model)
+                return await self._embedded(plan, embedding, memory.model, deadline)
         except (TimeoutError, DeadlineExceeded):
             cause = "embedding_timed_out"
         except EmbedderUnavailable:
@@ -771,14 +773,19 @@ class Hydrator:
             degraded.add(source, cause)
         return recall.Query.of(plan.query)
 
-    async def _embedded(self, plan: _Plan, embedding: _Embedding | None, model_id: str, deadline: Deadline) -> Vector:
-        """Return the query's vector of a model: the one at work, unless that is another model's."""
-        if embedding is not None and embedding.model.id == model_id:
-            return await asyncio.shield(embedding.task)
+    async def _embedded(
+        self, plan: _Plan, embedding: _Embedding | None, model_id: str, deadline: Deadline
+    ) -> recall.Query:
+        """Return the query with its vector of a model: the one at work, unless that is another model's."""
         model = self._embedders.at(model_id)
-        if model is None:
+        if embedding is not None and embedding.model.id == model_id:
+            model, vector = embedding.model, await asyncio.shield(embedding.task)
+        elif model is not None:
+            vector = await model.embed_query(plan.query, deadline_s=_spare_s(deadline))
+        else:
             raise EmbedderUnavailable("the model that memory is ranked by is not at hand")
-        return await model.embed_query(plan.query, deadline_s=_spare_s(deadline))
+        floor = model.cosine_floor_thousandths
+        return recall.Query.of(plan.query, vector, model=model.id, cosine_floor_thousandths=floor)
 
     async def _assemble(
         self,

@@ -4,17 +4,18 @@ A subject whose items are ahead of its vectors is a work order (`sidecar.orders`
 position, and puts the vectors right behind the last one (R13). Should two embed the same items after all, one writes
 and the other's work is dropped. A text that the model cannot embed gets the zero vector and is found by words alone.
 
-A batch is as large as the embedder is fast: at first `_BATCH` items, which a processor takes a tenth of a second for,
-and up to `limits.embed_batch_max`, without which a GPU would wait for a store's round trips. Its items are read in
-pages, and each page is embedded while the next is read.
+How much is with the embedder at once follows from its speed: on a processor little more than one batch, so that the
+first vectors are not as late as the last, and on a GPU thousands of texts, so that it never waits for a store's round
+trips. A batch is a part of that. Its items are read in pages, and each page is embedded while the next is read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -28,10 +29,16 @@ from sidecar.stores.record import Claim, Record, Scope, ScopeRead, ScopeState, S
 from sidecar.telemetry import Telemetry
 
 _BATCH: Final = 64
-"""Items of a batch at first, and at least."""
+"""Items of a batch, at least: what a processor takes a tenth of a second for."""
 
-_BATCH_S: Final = 0.25
-"""What a batch is to take: long against a store's round trips, and short against a lease."""
+_SHARE: Final = 4
+"""Batches that are with the embedder at once, where they are large."""
+
+_SHORT_S: Final = 0.25
+"""A batch that took less tells that more could be with the embedder: a store's round trips are a tenth of it."""
+
+_LONG_S: Final = 1.0
+"""A batch that took longer tells that less should be: its vectors are late, and its lease runs."""
 
 _PAGE: Final = 256
 """Items that are read at once, and texts of one call of the embedder."""
@@ -49,34 +56,35 @@ class EmbeddingProjection(Orders):
         figures = telemetry.projection(embedding.id)
         super().__init__(record, model_id=embedding.id, telemetry=telemetry, figures=figures, lease_s=lease_s)
         self._embedding = embedding
-        self._batch = _BATCH
+        self._pace = _Pace()
 
     async def _advance(self, claim: Claim) -> None:
-        scope, batch = claim.scope, self._batch
-        started = time.monotonic()
+        scope, lapse_at = claim.scope, time.monotonic() + self._lease_s
+        count = min(self._pace.batch, scope.position - scope.vector_position)
+        async with self._pace.room_for(count):
+            vectors = await self._embedded(scope, count, until=lapse_at) if time.monotonic() < lapse_at else []
+        if vectors and await self._record.put_vectors(scope, model=self.model_id, vectors=vectors):
+            self.done += len(vectors)
+            self._telemetry.projected_items.inc(len(vectors))
+        else:  # our lease had passed, and another worker was quicker
+            await self._record.release(claim)
+
+    async def _embedded(self, scope: Scope, count: int, *, until: float) -> list[bytes]:
+        """Return the vectors of the next items of a scope; none if they are not the next any more."""
         pages: list[asyncio.Task[list[bytes]]] = []
         position = scope.vector_position
         try:
-            while (room := batch - (position - scope.vector_position)) > 0:
-                items = await self._page(scope, position, min(room, _PAGE))
+            while (left := scope.vector_position + count - position) > 0:
+                items = await self._page(scope, position, min(left, _PAGE))
                 if not items:
                     break
-                pages.append(asyncio.create_task(self._vectors(items, until=started + self._lease_s)))
+                pages.append(asyncio.create_task(self._vectors(items, until=until)))
                 position = items[-1].position
-                if position >= scope.position:
-                    break
-            vectors = [vector for page in pages for vector in await page]
+            return [vector for page in pages for vector in await page]
         finally:
             for page in pages:
                 page.cancel()
             await asyncio.gather(*pages, return_exceptions=True)
-        if vectors:
-            self._tune(len(vectors), batch, time.monotonic() - started)
-            if await self._record.put_vectors(scope, model=self.model_id, vectors=vectors):
-                self.done += len(vectors)
-                self._telemetry.projected_items.inc(len(vectors))
-                return
-        await self._record.release(claim)  # our lease had passed, and another worker was quicker
 
     async def _page(self, scope: Scope, position: int, count_max: int) -> Sequence[StoredItem]:
         """Read items behind a position; none if the scope's vectors are not where they were."""
@@ -91,13 +99,6 @@ class EmbeddingProjection(Orders):
         (answer,) = await self._record.fetch([read])
         state = cast(ScopeState, answer)
         return state.items if state.vector_position == scope.vector_position else ()
-
-    def _tune(self, count: int, batch: int, took_s: float) -> None:
-        """Choose the size of the next batches, from how long one took, with all that was at work beside it."""
-        if count == batch and took_s < _BATCH_S / 2:
-            self._batch = min(limits.embed_batch_max, max(self._batch, 2 * batch))
-        elif took_s > 2 * _BATCH_S:
-            self._batch = max(_BATCH, min(self._batch, batch // 2))
 
     async def _vectors(self, items: Sequence[StoredItem], *, until: float) -> list[bytes]:
         """Return the packed vector of each item."""
@@ -120,7 +121,7 @@ class EmbeddingProjection(Orders):
             try:
                 return await self._embedding.embed_items(texts)
             except Overloaded as error:  # by others, or by us: it tells when there is room
-                self._batch = max(_BATCH, self._batch // 2)
+                self._pace.slower()
                 pause_s = (error.retry_after_ms or 0) / 1000 * (1 + random.random())  # noqa: S311 - jitter
                 if time.monotonic() + pause_s > until:
                     raise
@@ -132,6 +133,51 @@ class EmbeddingProjection(Orders):
                     return [*first, *await self._embed(texts[half:], until=until)]
                 await self._embedding.embed_items([_PROBE])
                 return [np.full(self._embedding.dimensions, np.nan, np.float32)]
+
+
+class _Pace:
+    """How many items may be with the embedder at once: more while they come back soon, fewer when they do not."""
+
+    def __init__(self) -> None:
+        self.room = _BATCH
+        self._at_work = 0
+        self._changed = asyncio.Condition()
+        self._chosen_at = 0.0
+
+    @property
+    def batch(self) -> int:
+        """The most items of one order."""
+        return min(limits.embed_batch_max, max(_BATCH, self.room // _SHARE))
+
+    @contextlib.asynccontextmanager
+    async def room_for(self, count: int) -> AsyncIterator[None]:
+        """Wait until there is room for some items, and hold it; a batch that is larger goes alone."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._at_work or self._at_work + count <= self.room)
+            self._at_work += count
+        began_at, is_tight = time.monotonic(), 2 * self._at_work > self.room or count == self.batch
+        try:
+            yield
+            self._choose(began_at, time.monotonic(), is_tight=is_tight)
+        finally:
+            self._at_work -= count
+            async with self._changed:
+                self._changed.notify_all()
+
+    def slower(self) -> None:
+        """Halve what is there at once."""
+        self.room = max(_BATCH, self.room // 2)
+
+    def _choose(self, began_at: float, ended_at: float, *, is_tight: bool) -> None:
+        if began_at < self._chosen_at:  # it tells of what was chosen before
+            return
+        if ended_at - began_at > _LONG_S:
+            self.slower()
+        elif ended_at - began_at < _SHORT_S and is_tight:
+            self.room = min(limits.embed_batch_max * _SHARE, self.room * 2)
+        else:
+            return
+        self._chosen_at = ended_at
 
 
 def _text(item: StoredItem) -> str:

@@ -302,13 +302,17 @@ class Query:
     scale: float = 0.0
     model: str = ""
     """Whose vector it is: `sidecar.scope` compares it with vectors of the same model alone."""
+    cosine_floor_thousandths: int = 0
+    """That model's `Settings.cosine_floor`, in thousandths; 0: as it stands there."""
 
     @classmethod
-    def of(cls, text: str, vector: np.ndarray | None = None, *, model: str = "") -> Query:
+    def of(
+        cls, text: str, vector: np.ndarray | None = None, *, model: str = "", cosine_floor_thousandths: int = 0
+    ) -> Query:
         """Analyse `text`; `vector` is its unit vector float[d], None to rank by terms alone."""
         if vector is None:
             return cls(text, terms(text))
-        return cls(text, terms(text), *quantise(vector), model)
+        return cls(text, terms(text), *quantise(vector), model, cosine_floor_thousandths)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -24,7 +24,15 @@ _EXPORT_MAC_BYTES = 32
 _PAGE_FORMAT = "page"
 """A consistency token begins with a number."""
 _RECEIPT_FORMAT = 1
-_TAIL = ("epoch", "rules", "known_position", "library_position", "library_vector_position", "library_epoch")
+_TAIL = (
+    "epoch",
+    "rules",
+    "known_position",
+    "library_position",
+    "library_vector_position",
+    "library_epoch",
+    "cosine_floor_thousandths",
+)
 """Fields that came later, in this order: numbers, 0 where they are not there."""
 
 _TOKEN_FORMAT = 1
@@ -73,6 +81,8 @@ class Receipt:
     """As `vector_position`."""
     library_epoch: int = 0
     """As `epoch`."""
+    cosine_floor_thousandths: int = 0
+    """The model's own floor of relevance; 0 for the built-in one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,12 @@ import contextlib
 import json
 import math
 import secrets
+import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -40,6 +42,7 @@ from sidecar import limits
 from sidecar.breaker import Breaker
 from sidecar.embedding import Embedding, QueryCache, Vector
 from sidecar.errors import (
+    ConfigInvalid,
     DeadlineExceeded,
     Draining,
     EmbedderUnavailable,
@@ -102,15 +105,27 @@ class SharedEmbedder:
     It is there at once, and says which models there are when a replica has told.
     """
 
-    def __init__(self, addresses: Sequence[str], telemetry: Telemetry, *, fallback: Embedding | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        telemetry: Telemetry,
+        *,
+        fallback: Embedding | None = None,
+        ca_file: str = "",
+    ) -> None:
         """Nothing is asked before `__aenter__`.
 
         `fallback` embeds while no replica does, if it is of the very model that is asked for; it stays its maker's to
-        close.
+        close. With `ca_file` every host:port is spoken to in TLS; a socket file never is. Raises ConfigInvalid for one
+        that holds no certificates.
         """
+        credentials = _credentials(ca_file) if ca_file else None
         self._telemetry = telemetry
         self._fallback = fallback
-        self._replicas = [_Replica(address, telemetry, self._listed) for address in addresses]
+        self._replicas = [
+            _Replica(address, telemetry, self._listed, None if address.startswith("unix:") else credentials)
+            for address in addresses
+        ]
         self._models: dict[str, RemoteEmbedding] = {}
         self._order: list[str] = []
         self._watchers: list[asyncio.Task[None]] = []
@@ -123,7 +138,7 @@ class SharedEmbedder:
 
     async def __aenter__(self) -> Self:
         if self._fallback is not None:
-            self._know(_info(self._fallback))
+            self._know(self._fallback.info())
             self._order = [self._fallback.id]
         for replica in self._replicas:
             replica.open()
@@ -291,6 +306,7 @@ class RemoteEmbedding(Embedding):
         self.precision = info.precision
         self.provider = info.provider
         self.tokens_max = info.tokens_max
+        self.cosine_floor_thousandths = info.cosine_floor_thousandths
         self._shared = shared
         self._telemetry = telemetry
         self._fallback = fallback
@@ -365,13 +381,20 @@ class RemoteEmbedding(Embedding):
 class _Replica:
     """One address."""
 
-    def __init__(self, address: str, telemetry: Telemetry, listed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        telemetry: Telemetry,
+        listed: Callable[[], None],
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
         self.models: Mapping[str, context_pb2.EmbeddingInfo] | None = None
         """What it serves, in its order; None before it has told."""
         self.in_flight = 0
         self._address = address
         self._telemetry = telemetry
         self._listed = listed
+        self._credentials = credentials
         self._breaker = Breaker()
         self._lost = asyncio.Event()
         self._silent_s = 0.0
@@ -392,7 +415,10 @@ class _Replica:
 
     def open(self) -> None:
         """Open the channel; it connects at the first call."""
-        self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(self._address, self._credentials, options=_OPTIONS)
         # Answers are parsed here: gRPC would write a traceback into the log for one that cannot be.
         self._embed = self._channel.unary_unary(f"{_SERVICE}/Embed", embedding_pb2.EmbedRequest.SerializeToString)
         self._list = self._channel.unary_unary(
@@ -601,6 +627,14 @@ class _WrongAnswer(ValueError):
     """What an embedder must not answer; the message says what, and holds nothing of it."""
 
 
+def _credentials(ca_file: str) -> grpc.ChannelCredentials:
+    try:
+        ssl.create_default_context(cafile=ca_file)
+        return grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
+    except (OSError, ValueError):  # an SSLError is an OSError
+        raise ConfigInvalid(f"{ca_file} must hold certificates, as PEM", field="embedder_ca_file") from None
+
+
 def _read_models(data: bytes) -> Mapping[str, context_pb2.EmbeddingInfo]:
     models = embedding_pb2.ListModelsResponse.FromString(data).models
     if not 1 <= len(models) <= limits.embedder_models_max:
@@ -659,16 +693,6 @@ def _parts(texts: Sequence[str], dimensions: int) -> Iterator[list[str]]:
         left -= size
     if part:
         yield part
-
-
-def _info(model: Embedding) -> context_pb2.EmbeddingInfo:
-    return context_pb2.EmbeddingInfo(
-        model_id=model.id,
-        dimensions=model.dimensions,
-        provider=model.provider,
-        precision=model.precision,
-        tokens_max=model.tokens_max,
-    )
 
 
 def _seen(task: asyncio.Task[Any] | asyncio.Future[Any]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import heapq
 import time
 from bisect import bisect_left, bisect_right
@@ -49,6 +50,14 @@ _EPOCH = datetime.date(1970, 1, 1)
 
 _NO_FLOOR = recall.Settings(cosine_floor=-2.0, lexical_floor=0.0, lexical_floor_alone=0.0, score_floor=-1000.0)
 """For policies that want the budget filled whatever there is."""
+
+
+@functools.cache
+def _settings(cosine_floor_thousandths: int) -> recall.Settings:
+    """Return the constants of the ranking by a model's vectors."""
+    if not cosine_floor_thousandths:
+        return recall.Settings()
+    return recall.Settings(cosine_floor=cosine_floor_thousandths / 1000)
 
 
 Group = tuple[str, int]
@@ -175,7 +184,7 @@ class _Part:
         """Rank the items up to a position; where `among` is given, those alone."""
         if not len(self.block) or (among is not None and not among.any()):
             return _Ranked(self, recall.NOTHING, among, 0, 0, self.end(position))
-        settings = recall.Settings() if floor else _NO_FLOOR
+        settings = _settings(query.cosine_floor_thousandths) if floor else _NO_FLOOR
         ranking = recall.rank(
             self.block,
             query,

@@ -155,19 +155,11 @@ class Server(Serving):
 
     async def _info(self) -> context_pb2.GetServerInfoResponse:
         lags, ranking = await self.switch.lags(), self.embedders.ranking
-        embeddings = [
-            context_pb2.EmbeddingInfo(
-                model_id=one.id,
-                dimensions=one.dimensions,
-                provider=one.provider,
-                precision=one.precision,
-                tokens_max=one.tokens_max,
-                remote=one.remote,
-                ranks=one is ranking,
-                lag_items=lags[one.id].items if one.id in lags else 0,
-            )
-            for one in self.embedders.all
-        ]
+        embeddings = []
+        for one in self.embedders.all:
+            embeddings.append(one.info())
+            embeddings[-1].ranks = one is ranking
+            embeddings[-1].lag_items = lags[one.id].items if one.id in lags else 0
         embedding = next((one for one in embeddings if one.ranks), context_pb2.EmbeddingInfo(provider="none"))
         return context_pb2.GetServerInfoResponse(
             version=version(),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import stat
 import time
 from abc import ABC, abstractmethod
@@ -48,8 +49,12 @@ def version() -> str:
 class Sockets:
     """The gRPC sockets of a process. Servicers are added to `services` before they are opened."""
 
-    def __init__(self, config: Config, boundary: Boundary) -> None:
+    def __init__(
+        self, config: Config, boundary: Boundary, *, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
+        """With `credentials` every host:port speaks TLS; a socket file never does."""
         self._config = config
+        self._credentials = credentials
         self._boundary = boundary
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()
@@ -66,7 +71,7 @@ class Sockets:
         if self._config.reflection:
             listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(listed, self._server)
-        ports = [await _bind(self._server, address) for address in self._config.listen]
+        ports = [await _bind(self._server, address, self._credentials) for address in self._config.listen]
         await self._server.start()
         return ports
 
@@ -160,10 +165,24 @@ def _given(address: str, port: int) -> str:
     return f"{address.rpartition(':')[0]}:{port}" if port else address
 
 
-async def _bind(server: grpc.aio.Server, address: str) -> int:
+def server_credentials(cert_file: str, key_file: str) -> grpc.ServerCredentials:
+    """Read a certificate and its key. Raises ConfigInvalid for files that are missing, or no such pair."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password="")  # never asks for one
+        pair = Path(key_file).read_bytes(), Path(cert_file).read_bytes()
+    except (OSError, ValueError):  # an SSLError is an OSError
+        raise ConfigInvalid(
+            f"{cert_file} and {key_file} must be a certificate and its key, as PEM", field="tls_cert_file"
+        ) from None
+    return grpc.ssl_server_credentials([pair])
+
+
+async def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     """Bind one address; return its port, 0 for a socket file. Raises ConfigInvalid if another server is there."""
     if not address.startswith("unix:"):
         try:
+            if credentials is not None:
+                return int(server.add_secure_port(address, credentials))
             return int(server.add_insecure_port(address))
         except RuntimeError:
             raise ConfigInvalid(f"{address} cannot be bound: is another server there?", field="listen") from None

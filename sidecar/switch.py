@@ -22,7 +22,7 @@ from typing import cast
 from sidecar.embedders import Embedders
 from sidecar.errors import StandpipeError
 from sidecar.projection import EmbeddingProjection
-from sidecar.stores.record import Lag, LagRead, Models, ModelsRead, Record
+from sidecar.stores.record import Figures, FiguresRead, Lag, LagRead, Models, ModelsRead, Record
 from sidecar.telemetry import Telemetry
 
 _LOOK_S = 5.0
@@ -30,6 +30,9 @@ _LOOK_S = 5.0
 
 _BEHIND_S = 5.0
 """What waits for its vector for no longer than this counts as embedded: under load there is always something."""
+
+_BEHIND_ITEMS = 64
+"""Unless it is more than this, and more than this part of all items: what is young may be all that there is."""
 
 
 class Switch:
@@ -101,13 +104,15 @@ class Switch:
 
     async def _caught_up(self, new: str, old: str) -> bool:
         """Return whether a model is no further behind than another, in one snapshot."""
-        answers = await self._record.fetch([LagRead(model=new), LagRead(model=old)])
-        ours, theirs = cast(Sequence[Lag], answers)
+        *lags, figures = await self._record.fetch([LagRead(model=new), LagRead(model=old), FiguresRead()])
+        ours, theirs = cast(Sequence[Lag], lags)
+        behind_max = max(_BEHIND_ITEMS, cast(Figures, figures).items // _BEHIND_ITEMS)
         held_up = ours.parked > theirs.parked
         if held_up and not self._held_up:
             self._telemetry.log.warning("parked orders hold the switch of models up", model=new, parked=ours.parked)
         self._held_up = held_up
-        return not held_up and ours.age_s <= max(_BEHIND_S, theirs.age_s)
+        late = ours.age_s > max(_BEHIND_S, theirs.age_s) or ours.items > theirs.items + behind_max
+        return not held_up and not late
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -13,6 +13,8 @@ from sidecar.cli.serve import flags_of, stopping
 
 _SETTINGS = (
     "listen",
+    "tls_cert_file",
+    "tls_key_file",
     "http",
     "models_dir",
     "embedder",

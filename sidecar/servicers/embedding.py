@@ -12,7 +12,7 @@ from sidecar.batching import EmbedQueue
 from sidecar.errors import ModelNotServed
 from sidecar.servicers.boundary import Boundary
 from sidecar.stores.record import Deadline
-from standpipe.v1 import context_pb2, embedding_pb2, embedding_pb2_grpc
+from standpipe.v1 import embedding_pb2, embedding_pb2_grpc
 
 
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
@@ -54,17 +54,6 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         """List the models at hand."""
 
         async def work(_tenant: str, _deadline: Deadline) -> embedding_pb2.ListModelsResponse:
-            return embedding_pb2.ListModelsResponse(
-                models=[
-                    context_pb2.EmbeddingInfo(
-                        model_id=queue.id,
-                        dimensions=queue.dimensions,
-                        provider=queue.provider,
-                        precision=queue.precision,
-                        tokens_max=queue.tokens_max,
-                    )
-                    for queue in self._queues.values()
-                ]
-            )
+            return embedding_pb2.ListModelsResponse(models=[queue.info() for queue in self._queues.values()])
 
         return await self._boundary.call("ListModels", request, context, work)

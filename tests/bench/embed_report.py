@@ -123,7 +123,10 @@ def draw(figures: Mapping[str, Any], path: Path) -> None:
     colours = {name: next(ours if figures["sides"][name]["ours"] else theirs) for name in names}
     with plt.rc_context(style):
         figure, (bulk, single) = plt.subplots(
-            1, 2, figsize=(15, 0.5 * len(names) + 2.6), gridspec_kw={"width_ratios": (1, 1.15), "wspace": 0.16}
+            2,
+            1,
+            figsize=(12, 0.42 * len(names) + 5.2),
+            gridspec_kw={"height_ratios": (0.42 * len(names), 4), "hspace": 0.3},
         )
         _draw_bulk(bulk, figures, names, colours)
         _draw_single(single, figures, names, colours)
@@ -143,7 +146,7 @@ def _draw_bulk(axis: Any, figures: Mapping[str, Any], names: list[str], colours:
         )  # fmt: skip
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_xlim(0, max(one["tokens_per_s"] for one in figures["sides"].values()) * 1.55)
+    axis.set_xlim(0, max(one["tokens_per_s"] for one in figures["sides"].values()) * 1.4)
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
@@ -161,20 +164,16 @@ def _draw_single(axis: Any, figures: Mapping[str, Any], names: list[str], colour
                 continue
             x = place + (at - (len(names) - 1) / 2) * step
             axis.plot([x, x], [one["p50_ms"], one["p99_ms"]], color=colours[name], linewidth=5, solid_capstyle="butt")
-            axis.scatter(
-                [x], [one["p50_ms"]], color=colours[name], s=46, zorder=3, edgecolor="white",
-                label=name if not place else None,
-            )  # fmt: skip
+            axis.scatter([x], [one["p50_ms"]], color=colours[name], s=46, zorder=3, edgecolor="white")
             axis.annotate(
-                f"{one['p50_ms']:.3g}", (x, one["p50_ms"]), (0, -8), textcoords="offset points", ha="center", va="top",
-                fontsize=7.5, color=QUIET,
+                f"{one['p50_ms']:{',.0f' if one['p50_ms'] >= 100 else '.3g'}}", (x, one["p50_ms"]), (0, -8),
+                textcoords="offset points", ha="center", va="top", fontsize=7.5, color=QUIET,
             )  # fmt: skip
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:,g}")
     axis.tick_params(axis="y", which="minor", left=False)
-    axis.margins(y=0.12)
+    axis.margins(x=0.01, y=0.12)
     axis.set_xticks(range(len(levels)), [f"{level} caller{'s' * (level > 1)}" for level in levels])
     axis.grid(axis="y")
     axis.set_ylabel("ms")
-    axis.set_title("A single query: p50 (dot) to p99")
-    axis.legend(loc="upper left", frameon=False, fontsize=8.5)
+    axis.set_title("A single query, in the colours above: p50 (dot) to p99")

@@ -331,9 +331,11 @@ class Local(Pod):
 
 
 @contextlib.asynccontextmanager
-async def serving(record: Path, /, *, embedder: Embedder | None = None, **changes: Any) -> AsyncIterator[Local]:
-    """Serve in this process. A defect that the server logged fails the test."""
+async def serving(record: Path, /, *, embedder: Embedder | str | None = None, **changes: Any) -> AsyncIterator[Local]:
+    """Serve in this process, with an embedder, or one of a name. A defect that the server logged fails the test."""
     log = io.StringIO()
+    if isinstance(embedder, str):
+        changes["embedder"], embedder = embedder, None
     server = Server(Config(**settings(record, **changes)), embedder=embedder)
     server.telemetry.log = Log(log)
     async with server:

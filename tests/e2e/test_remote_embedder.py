@@ -19,11 +19,12 @@ import pytest_asyncio
 from sidecar import limits
 from sidecar.config import Config
 from sidecar.embed import Embedder
-from sidecar.errors import Overloaded
+from sidecar.errors import ConfigInvalid, Overloaded
 from sidecar.server import Server
 from sidecar.telemetry import Log
 from standpipe.v1 import context_pb2
-from tests.e2e.embedders import EmbedderProcess, total
+from tests.certificates import Certificates
+from tests.e2e.embedders import EmbedderProcess, embedding, total
 from tests.e2e.pods import MODEL, MODELS, RECALL, ROOT, Local, Pod, answered, serving, settings, shown, until
 from tests.proxy import Proxy
 from tests.replica import Replica
@@ -384,3 +385,50 @@ def _environment() -> dict[str, str]:
         "STANDPIPE_MODELS_DIR": str(MODELS),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")]),
     }
+
+
+async def test_texts_travel_in_tls(tmp_path: Path, embedder: Embedder) -> None:
+    """With a certificate an embedder's port speaks TLS alone, and a sidecar takes it only from its own authority."""
+    ours, others = (Certificates.make(tmp_path / name) for name in ("ours", "others"))
+    tls = {"tls_cert_file": str(ours.certificate), "tls_key_file": str(ours.key)}
+    async with embedding(embedder, **tls, listen=(f"{LOOPBACK}:0", f"unix:{directory()}/socket")) as shared:
+        port, socket = shared.server.addresses
+        for number, (address, authority, good) in enumerate(
+            [
+                (port, str(ours.authority), True),
+                (socket, str(ours.authority), True),
+                (socket, "", True),
+                (port, "", False),
+                (port, str(others.authority), False),
+            ]
+        ):
+            record = tmp_path / f"{number}.db"
+            async with serving(record, embedder_address=(address,), embedder_ca_file=authority) as pod:
+                await told(pod)
+                if good:
+                    await until(lambda pod=pod: whole(pod, QUERIES[0]))
+                    continue
+                await until(lambda pod=pod: left_alone(pod))
+                assert caused(await pod.hydrate("new", QUERIES[0])) == {"embedder_unavailable"}
+                assert (await pod.info()).embedding.model_id == ""
+
+
+async def left_alone(pod: Local) -> bool:
+    """Tell whether a sidecar has tried its embedder, and given it up for a while."""
+    return total(pod.metrics(), "embedder_breaker_open") == 1
+
+
+@pytest.mark.parametrize("name", ["certificate", "key"])
+async def test_an_embedder_without_its_certificate_does_not_start(
+    tmp_path: Path, embedder: Embedder, name: str
+) -> None:
+    """A file that is missing, no PEM, or of another pair is named before anything is served."""
+    ours, others = (Certificates.make(tmp_path / name) for name in ("ours", "others"))
+    getattr(ours, name).write_bytes(getattr(others, name).read_bytes())
+    tls = {"tls_cert_file": str(ours.certificate), "tls_key_file": str(ours.key)}
+    for change in (lambda path: None, lambda path: path.write_text("nonsense"), lambda path: path.unlink()):
+        change(getattr(ours, name))
+        with pytest.raises(ConfigInvalid) as caught:
+            async with embedding(embedder, **tls):
+                pass
+        assert caught.value.field == "tls_cert_file"

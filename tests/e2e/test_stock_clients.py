@@ -28,7 +28,7 @@ from sidecar.embed import Embedder
 from sidecar.errors import ConfigInvalid
 from sidecar.server import SERVICES, Server
 from standpipe.v1 import context_pb2, fact_pb2, memory_pb2, turn_pb2
-from tests.e2e.embedders import embedding
+from tests.e2e.embedders import Gated, embedding
 from tests.e2e.pods import ROOT, Fleet, Local, Pod, budget, refused, serving, settings, until
 
 TOOLS = Path(os.environ.get("TEST_TOOLS_DIR", ROOT / ".cache" / "tools"))
@@ -193,6 +193,17 @@ async def test_probes(tmp_path: Path) -> None:
         assert await asyncio.to_thread(_get, port, "/livez") == (200, "ok\n")
     with pytest.raises(urllib.error.URLError):
         _get(port, "/livez")
+
+
+async def test_a_device_that_failed_asks_for_a_restart(tmp_path: Path, embedder: Embedder) -> None:
+    """A sidecar whose own GPU has failed for good is not alive, since nothing but a restart helps (P12)."""
+    gated = Gated(embedder, opened=True)
+    async with serving(tmp_path / "r.db", embedder=gated) as pod:
+        port = pod.server.http_port
+        assert await asyncio.to_thread(_get, port, "/livez") == (200, "ok\n")
+        gated.broken = True
+        for path in ("/livez", "/readyz"):
+            assert (await asyncio.to_thread(_get, port, path))[0] == 503
 
 
 async def test_a_store_that_is_down_leaves_the_pod_ready(pod: Local, tmp_path: Path) -> None:

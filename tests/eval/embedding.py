@@ -158,10 +158,13 @@ def recall(given: argparse.Namespace, console: Console) -> bool:
                 if value is None:
                     cells.append("-")
                     continue
-                lost = round(values.get("fp32", value) - value, 6)
+                full = values.get("fp32")
+                if full is None or precision == "fp32":
+                    cells.append(f"{value:.4f}")
+                    continue
+                lost = round(full - value, 6)
                 holds = holds and lost <= POINT
-                colour = "red" if lost > POINT else "default"
-                cells.append(f"[{colour}]{value:.4f}[/]" + (f" [dim]{-lost:+.4f}[/]" if precision != "fp32" else ""))
+                cells.append(f"[{'red' if lost > POINT else 'default'}]{value:.4f}[/] [dim]{-lost:+.4f}[/]")
             table.add_row(name, f"{budget:,}", *cells)
         table.add_section()
     console.print(table)

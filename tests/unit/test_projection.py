@@ -19,7 +19,7 @@ from sidecar import analysis, limits, recall
 from sidecar.embedding import Embedding, Vector
 from sidecar.errors import Internal, Overloaded, StandpipeError, StoreCorrupt, StoreUnavailable
 from sidecar.orders import _pause_s
-from sidecar.projection import _BATCH, _BATCH_S, _PAGE, EmbeddingProjection
+from sidecar.projection import _BATCH, _PAGE, EmbeddingProjection, _Pace
 from sidecar.stores import sqlite
 from sidecar.stores.record import ParkedRead, Record, ScopeRead, ScopeState
 from sidecar.stores.sqlite import SqliteRecord
@@ -473,7 +473,7 @@ class Device(Counting):
         self.most = max(self.most, self.waiting)
         self.calls_most = max(self.calls_most, len(texts))
         self.subjects.append(texts[0].partition(" ")[0])
-        await asyncio.sleep(self.text_s * len(texts))
+        await asyncio.sleep(self.text_s * len(texts))  # as a device does: it is what these tests are about
         self.waiting -= len(texts)
         return await super().embed_items(texts)
 
@@ -505,22 +505,56 @@ async def test_a_long_order_lets_short_ones_pass(record: Record, worker: Worker)
 
 
 async def test_batches_are_as_large_as_the_embedder_is_fast(record: Record, worker: Worker) -> None:
-    """They grow to embed_batch_max where they take no time, in calls of at most _PAGE texts, and shrink elsewhere."""
+    """They grow to embed_batch_max where they take no time, in calls of at most _PAGE texts."""
     for number in range(40):
         await record.append(turn("long", texts=[f"text {number} {at}" for at in range(128)]))
     embedder = Device()
     projection = worker(embedding=embedder)
     await projection.drain()
-    assert projection._batch == limits.embed_batch_max
+    assert projection._pace.batch == limits.embed_batch_max
     assert embedder.calls_most == _PAGE
     assert metric(projection, "projected_items_total") == 40 * 128
     found, texts = await vectors(record)
     assert found == [packed(text) for text in texts]
-    projection._tune(projection._batch, projection._batch, 2.1 * _BATCH_S)
-    assert projection._batch == limits.embed_batch_max // 2
-    for _ in range(9):
-        projection._tune(projection._batch, projection._batch, 2.1 * _BATCH_S)
-    assert projection._batch == _BATCH
+
+
+async def test_a_slow_embedder_has_one_batch_at_a_time(
+    record: Record, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P12: the first vectors are not as late as the last, and no lease runs while others are embedded."""
+    monkeypatch.setattr("sidecar.projection._SHORT_S", 0)
+    for number in range(limits.work_claims_max):
+        await record.append(turn(f"s-{number}", subject=f"s-{number}", texts=[f"text {at}" for at in range(_BATCH)]))
+    embedder = Device()
+    projection = worker(embedding=embedder)
+    await projection.drain()
+    assert embedder.most == _BATCH
+    found, texts = await vectors(record, "s-0")
+    assert found == [packed(text) for text in texts]
+
+
+def test_what_is_with_the_embedder_follows_from_its_speed() -> None:
+    """It doubles after a short batch, if there was no more room, and halves after a long one, down to _BATCH; what was
+    begun before the last change tells nothing of it.
+    """
+    pace = _Pace()
+    for now_s, took_s, tight, room in (
+        (10.0, 0.1, True, 2 * _BATCH),
+        (10.0, 0.1, True, 2 * _BATCH),
+        (11.0, 0.1, False, 2 * _BATCH),
+        (12.0, 0.5, True, 2 * _BATCH),
+        (13.0, 0.1, True, 4 * _BATCH),
+        (15.0, 1.1, True, 2 * _BATCH),
+        (17.0, 1.1, True, _BATCH),
+        (19.0, 1.1, True, _BATCH),
+    ):
+        pace._choose(now_s - took_s, now_s, is_tight=tight)
+        assert pace.room == room
+    for second in range(20, 40):
+        pace._choose(second, second + 0.1, is_tight=True)
+    assert pace.batch == limits.embed_batch_max
+    pace.slower()
+    assert pace.batch == limits.embed_batch_max // 2
 
 
 async def test_one_text_among_many_that_fails_is_found(record: Record, worker: Worker) -> None:

@@ -38,6 +38,7 @@ RECEIPTS = st.builds(
     served_at_us=NUMBERS,
     fingerprint=st.binary(min_size=32, max_size=32),
     **dict.fromkeys(("epoch", "rules", "known_position"), NUMBERS | st.just(0)),
+    cosine_floor_thousandths=NUMBERS | st.just(0),
     **dict.fromkeys(("library_position", "library_vector_position", "library_epoch"), NUMBERS | st.just(0)),
 )
 many = settings(deadline=None, max_examples=150)

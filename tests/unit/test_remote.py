@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from sidecar import limits, remote
 from sidecar.embedding import Embedding, Vector
 from sidecar.errors import (
+    ConfigInvalid,
     DeadlineExceeded,
     Draining,
     EmbedderUnavailable,
@@ -373,12 +375,11 @@ async def test_an_embedder_that_hangs_is_left_alone(ends: Ends, monkeypatch: pyt
     shared = await ends.shared(replica)
     (model,) = shared.models()
     replica.hang()
-    tries = 0
+    began = time.monotonic()
     while shared._replicas[0].usable:
-        await failure(model.embed_query(f"{tries}", deadline_s=0.02))
-        tries += 1
-    silence_s = limits.breaker_failures_max * limits.embed_silence_ms / 1000
-    assert tries >= silence_s / 0.02 / 2  # one that is slow once is not left alone
+        await failure(model.embed_query(f"{time.monotonic()}", deadline_s=0.02))
+    # One that is slow once is not left alone.
+    assert time.monotonic() - began >= limits.breaker_failures_max * limits.embed_silence_ms / 1000
     sent = len(replica.asked)
     for number in range(50):
         error = await failure(model.embed_query(f"more {number}", deadline_s=10))
@@ -430,11 +431,12 @@ async def test_a_slow_replica_is_hedged(ends: Ends) -> None:
     """A query that takes long goes to another replica too: whose answer comes first counts, the other call ends."""
     slow, quick = await ends.replica(), await ends.replica()
     model = await saved_up(ends, slow, quick)
-    won = ends.counted("embedder_hedges_won_total")
+    won, asked, number = ends.counted("embedder_hedges_won_total"), len(slow.asked), 0
     slow.hang()
     model._shared._hedging.after_s = 0.05
-    found = [await model.embed_query(f"{number}", deadline_s=10) for number in range(2)]
-    assert [same(one, f"{number}") for number, one in enumerate(found)] == [True, True]
+    while len(slow.asked) == asked:  # one of the next two, if the other answers in time
+        number += 1
+        assert same(await model.embed_query(f"{number}", deadline_s=10), f"{number}")
     await until(lambda: slow.cancelled == 1)
     assert ends.counted("embedder_hedges_won_total") == won + 1
 
@@ -658,6 +660,16 @@ def test_the_channel_is_ours() -> None:
     assert options["grpc.max_receive_message_length"] == options["grpc.max_send_message_length"] == limits.wire_bytes
     assert options["grpc.enable_http_proxy"] == options["grpc.enable_retries"] == 0
     assert options["grpc.keepalive_timeout_ms"] < options["grpc.keepalive_time_ms"] <= limits.embed_call_ms
+
+
+def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
+    """An authority that cannot be read is a mistake in the settings, and not an embedder that is away."""
+    nonsense = tmp_path / "ca.pem"
+    nonsense.write_text("nonsense")
+    for path in (nonsense, tmp_path / "missing.pem"):
+        with pytest.raises(ConfigInvalid) as caught:
+            SharedEmbedder(["127.0.0.1:1"], Telemetry(Log(io.StringIO())), ca_file=str(path))
+        assert caught.value.field == "embedder_ca_file"
 
 
 async def test_a_proxy_of_the_environment_sees_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,12 +99,14 @@ async def test_only_who_comes_from_it_moves_on(record: SqliteRecord) -> None:
     assert [figure[0]("standpipe_embedding_ranks", {"model": model}) for model in (OLD, NEW)] == [0, 1]
 
 
-async def test_what_is_behind_holds_it_up(record: SqliteRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [2, 65])
+async def test_what_is_behind_holds_it_up(record: SqliteRecord, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next model waits until it is no further behind than the one that serves, or by a moment alone."""
     await record.serve(OLD, instead_of="")
-    await record.append(turn(texts=["a", "b"]))
+    await record.append(turn(texts=["a"] * size))
     await embed(record, OLD)
-    monkeypatch.setattr("sidecar.switch._BEHIND_S", 0.0)
+    if size < 65:  # else it is more than a moment's, however young
+        monkeypatch.setattr("sidecar.switch._BEHIND_S", 0.0)
     moving = Process(record, NEW, OLD)
     await moving.switch.look()
     assert (await models_of(record)).serving == OLD
@@ -228,6 +230,17 @@ async def test_vectors_of_two_models_never_meet(record: SqliteRecord, planted: s
     assert found(right) == (1, 1)
     assert found(wrong) == (0, 0)
     assert found(recall.Query.of("ferry")) == (1, 1)
+
+
+async def test_a_model_has_a_floor_of_its_own(record: SqliteRecord) -> None:
+    """A model that finds no two texts far apart says from which cosine on an item counts; others are not moved."""
+    await remember(record, old=[3, 3, 3])
+    block = await Scopes(record, Process(record, "old").embedders).load("acme", "ana")
+    near = (vector(3, 8) * 4 + vector(2, 8) * 3) / 5  # a cosine of 0.8
+    of: Any = {"position": 3, "vector_position": 3, "tokenizer": "o200k_base", "count": len, "session": ""}
+    for thousandths, floor, count in ((0, True, 1), (790, True, 1), (810, True, 0), (810, False, 1)):
+        query = recall.Query.of("boat", near, model="old", cosine_floor_thousandths=thousandths)
+        assert len(block.rank(query, floor=floor, **of).indices) == count, (thousandths, floor)
 
 
 async def test_a_block_is_read_anew_when_another_model_serves(record: SqliteRecord) -> None:

@@ -212,7 +212,7 @@ class Limit(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class EmbeddingInfo(_message.Message):
-    __slots__ = ("model_id", "dimensions", "provider", "precision", "tokens_max", "remote", "ranks", "lag_items")
+    __slots__ = ("model_id", "dimensions", "provider", "precision", "tokens_max", "remote", "ranks", "lag_items", "cosine_floor_thousandths")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +221,7 @@ class EmbeddingInfo(_message.Message):
     REMOTE_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
     LAG_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FLOOR_THOUSANDTHS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     dimensions: int
     provider: str
@@ -229,7 +230,8 @@ class EmbeddingInfo(_message.Message):
     remote: bool
     ranks: bool
     lag_items: int
-    def __init__(self, model_id: _Optional[str] = ..., dimensions: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., tokens_max: _Optional[int] = ..., remote: bool = ..., ranks: bool = ..., lag_items: _Optional[int] = ...) -> None: ...
+    cosine_floor_thousandths: int
+    def __init__(self, model_id: _Optional[str] = ..., dimensions: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., tokens_max: _Optional[int] = ..., remote: bool = ..., ranks: bool = ..., lag_items: _Optional[int] = ..., cosine_floor_thousandths: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "record_engine", "hot_engine", "tokenizers", "embedding", "limits", "projection_lag_items", "embeddings")
