@@ -15,7 +15,7 @@ GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 .PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
 
 help:  ## Say what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready $(MODELS)/ready  ## Make the virtual environment, the model and the tokenizer ranks
 
@@ -39,7 +39,7 @@ $(TOOLS)/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS) go install $(GRPCURL)
 
 # Linux on x86-64 has this package, and nothing else has it.
-$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock $(VENV)/ready
+$(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock | $(VENV)/ready
 	rm -rf $(@D) && mkdir -p $(@D)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D) -r $<; \
@@ -142,29 +142,32 @@ test-gpu: setup $(TOOLS)/gpu/ready  ## Everything that is promised of a GPU, on 
 	PYTHONPATH=$(TOOLS)/gpu $(BIN)/python -m tests.gpu
 
 # With CUDA's libraries: 2 GB.
-$(TOOLS)/gpu/ready: pyproject.toml
+$(TOOLS)/gpu/ready: pyproject.toml | $(VENV)/ready
 	rm -rf $(@D) && mkdir -p $(@D)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) 'onnxruntime-gpu[cuda,cudnn]>=1.28,<2'
 	@touch $@
 
-eval-embed: setup  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
-	$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
+DEVICE ?= cpu
+PEER ?= .cache/peer/bin/python
+ON_GPU := $(if $(filter gpu,$(DEVICE)),$(TOOLS)/gpu/ready)
+AT_GPU := $(if $(filter gpu,$(DEVICE)),PYTHONPATH=$(TOOLS)/gpu)
+
+eval-embed: setup $(ON_GPU)  ## Bits alone and in company; with DATA=DIR also recall by precision: make eval-embed [DEVICE=gpu]
+	$(AT_GPU) $(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) invariance --device $(DEVICE)
 	$(if $(DATA),$(BIN)/python -m tests.eval.embedding --models-dir $(STANDPIPE_MODELS_DIR) recall $(DATA))
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
 
-DEVICE ?= cpu
-PEER ?= .cache/peer/bin/python
+bench-embed: setup $(ON_GPU) $(if $(filter .cache/%,$(PEER)),peer)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
+	$(AT_GPU) $(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
 
-bench-embed: setup $(PEER)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
-	$(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
-
-# In a virtual environment of its own, 6 GB with CUDA's libraries; PEER=python3 takes one that is there.
-.cache/peer/bin/python: .ci/peer.lock
-	$(PYTHON) -m venv .cache/peer.new
-	.cache/peer.new/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/peer.lock
-	rm -rf .cache/peer && mv .cache/peer.new .cache/peer
+# In a virtual environment of its own, 6 GB with CUDA's libraries; PEER=python3 measures against one that is there.
+.PHONY: peer
+peer:
+	@cmp -s .ci/peer.lock .cache/peer/peer.lock || { rm -rf .cache/peer && $(PYTHON) -m venv .cache/peer && \
+	.cache/peer/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/peer.lock && \
+	cp .ci/peer.lock .cache/peer/peer.lock; }
 
 lock: $(VENV)/ready  ## Write .ci/dev.lock from pyproject.toml, and .ci/peer.lock from .ci/peer.in
 	$(BIN)/python .ci/pin.py

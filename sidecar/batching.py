@@ -47,6 +47,9 @@ _TEXT_CHARS = 16
 _PORTION_CHARS = 32_768
 """Texts that are tokenised in one go in a thread: some 10 ms, for which other callers wait."""
 
+_CAUSE_CHARS = 300
+"""Of what a device says as it fails, in the log: ONNX Runtime's words, which hold no text of anybody's."""
+
 _SPEED_WEIGHT = 0.2
 """Of the latest run in the speed that pauses are reckoned by: some ten runs after a change it is the new one."""
 
@@ -236,6 +239,7 @@ class EmbedQueue(Embedding):
             embedder, telemetry, query=False, tokens_max=item_tokens_max or item_most, limit=item_limit
         )
         self._cache = QueryCache(cache_entries_max)
+        self._log = telemetry.log
         self._loop: asyncio.AbstractEventLoop | None = None
         # Both lanes and everything below belong to its lock.
         self._changed = threading.Condition()
@@ -438,6 +442,8 @@ class EmbedQueue(Embedding):
                 ends = self._hand_out(batch, vectors)
             except Exception as cause:
                 ends = self._fail(batch, cause)
+                if isinstance(cause, EmbedderUnavailable) and cause.__cause__ is not None:
+                    self._log.error("device failed", model=self.id, cause=str(cause.__cause__)[:_CAUSE_CHARS])
             with self._changed:
                 self._in_hand = None
                 for call, error in ends:

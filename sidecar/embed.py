@@ -59,6 +59,8 @@ GPU_MEMORY_BYTES = 2 << 30
 _BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Tokens that runs are padded to on a GPU, as many as keep what is padded near a fifth; twice the last, and so on, for
 models of longer texts."""
+_NO_MEMORY = ("smaller than requested bytes", "Failed to allocate memory", "out of memory")
+"""What ONNX Runtime and CUDA say when there is not enough."""
 _READERS_MAX = 8
 """Threads that tokenise for a GPU, each 10 to 50 texts in a millisecond."""
 _SENTENCE_OUTPUTS = ("sentence_vector", "sentence_embedding")
@@ -163,7 +165,7 @@ class Embedder:
         except StandpipeError:
             raise
         except Exception as error:
-            if self.device == "gpu" and "memory" in str(error).lower():
+            if self.device == "gpu" and any(words in str(error) for words in _NO_MEMORY):
                 message = f"gpu_memory_bytes must be more than {gpu_memory_bytes}, or the GPU must have more to give"
                 raise ConfigInvalid(message, field="gpu_memory_bytes") from error
             raise ModelInvalid(f"{path.name}: cannot be run ({type(error).__name__})") from error
@@ -195,6 +197,8 @@ class Embedder:
         a GPU's is EmbedderUnavailable, for good: every shape ran once, so what fails now is the device.
         """
         assert 1 <= len(texts) <= shape.rows
+        if self.broken:
+            raise EmbedderUnavailable("the GPU failed")
         try:
             return self._on_device(lambda: self._run(texts, shape))
         except Exception as error:

@@ -139,9 +139,11 @@ class Peer:
     @contextlib.asynccontextmanager
     async def started(cls, python: str) -> AsyncIterator[Peer]:
         """Start it under a Python that has sentence-transformers."""
+        # What is put before our own packages, such as another onnxruntime with its CUDA libraries, is not for the peer.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         process = await asyncio.create_subprocess_exec(
             python, "-W", "ignore", str(Path(__file__).with_name("peer.py")),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26, env=environment,
         )  # fmt: skip
         try:
             yield cls(process)
@@ -360,7 +362,7 @@ class Bench:
         name, out = "reference", self.work / "reference.npy"
         device = "cuda" if self.device == "gpu" else "cpu"
         await self.peer(
-            "load", side=name, model=str(self.weights), device=device, precision="fp32", threads=0,
+            "load", side=name, model=str(self.weights), device=device, precision="fp32", threads=1,
             tokens_max=self.model.tokens_max,
         )  # fmt: skip
         await self.peer("vectors", side=name, texts="cosine", out=str(out))

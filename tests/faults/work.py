@@ -24,7 +24,7 @@ from tests import keys
 
 MODEL = "stand-in@1/fp32"
 DIMENSIONS = 8
-RUN_S = 0.002
+RUN_S = 0.008
 
 
 class StandIn(Embedding):

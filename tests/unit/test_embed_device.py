@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import random
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sidecar import bert, embed, limits
+from sidecar.batching import EmbedQueue
 from sidecar.embed import CUDA, Embedder, Shape, Tokens, processors
 from sidecar.errors import ConfigInvalid, EmbedderUnavailable, Internal, ModelInvalid
 from sidecar.model import Model, Precision
+from sidecar.telemetry import Log, Telemetry
 from tests import gpu
 from tests.small_bert import SMALL, write_bert
 
@@ -414,6 +417,32 @@ def test_a_run_that_fails_on_a_gpu_breaks_the_embedder(small: Model, monkeypatch
     with pytest.raises(EmbedderUnavailable, match="the GPU failed"):
         used.run([text], shape)
     assert used.broken
+    monkeypatch.undo()
+    with pytest.raises(EmbedderUnavailable):
+        used.run([text], shape)
+
+
+async def test_what_a_gpu_failed_with_is_logged_once(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator reads why the process had to end; callers do not, and nobody's text is in it."""
+    used = Embedder(small, precision="fp32", padded=(16, 16))
+    used.device = "gpu"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered" + " and so on" * 99)
+
+    for slot in used._slots.values():
+        monkeypatch.setattr(slot, "run", fail)
+    written = io.StringIO()
+    queue = EmbedQueue(used, telemetry=Telemetry(Log(stream=written)))
+    for word in ("secret", "words"):
+        with pytest.raises(EmbedderUnavailable) as caught:
+            await queue.embed_query(word, deadline_s=5)
+        assert "700" not in caught.value.message
+    await queue.close()
+    (line,) = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert (line["level"], line["event"], line["model"]) == ("error", "device failed", "small/fp32")
+    assert line["cause"].startswith("CUDA failure 700")
+    assert len(line["cause"]) <= 300
 
 
 def test_each_shape_is_held_from_the_start(small: Model) -> None:
