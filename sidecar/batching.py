@@ -12,6 +12,11 @@ ever waits for a batch to fill, since while one run is on the next fills itself.
 Within a lane the callers take turns. Whose turn it is chooses the shape, with the first of its texts that waits, and
 has its share of the rows like all others who have texts of that shape. So a call of three texts is answered after a
 few runs, however many thousands stand before it.
+
+What it costs, without the tokenizer and the run: 0.12 ms for a query, nearly all of it two threads that wake each
+other. A condition, a bare lock and a SimpleQueue are equally quick at that. To tokenise in a thread is another 0.05 ms,
+more than a query's tokens take, and so the event loop does it where it is short. A passage takes 2 us of one processor
+in calls of 512, 4 in calls of 64, and 25 in a call of its own, nearly all of which is the event loop's.
 """
 
 from __future__ import annotations

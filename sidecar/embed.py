@@ -102,8 +102,8 @@ class Embedder:
         `threads` are ONNX Runtime's own on a CPU, within one run; no more are used than the process has processors.
         `padded` are the tokens of a run of queries and of one of passages: a GPU's default, and what makes a CPU run as
         a GPU does. Raises ConfigInvalid where `device` is gpu and no GPU takes all of it, and ModelInvalid for a file
-        that is missing or not of its hash, for a graph that does not take token ids, does not answer as `model` says,
-        or has other bits for a text in company.
+        that is missing or not of its hash, and for a graph that takes no token ids, does not answer as `model` says,
+        answers the same to all texts, or with other bits to a text in company.
         """
         # Here and not above: a sidecar without an embedder of its own is 30 MB smaller.
         import tokenizers  # noqa: PLC0415
@@ -283,6 +283,9 @@ class Embedder:
                     f" {shape.rows} texts of {shape.tokens} tokens on {self.provider}; a graph that quantises as it"
                     " goes, such as int8, is for a CPU"
                 )
+            strangers = together[sorted(set(range(shape.rows)) - rows)]
+            if strangers.size and (strangers == alone).all():
+                raise ModelInvalid(f"{MODEL_FILES[self.precision]}: all texts have one vector on {self.provider}")
 
     def _probe(self, tokens: int, seed: int = 0) -> Tokens:
         """Make a text of so many tokens, any of the vocabulary."""

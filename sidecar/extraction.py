@@ -126,7 +126,7 @@ class Extraction(Orders):
         self._committer = committer
         self._policies = policies
 
-    async def _advance(self, claim: Claim) -> None:
+    async def _advance(self, claim: Claim) -> bool:
         scope = claim.scope
         (answer,) = await self._record.fetch(
             [
@@ -146,8 +146,9 @@ class Extraction(Orders):
             marks = [b""] * (end - scope.vector_position)
             if await self._record.put_vectors(scope, model=self.model_id, vectors=marks):
                 self.done += len(marks)
-                return
+                return True
         await self._record.release(claim)  # our lease had passed, and another worker was quicker
+        return False
 
     async def _extract(self, tenant: str, subject: str, items: Sequence[StoredItem]) -> int:
         """Do what the first of some items call for; return the last position that was done."""

@@ -61,6 +61,13 @@ def clock(before_s: float, theirs_s: float, after_s: float) -> Finding:
     return ok("clock", "as this machine's" if skew_s < 0.001 else f"{skew_s * 1000:.0f} ms from this machine's")
 
 
+def ranked_by(model: str) -> Finding:
+    """Say which model's vectors rank."""
+    return ok(
+        "recall", f"ranks by {model}" if model else "no embedding model ranks yet: the first sidecar names its own"
+    )
+
+
 def parked(count: int) -> Finding:
     """Judge the work orders that nobody tries any more."""
     if count:

@@ -61,8 +61,8 @@ class Orders(ABC):
         self.wake = asyncio.Event()
 
     @abstractmethod
-    async def _advance(self, claim: Claim) -> None:
-        """Do a batch of an order, and put its marks; release it if there is nothing to do."""
+    async def _advance(self, claim: Claim) -> bool:
+        """Do a batch of an order, and put its marks; else release it, and return False."""
 
     async def run(self) -> None:
         """Work until cancelled; what is claimed then goes back at once."""
@@ -99,18 +99,18 @@ class Orders(ABC):
             await asyncio.sleep(_pause_s(0))  # others hold the rest, or it waits for its next try
 
     async def step(self) -> bool:
-        """Do batches of the orders that are due, some orders at once, until none is; return whether there were any.
+        """Do batches of the orders that are due, some orders at once, until none is, or one came no further.
 
-        Raises what a store or a model said that cannot just now, if no order came further.
+        Returns whether there were any. Raises what a store or a model said that cannot just now, if none came further.
         """
-        busy = came_further = False
+        busy = came_further = stuck = False
         unable: StandpipeError | None = None
         claims: list[Claim] = []
-        at_work: dict[asyncio.Task[Exception | None], Claim] = {}
+        at_work: dict[asyncio.Task[Exception | bool], Claim] = {}
         try:
             while True:
                 # Not for each order that ends: a claim is worth its round trip.
-                if unable is None and len(at_work) <= self._claims_max // 2:
+                if not stuck and len(at_work) <= self._claims_max // 2:
                     lapse_at = time.monotonic() + self._lease_s
                     claims += await self._claim(self._claims_max - len(at_work))
                     busy = busy or bool(claims)
@@ -126,10 +126,11 @@ class Orders(ABC):
                 await asyncio.wait(at_work, return_when=asyncio.ALL_COMPLETED if alone else asyncio.FIRST_COMPLETED)
                 for task in [task for task in at_work if task.done()]:
                     del at_work[task]
-                    failure = task.result()
-                    came_further = came_further or failure is None
-                    if isinstance(failure, StandpipeError) and failure.retry_after_ms is not None:
-                        unable = failure
+                    outcome = task.result()
+                    came_further = came_further or outcome is True
+                    stuck = stuck or outcome is not True
+                    if isinstance(outcome, StandpipeError) and outcome.retry_after_ms is not None:
+                        unable = outcome
                 if time.monotonic() - self._published_at > _IDLE_S:  # not more often: a long queue takes long to count
                     await self.lag()
         finally:  # cancelled, or too slow
@@ -155,14 +156,13 @@ class Orders(ABC):
             model=self.model_id, worker=self._name, lease_s=self._lease_s, count_max=count_max
         )
 
-    async def _try(self, claim: Claim) -> Exception | None:
-        """Do a batch of an order; return what went wrong."""
+    async def _try(self, claim: Claim) -> Exception | bool:
+        """Do a batch of an order; return what went wrong, or whether it came further."""
         try:
-            await self._advance(claim)
+            return await self._advance(claim)
         except Exception as error:  # one subject's trouble, a defect too, must not hold up others
             await self._give_back(claim, error)
             return error
-        return None
 
     async def _give_back(self, claim: Claim, error: Exception) -> None:
         """Release an order that failed, counted unless its failure was none of its own."""

@@ -58,7 +58,7 @@ class EmbeddingProjection(Orders):
         self._embedding = embedding
         self._pace = _Pace()
 
-    async def _advance(self, claim: Claim) -> None:
+    async def _advance(self, claim: Claim) -> bool:
         scope, lapse_at = claim.scope, time.monotonic() + self._lease_s
         count = min(self._pace.batch, scope.position - scope.vector_position)
         async with self._pace.room_for(count):
@@ -66,8 +66,9 @@ class EmbeddingProjection(Orders):
         if vectors and await self._record.put_vectors(scope, model=self.model_id, vectors=vectors):
             self.done += len(vectors)
             self._telemetry.projected_items.inc(len(vectors))
-        else:  # our lease had passed, and another worker was quicker
-            await self._record.release(claim)
+            return True
+        await self._record.release(claim)  # our lease had passed, and another worker was quicker
+        return False
 
     async def _embedded(self, scope: Scope, count: int, *, until: float) -> list[bytes]:
         """Return the vectors of the next items of a scope; none if they are not the next any more."""

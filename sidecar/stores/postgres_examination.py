@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from sidecar.errors import StandpipeError
-from sidecar.finding import Finding, Outcome, clock, failed, ok, parked, skipped, warning
+from sidecar.finding import Finding, Outcome, clock, failed, ok, parked, ranked_by, skipped, warning
 from sidecar.stores.rows import sections
 
 SQL: Final = sections("postgres_examine.sql", "name")
@@ -43,6 +43,7 @@ async def examine(ask: Ask, *, parts: Mapping[str, Sequence[int]], pool_max: int
         ("keys", _keys),
         ("partitions", _partitions),
         ("grants", _grants),
+        ("recall", _recall),
         ("work", _work),
     ):
         try:
@@ -183,6 +184,11 @@ async def _grants(ask: Ask) -> Finding:
     if not slots:
         return ok("grants", "no hot server is trusted yet: the first sidecar that uses one sees to it")
     return ok("grants", f"{slots:,} slots are trusted to {servers} hot {'server' if servers == 1 else 'servers'}")
+
+
+async def _recall(ask: Ask) -> Finding:
+    ((serving,),) = await ask("serving")
+    return ranked_by(serving)
 
 
 async def _work(ask: Ask) -> Finding:

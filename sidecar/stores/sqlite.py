@@ -56,7 +56,7 @@ from sidecar.errors import (
     VersionConflict,
     VersionInFuture,
 )
-from sidecar.finding import Finding, failed, ok, parked, skipped, warning
+from sidecar.finding import Finding, failed, ok, parked, ranked_by, skipped, warning
 from sidecar.stores import grants
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
@@ -1078,6 +1078,7 @@ def _schema(db: sqlite3.Connection) -> list[Finding]:
         return [ok("schema", f"{stored}, of the release before: the next start brings it up to {SCHEMA}")]
     return [
         ok("schema", f"{stored}, of this release, with SQLite {sqlite3.sqlite_version}"),
+        ranked_by(_one(db, "serving")[0]),
         parked(_one(db, "parked_count")[0]),
     ]
 

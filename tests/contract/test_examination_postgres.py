@@ -83,6 +83,7 @@ async def test_a_healthy_deployment_has_nothing_to_mend(server: Postgres, databa
         "keys",
         "partitions",
         "grants",
+        "recall",
         "work",
     ]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sidecar import limits, server
+from sidecar import embedders, limits
 from sidecar.batching import EmbedQueue
 from sidecar.embed import Embedder, Shape, Tokens
 from tests.e2e.pods import (
@@ -128,7 +128,7 @@ async def test_a_full_embed_queue_costs_recall_by_vector_alone(
     tmp_path: Path, stalled: Stalled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When too many queries wait to be embedded, the next goes by words and says so (P12)."""
-    monkeypatch.setattr(server, "EmbedQueue", functools.partial(EmbedQueue, query_tokens_max=10))
+    monkeypatch.setattr(embedders, "EmbedQueue", functools.partial(EmbedQueue, query_tokens_max=10))
     async with serving(tmp_path / "r.db", embedder=stalled) as pod:
         await _memories(pod)
         answers = await asyncio.gather(*(pod.hydrate("now", f"locker of team {number}") for number in range(6)))

@@ -241,6 +241,17 @@ def test_a_planted_leak_between_texts_is_found(tmp_path: Path, operator: str) ->
         Embedder(leaking, precision="fp32", padded=PADDED)
 
 
+def test_a_device_that_computes_nothing_is_found(tmp_path: Path) -> None:
+    """Vectors that are the same for all texts are equal alone and in company, and no vectors."""
+    nothing = planted(tmp_path / "nothing", "ReduceMax")
+    made = onnx.load(nothing.directory / "model.onnx")
+    for constant in made.graph.initializer:
+        constant.CopyFrom(numpy_helper.from_array(np.zeros(tuple(constant.dims), np.float32), constant.name))
+    onnx.save(made, nothing.directory / "model.onnx")
+    with pytest.raises(ModelInvalid, match="all texts have one vector on CPUExecutionProvider"):
+        Embedder(nothing, precision="fp32", padded=PADDED)
+
+
 def test_numbers_that_are_not_finite_are_found_at_start(tmp_path: Path) -> None:
     """A graph that answers with infinities in fixed shapes is refused as it is elsewhere."""
     write_bert(tmp_path / "m", precisions=["fp32"])

@@ -88,3 +88,10 @@ def test_a_terminal_shows_a_bar_for_each_stage(clock: Clock) -> None:
     assert "100 items/s, 4,000 tokens/s, 1:06:40 left, 1 parked" in last
     assert "extracting" in terminal.getvalue()
     assert out.getvalue() == ""
+
+
+@pytest.mark.usefixtures("clock")
+def test_things_are_yielded_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress takes nothing away, and says nothing of what is quick."""
+    assert list(progress.each("importing", ["a", "b"], "messages")) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")

@@ -178,6 +178,7 @@ async def test_another_model_beside_the_release_before(fleet: Fleet, before: Pat
             assert exact((await pod.replay(answer.receipt)).bundle) == exact(answer.bundle)
 
 
+@pytest.mark.timeout(300)
 async def test_expansions_pass_unnoticed_and_migrations_are_refused(
     fleet: Fleet, before: Path, shared: Database
 ) -> None:

@@ -82,6 +82,9 @@ SELECT extract(epoch FROM clock_timestamp())::double precision
 -- name: grants
 SELECT coalesce(sum(slot_to - slot_from), 0)::integer, count(DISTINCT incarnation) FROM standpipe.grants
 
+-- name: serving
+SELECT serving FROM standpipe.deployment
+
 -- name: see_all
 SELECT set_config('standpipe.worker', 'on', true)
 
