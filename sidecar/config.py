@@ -102,7 +102,7 @@ class Config:
         "cpu", "What embeds: cpu; gpu, or nothing starts; auto: a GPU if there is one, and the log says which."
     )
     gpu_memory_bytes: int = _setting(
-        2 << 30, "The most GPU memory of one model, from 256 MiB; it is taken at start and kept."
+        2 << 30, "The most GPU memory of one model, from 384 MiB; it is taken at start and kept."
     )
     embed_threads: int = _setting(1, "Threads of one embedding run, 1 to 64; more are rarely quicker for one query.")
     tokenizers: tuple[str, ...] = _setting(
@@ -182,7 +182,7 @@ class Config:
             "precision",
             "auto, fp16 or fp32 where device is not cpu: int8 is no faster on a GPU, and a pod without one must agree",
         )
-        _check(self.gpu_memory_bytes >= 256 << 20, "gpu_memory_bytes", "at least 268435456")
+        _check(self.gpu_memory_bytes >= 384 << 20, "gpu_memory_bytes", "at least 402653184")
         _check(1 <= self.embed_threads <= 64, "embed_threads", "1 to 64")
         _check(bool(self.tokenizers), "tokenizers", "at least one tokenizer's name")
         _check(self.log_level in ("info", "warning", "error"), "log_level", "info, warning or error")

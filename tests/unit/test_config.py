@@ -109,7 +109,7 @@ BAD: list[tuple[str, Any]] = [
     ("tls_cert_file", "cert\n.pem"),
     ("tls_key_file", "key.pem"),  # of no certificate
     ("device", "cuda"),
-    ("gpu_memory_bytes", str((256 << 20) - 1)),
+    ("gpu_memory_bytes", str((384 << 20) - 1)),
     ("gpu_memory_bytes", "2GiB"),
     ("embed_threads", "0"),
     ("embed_threads", "65"),
