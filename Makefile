@@ -141,6 +141,12 @@ eval-safety: setup  ## Isolation and poison on real conversations and attacks: m
 test-gpu: setup $(TOOLS)/gpu/ready  ## Everything that is promised of a GPU, on a machine that has one
 	PYTHONPATH=$(TOOLS)/gpu $(BIN)/python -m tests.gpu
 
+.PHONY: gpu
+gpu:  ## All of the GPU's tests and measurements, one after another
+	$(MAKE) test-gpu
+	$(MAKE) eval-embed DEVICE=gpu
+	$(MAKE) bench-embed DEVICE=gpu
+
 # With CUDA's libraries: 2 GB.
 $(TOOLS)/gpu/ready: pyproject.toml | $(VENV)/ready
 	rm -rf $(@D) && mkdir -p $(@D)
