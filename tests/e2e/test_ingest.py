@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click.testing
@@ -60,6 +61,8 @@ async def start(target: str, paths: Sequence[Path], journal: Path) -> asyncio.su
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/clients/python"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # A shell that starts the tests in the background has it ignored, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
