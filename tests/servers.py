@@ -86,18 +86,29 @@ def directory() -> Path:
     return made
 
 
+_PORTS = range(12_000, 22_000)
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a loopback port that nobody uses, below those that systems give to outgoing connections.
+    """Return a loopback port that nobody uses, below those that systems give to outgoing connections, and never twice.
 
     A server that is killed and started again must get its port back; one of the system's own could be taken meanwhile.
-    So must the bus of a cluster's node, 10,000 above.
+    So must the bus of a cluster's node, 10,000 above. Nor may a port that another server is about to bind be given:
+    what was given before is not, and the workers of one run of the tests have ports of their own.
     """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = _PORTS[worker % workers :: workers]
     dice = random.SystemRandom()
     while True:
-        port = dice.randrange(12_000, 22_000)
+        port = dice.choice(ports)
+        if port in _given_ports:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((LOOPBACK, port))
+            _given_ports.add(port)
             return port
 
 
