@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.e2e.test_cli import Serving, run
 from tests.servers import Postgres, Redis
 
 MARKERS = [f"xq{number:04d}zj" for number in range(1000)]
+MARKED = re.compile(rb"xq0[0-9]{3}")  # three bytes alone stand in every few megabytes of what is encrypted, by chance
 
 
 async def filled(path: Path, file: Path) -> str:
@@ -150,7 +152,7 @@ async def test_no_marker_is_in_a_deployment(postgres_server: Postgres, redis_ser
     seen = set()
     for path in [*files, dump]:
         content = path.read_bytes()
-        assert b"xq0" not in content, path
+        assert not MARKED.search(content), path
         if found in content:
             seen.add(path.name)
     assert dump.name in seen  # the scan can see
