@@ -134,7 +134,7 @@ async def embedders_of(
 
 
 def loaded_by(config: Config, log: Log) -> list[Embedder]:
-    """Load the models that a configuration names, the one to move to first, and log what a GPU was looked for for.
+    """Load the models that a configuration names, the one to move to first; log how the search for a GPU ended.
 
     Raises ModelInvalid, and ConfigInvalid where the device is not there.
     """

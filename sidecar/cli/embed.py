@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sidecar import config
-from sidecar.cli.serve import flags_of, stopping
+from sidecar.cli.serve import flags_of, until_stopped
 
 _SETTINGS = (
     "listen",
@@ -45,8 +45,4 @@ def embed(*, path: str | None, **given: Any) -> None:
 async def _run(settings: config.Config) -> None:
     from sidecar.embed_server import EmbedServer
 
-    stop = stopping(settings)
-    async with EmbedServer(settings) as server:
-        await stop.wait()
-        server.telemetry.log.info("draining", drain_ms=settings.drain_ms)
-    server.telemetry.log.info("stopped")
+    await until_stopped(EmbedServer, settings)

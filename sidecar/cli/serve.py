@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import yaml
@@ -20,6 +20,9 @@ from sidecar.cli.failure import line
 from sidecar.cli.show import stderr
 from sidecar.errors import StandpipeError
 from sidecar.telemetry import Log
+
+if TYPE_CHECKING:  # gRPC is imported by a command that runs
+    from sidecar.sockets import Serving
 
 C = TypeVar("C", bound=click.Command)
 
@@ -88,8 +91,13 @@ def record_settings(record: str, given: Mapping[str, Any]) -> config.Config:
 async def _run(settings: config.Config) -> None:
     from sidecar.server import Server
 
+    await until_stopped(Server, settings)
+
+
+async def until_stopped(kind: type[Serving], settings: config.Config) -> None:
+    """Serve until a first SIGTERM or SIGINT, then drain."""
     stop = stopping(settings)
-    async with Server(settings) as server:
+    async with kind(settings) as server:
         await stop.wait()
         server.telemetry.log.info("draining", drain_ms=settings.drain_ms)
     server.telemetry.log.info("stopped")

@@ -29,7 +29,7 @@ def embedder() -> Embedder:
     """Load the real int8 model, once."""
     directory = MODELS / MODEL
     if not directory.is_dir():
-        pytest.skip(f"no model in {directory}: make models")
+        pytest.skip(f"no model in {directory}: make setup")
     return Embedder(Model.open(directory))
 
 

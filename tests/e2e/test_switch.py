@@ -49,7 +49,7 @@ SWITCHED = "recall moved to another model"
 def models(tmp_path: Path) -> Path:
     """Return a models directory with the real model, and a tiny one with random weights and other dimensions."""
     if not (MODELS / MODEL).is_dir():
-        pytest.skip(f"no model in {MODELS}: make models")
+        pytest.skip(f"no model in {MODELS}: make setup")
     directory = tmp_path / "models"
     directory.mkdir()
     for name in (MODEL, "tokenizers"):
