@@ -94,10 +94,38 @@ class Config:
     embedder_ca_file: str = _setting(
         "", "The certificates, as PEM, one of which must have signed the shared embedder's at host:port; empty: no TLS."
     )
+    embedder_cert_file: str = _setting(
+        "", "The certificate, as PEM, that is shown to a shared embedder that asks for one; with embedder_ca_file."
+    )
+    embedder_key_file: str = _setting("", "That certificate's private key, as PEM.")
     tls_cert_file: str = _setting(
-        "", "The certificate, as PEM, of `standpipe embed`: then its host:port speaks TLS; empty: no TLS."
+        "", "This server's certificate, as PEM: then every host:port of listen speaks TLS; empty: none does."
     )
     tls_key_file: str = _setting("", "The certificate's private key, as PEM.")
+    tls_client_ca_file: str = _setting(
+        "", "The certificates, as PEM, one of which must have signed that of every caller at host:port; empty: any may."
+    )
+    auth_token_file: str = _setting(
+        "", "A file of one or two tokens, one a line, one of which every call must bring; read again when it changes."
+    )
+    auth_jwks: str = _setting(
+        "", "The keys that callers' tokens are signed with, a JWKS: a path, or https://…; read again for a new key."
+    )
+    auth_issuer: str = _setting("", "Who must have issued callers' tokens, their `iss`; with auth_jwks.")
+    auth_review: str = _setting(
+        "", "The Kubernetes API server that reviews callers' tokens, such as https://kubernetes.default.svc."
+    )
+    auth_audience: str = _setting("standpipe", "Whom callers' tokens must be meant for, their `aud`.")
+    auth_ca_file: str = _setting(
+        "",
+        "The certificates, as PEM, one of which must have signed that of auth_jwks or auth_review; empty: the system's.",
+    )
+    auth_api_token_file: str = _setting(
+        "", "A file with the token that this process shows to auth_jwks or auth_review, read anew for each call."
+    )
+    tenants_file: str = _setting(
+        "", "The YAML file that says which callers act for which tenants; then `tenant` says nothing."
+    )
     device: Literal["cpu", "gpu", "auto"] = _setting(
         "cpu", "What embeds: cpu; gpu, or nothing starts; auto: a GPU if there is one, and the log says which."
     )

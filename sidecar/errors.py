@@ -22,7 +22,7 @@
     │   ├── HotUnavailable      never leaves the server
     │   ├── EndpointUnavailable never leaves the worker
     │   └── Draining
-    ├── EmbedderUnavailable     UNAVAILABLE
+    ├── EmbedderUnavailable, AuthenticatorUnavailable   UNAVAILABLE
     ├── StoreReadOnly, StoreSchemaNewer, ModelInvalid, ConfigInvalid   FAILED_PRECONDITION
     ├── StoreFull, Overloaded   RESOURCE_EXHAUSTED
     ├── StoreCorrupt            DATA_LOSS
@@ -210,7 +210,7 @@ class TenantDenied(StandpipeError):
 
 
 class Unauthenticated(StandpipeError):
-    """The credential is missing or not valid."""
+    """The call's credential is missing, expired, not valid, or not meant for this server."""
 
     reason = "UNAUTHENTICATED"
     status = "UNAUTHENTICATED"
@@ -293,6 +293,14 @@ class EmbedderUnavailable(StandpipeError):
     """The embedder's device failed, or the shared embedder does not answer; recall goes by words alone meanwhile."""
 
     reason = "EMBEDDER_UNAVAILABLE"
+    status = "UNAVAILABLE"
+    retry_after_ms = 1000
+
+
+class AuthenticatorUnavailable(StandpipeError):
+    """What vouches for callers' tokens does not answer, and this token was not seen before."""
+
+    reason = "AUTHENTICATOR_UNAVAILABLE"
     status = "UNAVAILABLE"
     retry_after_ms = 1000
 

@@ -16,14 +16,14 @@ import pytest
 
 from tests.e2e.pods import ROOT
 
-_0_3_0 = "2d2049574fc17f8bdbca28119166413ee57cfe14"
+_0_4_0 = "427f89afca27a9d1dfb8fbcacc96c7110f22dc30"
 
 BEFORE = {
-    "sqlite+memory": _0_3_0,
-    "postgresql+memory": _0_3_0,
-    "postgresql+redis": _0_3_0,
+    "sqlite+memory": _0_4_0,
+    "postgresql+memory": _0_4_0,
+    "postgresql+redis": _0_4_0,
 }
-"""By engines: release 0.3.0, which served on all of them, and knew of one embedding model, that of its own."""
+"""By engines: release 0.4.0, which served on all of them."""
 
 _PARTS = ("sidecar", "clients/python", "tests/__init__.py", "tests/e2e/__init__.py", "tests/e2e/serve.py")
 
