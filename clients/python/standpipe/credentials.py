@@ -126,11 +126,12 @@ def _stamp(paths: Sequence[str]) -> _Stamp:
 def _bearer(path: str) -> Secret:
     try:
         with Path(path).open("rb") as file:
-            lines = file.read(TOKEN_BYTES_MAX + 1).split()
+            lines = file.read(TOKEN_BYTES_MAX + 1).strip().splitlines()
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else "no path"
         raise FileInvalid(f"{path} cannot be read: {cause}", field="token_file") from None
-    if not lines or len(lines[0]) > TOKEN_BYTES_MAX or not _TOKEN.fullmatch(lines[0]):
+    token = lines[0].strip() if lines else b""
+    if len(token) > TOKEN_BYTES_MAX or not _TOKEN.fullmatch(token):
         text = f"{path} must hold a token: a line of at most {TOKEN_BYTES_MAX} ASCII characters without blanks"
         raise FileInvalid(text, field="token_file")
-    return Secret(f"Bearer {lines[0].decode('ascii')}")
+    return Secret(f"Bearer {token.decode('ascii')}")
