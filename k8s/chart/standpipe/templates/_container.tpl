@@ -6,48 +6,48 @@ For a chart that depends on this one, in a pod's template:
 
     spec:
       securityContext:
-        supplementalGroups: {{- include "standpipe.groups" .Subcharts.standpipe | nindent 10 }}
+        supplementalGroups: {{- include "standpipe.sidecar.groups" .Subcharts.standpipe | nindent 10 }}
       initContainers:
-        {{- include "standpipe.container" .Subcharts.standpipe | nindent 8 }}
+        {{- include "standpipe.sidecar.container" .Subcharts.standpipe | nindent 8 }}
       containers:
         - name: app
-          env: {{- include "standpipe.env" .Subcharts.standpipe | nindent 12 }}
-          volumeMounts: {{- include "standpipe.mount" .Subcharts.standpipe | nindent 12 }}
+          env: {{- include "standpipe.sidecar.env" .Subcharts.standpipe | nindent 12 }}
+          volumeMounts: {{- include "standpipe.sidecar.mount" .Subcharts.standpipe | nindent 12 }}
       volumes:
-        {{- include "standpipe.volumes" .Subcharts.standpipe | nindent 8 }}
+        {{- include "standpipe.sidecar.volumes" .Subcharts.standpipe | nindent 8 }}
 
 and, as a manifest of its own, the settings:
 
-    {{ include "standpipe.configmap" .Subcharts.standpipe }}
+    {{ include "standpipe.sidecar.configmap" .Subcharts.standpipe }}
 */}}
 
 {{/* The sidecar, as the first of a pod's init containers: a list of one. */}}
-{{- define "standpipe.container" -}}
-{{- list (include "standpipe.sidecar" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).container | toYaml -}}
+{{- define "standpipe.sidecar.container" -}}
+{{- list (include "standpipe.sidecar.parts" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).container | toYaml -}}
 {{- end -}}
 
 {{/* The pod's volumes that the sidecar needs: a list. */}}
-{{- define "standpipe.volumes" -}}
-{{- (include "standpipe.sidecar" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).volumes | toYaml -}}
+{{- define "standpipe.sidecar.volumes" -}}
+{{- (include "standpipe.sidecar.parts" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).volumes | toYaml -}}
 {{- end -}}
 
 {{/* Where an application's container finds the socket: a list of one mount. */}}
-{{- define "standpipe.mount" -}}
-{{- (include "standpipe.sidecar" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).mount | toYaml -}}
+{{- define "standpipe.sidecar.mount" -}}
+{{- (include "standpipe.sidecar.parts" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).mount | toYaml -}}
 {{- end -}}
 
 {{/* What tells an application's container of the socket: a list of one variable. */}}
-{{- define "standpipe.env" -}}
-{{- (include "standpipe.sidecar" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).env | toYaml -}}
+{{- define "standpipe.sidecar.env" -}}
+{{- (include "standpipe.sidecar.parts" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).env | toYaml -}}
 {{- end -}}
 
 {{/* The groups in which an application's processes may open the socket: a list of one. */}}
-{{- define "standpipe.groups" -}}
+{{- define "standpipe.sidecar.groups" -}}
 - 10001
 {{- end -}}
 
 {{/* The ConfigMap with the sidecar's settings. */}}
-{{- define "standpipe.configmap" -}}
+{{- define "standpipe.sidecar.configmap" -}}
 {{- $from := include "standpipe.sidecar.from" . | fromYaml -}}
 apiVersion: v1
 kind: ConfigMap
@@ -103,7 +103,7 @@ keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpip
 {{- end -}}
 
 {{/* The whole of it, as one mapping: container, volumes, mount, env. Takes root, the chart's context, and from. */}}
-{{- define "standpipe.sidecar" -}}
+{{- define "standpipe.sidecar.parts" -}}
 {{- $values := .root.Values -}}
 {{- $from := .from -}}
 container:
