@@ -1,7 +1,7 @@
 """Makes values.schema.json and README.md of the chart from the comments of its values.yaml: `make chart-docs`.
 
 The comment above a key is its meaning. A line ``# :: {…}`` in it is a piece of JSON Schema, for what the default does
-not tell: ``{ref: NAME}`` stands for one of `DEFINITIONS`, and ``{define: NAME}`` makes a definition of the section below.
+not tell: ``{ref: NAME}`` stands for one of `DEFINITIONS`, and ``{define: NAME}`` makes a definition of what is below.
 """
 
 from __future__ import annotations
@@ -218,6 +218,8 @@ _HEAD = """\
 Made from the comments of [values.yaml](values.yaml) by `make chart-docs`; `helm` refuses what is not among them.
 """
 
+_COLUMNS = "| value | default | meaning |\n| --- | --- | --- |\n"
+
 
 def table(values: tuple[Value, ...]) -> str:
     """Return README.md: a table for each section of the file."""
@@ -226,7 +228,7 @@ def table(values: tuple[Value, ...]) -> str:
     for value in _leaves(values):
         if value.heading != heading:
             heading = value.heading
-            lines.append(f"\n## {heading[0].upper()}{heading[1:]}\n\n| value | default | meaning |\n| --- | --- | --- |\n")
+            lines.append(f"\n## {heading[0].upper()}{heading[1:]}\n\n{_COLUMNS}")
         lines.append(f"| `{value.name}` | {_cell(value)} | {value.meaning.replace('|', chr(92) + '|')} |\n")
     return "".join(lines)
 
@@ -257,7 +259,7 @@ def made() -> dict[Path, str]:
 def main() -> None:
     """Write the files, or with --check say which are not what they must be."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is not what it must be")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is another")
     check = parser.parse_args().check
     for path, text in made().items():
         if not check:

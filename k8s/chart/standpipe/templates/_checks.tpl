@@ -43,7 +43,7 @@ encryption.existingSecret: must name a Secret with the keys, or encryption.plain
 {{- end }}
 
 {{- /* settings that have values of their own */}}
-{{- range $section := list "" "shared" "embedder" "worker" "injection" }}
+{{- range $section := list "" "shared" "embedder" "worker" }}
 {{- $at := ternary "settings" (printf "%s.settings" $section) (eq $section "") }}
 {{- $given := $v.settings }}
 {{- if $section }}{{ $given = (get $v $section).settings | default dict }}{{ end }}
