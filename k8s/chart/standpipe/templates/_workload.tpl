@@ -96,8 +96,7 @@ spec:
       {{- include "standpipe.podSpec" (merge (dict "grace" (add (include "standpipe.drainSeconds" .) $sleep 5)) .) | nindent 6 }}
       containers:
       - name: standpipe
-        image: {{ include "standpipe.image" . | quote }}
-        imagePullPolicy: {{ include "standpipe.imagePullPolicy" . }}
+        {{- include "standpipe.image" . | nindent 8 }}
         args: {{ toJson .args }}
         ports:
         {{- if $grpc }}
@@ -118,7 +117,7 @@ spec:
               seconds: {{ $sleep }}
         {{- end }}
         securityContext:
-          {{- include "standpipe.securityContext" . | nindent 10 }}
+          {{- toYaml $pod.containerSecurityContext | nindent 10 }}
         volumeMounts:
           {{- include "standpipe.volumeMounts" . | trim | nindent 10 }}
       {{- with $pod.extraContainers }}
