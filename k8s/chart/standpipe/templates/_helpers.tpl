@@ -3,10 +3,10 @@ Names, labels and the parts of a container, for all components.
 
 Most of these take a UNIT, a dict of
   root       the chart's context ($; of a parent chart: .Subcharts.standpipe)
-  component  "shared", "embedder", "worker" or "migration"
+  component  "shared", "embedder", "worker" or "migration"; for names and settings also "sidecar"
   values     that component's section of the values
 
-The native sidecar in somebody else's pod has a file of its own: _container.tpl.
+The native sidecar's container, in somebody else's pod, has a file of its own: _container.tpl.
 */}}
 
 {{- define "standpipe.name" -}}
@@ -93,7 +93,7 @@ imagePullPolicy: {{ (ternary .root.Values.gpuImage .root.Values.image $gpu).pull
 
 {{/* UNIT: whether the component opens the stores. */}}
 {{- define "standpipe.opensStores" -}}
-{{- if has .component (list "shared" "worker") -}}true{{- end -}}
+{{- if has .component (list "shared" "worker" "sidecar") -}}true{{- end -}}
 {{- end -}}
 
 {{/* UNIT: a container's environment, as a list. No name occurs twice: Helm 4 refuses that, and so does sense. */}}

@@ -33,7 +33,9 @@ precision: fp16
 {{- $values := .root.Values -}}
 {{- $bind := ternary "[::]" $values.bindAddress (eq $values.bindAddress "::") -}}
 http: {{ printf "%s:7461" $bind | quote }}
-{{- if ne .component "worker" }}
+{{- if eq .component "sidecar" }}
+listen: ["unix:/run/standpipe/standpipe.sock", "127.0.0.1:7460"]
+{{- else if ne .component "worker" }}
 listen: [{{ printf "%s:7460" $bind | quote }}]
 {{- end }}
 {{- if include "standpipe.opensStores" . }}
@@ -50,10 +52,12 @@ encryption_keys_file: /etc/standpipe/keys/standpipe.keys
 plaintext: true
 {{- end }}
 {{- if $values.embedderClient.existingSecret }}
-embedder_ca_file: /etc/standpipe/embedder-tls/ca.crt
+{{- /* A sidecar's namespace is another: its own secret has these. */}}
+{{- $at := ternary "/etc/standpipe/tls" "/etc/standpipe/embedder-tls" (eq .component "sidecar") }}
+embedder_ca_file: {{ $at }}/ca.crt
 {{- if $values.embedderClient.certificate }}
-embedder_cert_file: /etc/standpipe/embedder-tls/tls.crt
-embedder_key_file: /etc/standpipe/embedder-tls/tls.key
+embedder_cert_file: {{ $at }}/tls.crt
+embedder_key_file: {{ $at }}/tls.key
 {{- end }}
 {{- end }}
 {{- end }}

@@ -152,7 +152,7 @@ terminationGracePeriodSeconds: {{ . }}
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
-{{- with ternary (list) $pod.topologySpreadConstraints (eq .component "migration") }}
+{{- with ternary (list) $pod.topologySpreadConstraints (has .component (list "migration" "smoke")) }}
 topologySpreadConstraints:
 {{- range . }}
 - {{ merge (dict) . (dict "labelSelector" (dict "matchLabels" (include "standpipe.selectorLabels" $ | fromYaml))) | toYaml | nindent 2 | trim }}
