@@ -177,7 +177,7 @@ FAULTS: list[tuple[str, Sequence[str], Mapping[str, Outcome], str]] = [
 
 
 async def test_a_role_that_is_bound_is_told(server: Postgres, database: str, plant: Plant) -> None:
-    """P8: the tenants that a role is bound to are told, and it is no other; a table that does not bind it is a fault."""
+    """P8: the tenants that a role is bound to are told, and it is no other; a table that lacks it is a fault."""
     dsn = server.dsn(database, user=ROLE)
     assert "may be any" in (await examine(dsn))["tenants"].found
     await postgres.migrate(server.dsn(database), grant_to=[ROLE], tenants=["beta", "acme"])
