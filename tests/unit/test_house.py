@@ -107,7 +107,7 @@ def test_one_module_asks_who_callers_are_and_only_where_it_is_configured() -> No
     (made,) = re.findall(r"\n( *)authority = Authority\((\w+),", making["sidecar/callers.py"])
     assert made[1] == "place"
     assert "place = config.auth_jwks or config.auth_review\n" in making["sidecar/callers.py"]
-    assert not (Config().auth_jwks or Config().auth_review)
+    assert Config().auth_jwks == Config().auth_review == ""
 
 
 def test_every_module_says_what_it_is() -> None:
