@@ -25,9 +25,11 @@ ENV_PREFIX = "STANDPIPE_"
 CONFIG_VARIABLE = "STANDPIPE_CONFIG"
 """Names the YAML file; `--config` does too."""
 
-_NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?))")
-"""Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
-every pod beside a Service whose name begins with "standpipe"."""
+_NOT_SETTINGS = re.compile(
+    r"config|target|(token|ca|cert|key)_file|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?)"
+)
+"""Variables under the prefix that are no settings: the file's, the clients' target, token and certificates, and what
+Kubernetes writes into every pod beside a Service whose name begins with "standpipe"."""
 
 _RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
 _HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+")
