@@ -207,6 +207,16 @@ class Config:
             "embedder_ca_file",
             "a path where there is an embedder_address, or empty",
         )
+        for name, other in (
+            ("embedder_cert_file", self.embedder_key_file),
+            ("embedder_key_file", self.embedder_cert_file),
+        ):
+            value = getattr(self, name)
+            _check(
+                value.isprintable() and not (value and not (other and self.embedder_ca_file)),
+                name,
+                "a path, beside the other's and embedder_ca_file, or empty",
+            )
         for name, other in (("tls_cert_file", self.tls_key_file), ("tls_key_file", self.tls_cert_file)):
             value = getattr(self, name)
             _check(value.isprintable() and not (value and not other), name, "a path, beside the other's, or empty")
