@@ -41,10 +41,10 @@ LOCKS = {
 LEFT_OUT = frozenset(
     "anyio certifi charset-normalizer filelock flatbuffers fsspec h11 hf-xet httpcore httpcore2 httpx httpx2"
     " huggingface-hub idna markdown-it-py mdurl packaging pycparser pygments requests tqdm truststore tzdata"
-    " urllib3".split()
+    " urllib3 nvidia-cufft".split()
 )
 """Of the images. Libraries name them for what Standpipe does not ask of them: tiktoken and tokenizers to download,
-rich to colour source code and Markdown, ONNX Runtime for its tools, cffi to compile."""
+rich to colour source code and Markdown, ONNX Runtime for its tools and for Fourier transforms, cffi to compile."""
 
 
 def main(*names: str) -> None:

@@ -62,6 +62,8 @@ PACKAGES_LEFT_OUT = (
     # What makes and changes models, and the library for programs in C, which Python's does not use.
     *("onnxruntime/transformers/*", "onnxruntime/tools/*", "onnxruntime/quantization/*", "onnxruntime/datasets/*"),
     *("onnxruntime/backend/*", "onnxruntime/capi/libonnxruntime.so*", "onnxruntime/capi/*tensorrt*"),
+    # What stands in for a BLAS in programs that know of no GPU.
+    "nvidia/cu13/lib/libnvblas.so*",
     # Of Google's protocols only these are spoken.
     *(f"google/{name}/*" for name in ("api", "apps", "cloud", "gapic", "geo", "iam", "identity", "logging")),
     *(f"google/{name}/*" for name in ("longrunning", "shopping", "source", "type")),
@@ -73,7 +75,6 @@ PACKAGES_LEFT_OUT = (
 
 DRIVERS = ("libcuda.so.1", "libnvidia-ml.so.1")
 """Libraries that come with a GPU's driver, from the node."""
-CUDA_LEFT_OUT: tuple[str, ...] = ()
 
 MODELS = {"cpu": "model.int8.onnx", "cuda13": "model.fp16.onnx"}
 """The weights that each variant has; another precision's are mounted by who wants them."""
@@ -228,12 +229,15 @@ def system(image: Image) -> None:
     image.write("system", Path("/etc/group"), f"root:x:0:\nstandpipe:x:{USER}:\n", own)
     libraries(image, debian)
     debian.describe(image)
-    for path, mode in (("var/lib/standpipe", 0o770), ("run/standpipe", 0o770), ("tmp", 0o755)):
+    # As in every system; a tmpfs that is mounted on it takes its rights from it.
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
+    for path in ("var/lib/standpipe", "run/standpipe"):
         directory = root / path
         directory.mkdir(parents=True)
         # Group 0, as a cluster that gives out users of its own has it.
         os.chown(directory, USER, 0)
-        directory.chmod(mode)
+        directory.chmod(0o770)
 
 
 def libraries(image: Image, debian: Debian) -> None:
@@ -281,7 +285,7 @@ def left_out(path: Path, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(str(each), pattern) for each in (path, *path.parents) for pattern in patterns)
 
 
-def packages(image: Image, variant: str) -> None:
+def packages(image: Image) -> None:
     """Take every distribution's files but what is left out, by its own record, which then says what is there."""
     (standpipe,) = importlib.metadata.distributions(name="standpipe", path=[str(SITE)])
     own = image.component("standpipe", kind="standpipe", version=standpipe.version)
@@ -308,7 +312,7 @@ def packages(image: Image, variant: str) -> None:
         for row in csv.reader(SITE.joinpath(record).read_text().splitlines()):
             if row[0] == str(record):
                 kept.append(row)
-            elif not left_out(Path(row[0]), (*PACKAGES_LEFT_OUT, *(CUDA_LEFT_OUT if variant == "cuda13" else ()))):
+            elif not left_out(Path(row[0]), PACKAGES_LEFT_OUT):
                 image.copy(layer, SITE / row[0], owner)
                 kept.append(row)
         text = "".join(",".join(_field(value) for value in row) + "\n" for row in sorted(kept))
@@ -394,7 +398,8 @@ def finish(image: Image) -> None:
                 sys.exit(f"{path}: belongs to no component")
         for path in sorted((image.out / layer).rglob("*"), reverse=True):
             mode = path.lstat().st_mode
-            if not path.is_symlink() and mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH):
+            everybodys = mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH) and path.name != "tmp"
+            if everybodys and not path.is_symlink():
                 sys.exit(f"{path}: must be neither set-user-id nor writable to all")
             os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
         os.utime(image.out / layer, (EPOCH, EPOCH))
@@ -406,7 +411,7 @@ def main(variant: str, context: Path, out: Path) -> None:
     image = Image(out)
     for layer in ("system", "packages", "models", "standpipe"):
         (out / layer).mkdir(parents=True)
-    packages(image, variant)
+    packages(image)
     models(image, variant, context)
     system(image)
     compile_all(image)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
@@ -64,7 +64,7 @@ def component(key: str, about: Mapping[str, Any]) -> Component:
         described["purl"] = PackageURL("pypi", None, name.lower().replace("_", "-"), version)
     if kind == "standpipe":
         described |= {"type": ComponentType.APPLICATION, "licences": [_licences.make_from_string("Apache-2.0")]}
-    occurrences = [Occurrence(bom_ref=f"{key}:{place}", location=place) for place in about["places"]]
+    occurrences = [Occurrence(location=place) for place in about["places"]]
     return Component(
         name=name,
         version=version,
