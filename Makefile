@@ -113,6 +113,17 @@ types: $(VENV)/ready
 layers: $(VENV)/ready
 	$(BIN)/lint-imports
 
+# --- images --------------------------------------------------------------------------------------------------
+
+image: image-cpu  ## Build the image for CPUs, and its bill of materials: make image [BASE=NAME@sha256:…]
+
+image-cuda13:  ## Build the image for GPUs, 2 GB: make image-cuda13 [BASE=NAME@sha256:…]
+
+.PHONY: image image-cpu image-cuda13
+image-cpu image-cuda13: image-%: setup
+	$(BIN)/python k8s/image/context.py $* build/image/$* $(MODELS)
+	k8s/image/build $* build/image/$* $(BASE)
+
 # --- protos --------------------------------------------------------------------------------------------------
 
 $(TOOLS)/protoc/ready: Makefile
