@@ -155,7 +155,11 @@ def parse(text: str) -> dict[str, AESGCM]:
 
 
 class KeyFile:
-    """Wrapping keys in a file that others than its owner and group cannot read."""
+    """Wrapping keys in a file that others than its owner and group cannot read.
+
+    Or in one that is mounted read-only, as a Secret is in a pod: its owner is root, its group is the pod's fsGroup where
+    there is one, and of "others" there is only the container that has the mount.
+    """
 
     field = "encryption_keys_file"
 
@@ -170,7 +174,8 @@ class KeyFile:
         try:
             with self._path.open("rb") as file:
                 found = os.fstat(file.fileno())
-                if found.st_mode & stat.S_IROTH:
+                mounted = os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY
+                if found.st_mode & stat.S_IROTH and not mounted:
                     raise ConfigInvalid("the file can be read by everybody: chmod o-rwx it", field=self.field)
                 raw = file.read(limits.wrapping_keys_bytes + 1)
         except OSError as error:
