@@ -157,8 +157,8 @@ def parse(text: str) -> dict[str, AESGCM]:
 class KeyFile:
     """Wrapping keys in a file that others than its owner and group cannot read.
 
-    Or in one that is mounted read-only, as a Secret is in a pod: its owner is root, its group is the pod's fsGroup where
-    there is one, and of "others" there is only the container that has the mount.
+    Unless it is on a read-only mount, as a Kubernetes Secret is: root owns its files, everybody may read them, and of
+    everybody only the containers that the volume is mounted into have them.
     """
 
     field = "encryption_keys_file"
@@ -173,9 +173,8 @@ class KeyFile:
     def _read(self) -> str:
         try:
             with self._path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                mounted = os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY
-                if found.st_mode & stat.S_IROTH and not mounted:
+                found, mount = os.fstat(file.fileno()), os.fstatvfs(file.fileno())
+                if found.st_mode & stat.S_IROTH and not mount.f_flag & os.ST_RDONLY:
                     raise ConfigInvalid("the file can be read by everybody: chmod o-rwx it", field=self.field)
                 raw = file.read(limits.wrapping_keys_bytes + 1)
         except OSError as error:

@@ -134,16 +134,6 @@ async def test_a_file_that_everybody_can_read(tmp_path: Path) -> None:
         await Vault(KeyFile(str(tmp_path / "none"))).open()
 
 
-async def test_a_file_that_everybody_can_read_on_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is mounted read-only has the mode of its mounting, and one container to read it."""
-    path = keys.write(tmp_path / "keys", NEW)
-    path.chmod(0o444)
-    found = os.statvfs(tmp_path)
-    read_only = os.statvfs_result([*found[:8], found.f_flag | os.ST_RDONLY, found.f_namemax])
-    monkeypatch.setattr(os, "fstatvfs", lambda _: read_only)
-    await Vault(KeyFile(str(path))).open()
-
-
 async def test_a_file_is_not_read_beyond_its_bound(tmp_path: Path) -> None:
     """Of what is larger than limits.wrapping_keys_bytes no more is read, and it is refused."""
     path = keys.write(tmp_path / "keys", NEW, "#" * (limits.wrapping_keys_bytes - len(NEW) - 1))

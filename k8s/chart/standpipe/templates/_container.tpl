@@ -71,23 +71,9 @@ the schema: `standpipe migrate` brings it up. */}}
 {{- end }}
 {{- end -}}
 
-{{- define "standpipe.sidecar.image" -}}
-{{- $image := .Values.image -}}
-{{- $suffix := "cpu" -}}
-{{- if .Values.injection.claims -}}
-{{- $image = .Values.gpuImage -}}
-{{- $suffix = "cuda13" -}}
-{{- end -}}
-{{- if and $image.digest (not $image.tag) -}}
-{{ $image.repository }}@{{ $image.digest }}
-{{- else -}}
-{{ $image.repository }}:{{ $image.tag | default (printf "%s-%s" .Chart.AppVersion $suffix) }}{{ with $image.digest }}@{{ . }}{{ end }}
-{{- end -}}
-{{- end -}}
-
 {{/* What differs from sidecar to sidecar, for a chart that includes it: taken from the values. */}}
 {{- define "standpipe.sidecar.from" -}}
-image: {{ include "standpipe.sidecar.image" . | quote }}
+image: {{ include "standpipe.imageOf" (dict "root" . "gpu" (not (empty .Values.injection.claims))) | quote }}
 cpu: {{ .Values.injection.cpu | quote }}
 memory: {{ .Values.injection.memory | quote }}
 configMap: {{ include "standpipe.componentName" (dict "root" . "component" "sidecar") | quote }}
@@ -115,7 +101,7 @@ keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpip
 container:
   name: standpipe
   image: {{ $from.image | quote }}
-  imagePullPolicy: {{ $values.image.pullPolicy }}
+  imagePullPolicy: {{ (ternary $values.gpuImage $values.image (not (empty $values.injection.claims))).pullPolicy }}
   restartPolicy: Always
   args: [serve]
   env:
@@ -124,7 +110,7 @@ container:
     - name: STANDPIPE_LISTEN
       value: unix:/run/standpipe/standpipe.sock,127.0.0.1:7460
     - name: STANDPIPE_HTTP
-      value: 0.0.0.0:7461
+      value: {{ printf "%s:7461" (ternary "[::]" $values.bindAddress (eq $values.bindAddress "::")) | quote }}
     {{- if $values.encryption.plaintext }}
     - name: STANDPIPE_PLAINTEXT
       value: "true"
