@@ -62,7 +62,7 @@ def make(helm: Path) -> dict[Path, str]:
         "metadata": {"name": "standpipe-socket", "annotations": {"config.kubernetes.io/local-config": "true"}},
         "data": {"target": variable["value"], "path": mount["mountPath"]},
     }
-    return {COMPONENT / "sidecar.yaml": _text(patch), COMPONENT / "socket.yaml": _text(socket)}
+    return {COMPONENT / "patch.yaml": _text(patch), COMPONENT / "socket.yaml": _text(socket)}
 
 
 def render(helm: Path) -> dict[str, Any]:

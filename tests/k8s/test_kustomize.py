@@ -74,7 +74,7 @@ def test_each_kind_of_workload_gets_a_sidecar(tool: str, kind: str, tmp_path: Pa
     [made] = build(tool, overlay(tmp_path, given))
     template = made["spec"]["template"]
     pod = template["spec"]
-    [patch] = documents((COMPONENT / "sidecar.yaml").read_text())
+    [patch] = documents((COMPONENT / "patch.yaml").read_text())
     patched = patch["spec"]["template"]["spec"]
     assert template["metadata"]["labels"] == {"app": "chat", "standpipe.dev/inject": "true"}
     assert pod["initContainers"] == [*patched["initContainers"], {"name": "first", "image": "c:1"}]
