@@ -170,7 +170,7 @@ _UNMIGRATED: Final[_Mapped] = (
 )
 _NO_RIGHT: Final[_Mapped] = (
     ConfigInvalid,
-    "the database role lacks a right: run `standpipe migrate --record --grant-to` it with a role that may give it",
+    "the database role lacks a right: run `standpipe migrate --record --grant-to` it (and `--tenant`, if it is bound)",
 )
 _LATE: Final[_Mapped] = (DeadlineExceeded, "the deadline passed in the record store")
 
@@ -857,16 +857,32 @@ async def _migrate(db: Connection) -> list[tuple[int, str]]:
             if missing[0] in await _missing(db):
                 script = (MIGRATIONS if kind == "migration" else EXPANSIONS)[number]
                 await db.execute(script)
+                await _generated(db, "bind_new_tables")
                 await _execute(db, "note_migration", number, kind)
                 done.append(missing[0])
     await _execute(db, "keep_signing_key", token_bytes(32))
     return done
 
 
-async def migrate(dsn: str, *, dry_run: bool = False, grant_to: Iterable[str] = ()) -> list[tuple[int, str]]:
+async def _generated(db: Connection, name: str, *values: object) -> None:
+    """Run the statements that a statement makes, each in a transaction of its own unless one has begun."""
+    for (statement,) in await (await _execute(db, name, *values)).fetchall():
+        if statement:
+            await db.execute(statement)
+
+
+ANY_TENANT: Final = "*"
+"""In place of tenants: a role is bound to none."""
+
+
+async def migrate(
+    dsn: str, *, dry_run: bool = False, grant_to: Iterable[str] = (), tenants: Sequence[str] = ()
+) -> list[tuple[int, str]]:
     """Bring a database's schema up to date, and let other roles use it; return the parts that it lacked.
 
-    Each part is (number, "migration" or "expansion"). With `dry_run` nothing is changed.
+    Each part is (number, "migration" or "expansion"). With `dry_run` nothing is changed. With `tenants` the roles see
+    and write the rows of these alone from now on, whatever their sidecars say; ANY_TENANT ends that. Without, a role
+    stays as it is: a new one may be any tenant. Raises ConfigInvalid for a role whose rights the schema's owner has.
     """
     db = await _connect(_address(dsn))
     try:
@@ -874,8 +890,14 @@ async def migrate(dsn: str, *, dry_run: bool = False, grant_to: Iterable[str] = 
             return await _missing(db)
         done = await _migrate(db)
         for role in grant_to:
-            for (statement,) in await (await _execute(db, "grant", role, role)).fetchall():
-                await db.execute(statement)
+            if tenants:
+                rows = await (await _execute(db, "rights_of_owner", role, role)).fetchall()
+                if rows and rows[0][0]:
+                    raise ConfigInvalid(
+                        "the schema's owner has this role's rights: bind another role", field="grant_to"
+                    )
+                await _generated(db, "bind", role, [tenant for tenant in tenants if tenant != ANY_TENANT])
+            await _generated(db, "grant", role, role)  # what it may see is bound by now
     except Exception as error:
         raise store_error(error) from error
     else:

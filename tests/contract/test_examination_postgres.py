@@ -79,6 +79,7 @@ async def test_a_healthy_deployment_has_nothing_to_mend(server: Postgres, databa
         "schema",
         "rights",
         "row security",
+        "tenants",
         "isolation",
         "keys",
         "partitions",
@@ -173,6 +174,20 @@ FAULTS: list[tuple[str, Sequence[str], Mapping[str, Outcome], str]] = [
         "Attach",
     ),
 ]
+
+
+async def test_a_role_that_is_bound_is_told(server: Postgres, database: str, plant: Plant) -> None:
+    """P8: the tenants that a role is bound to are told, and it is no other; a table that lacks it is a fault."""
+    dsn = server.dsn(database, user=ROLE)
+    assert "may be any" in (await examine(dsn))["tenants"].found
+    await postgres.migrate(server.dsn(database), grant_to=[ROLE], tenants=["beta", "acme"])
+    found = await examine(dsn)
+    assert {one.outcome for one in found.values()} == {Outcome.OK}
+    assert found["tenants"].found == "the role is bound to acme, beta"
+    plant(f"DROP POLICY {ROLE} ON standpipe.routes", f"DROP POLICY {ROLE} ON standpipe.keys")
+    found = await examine(dsn)
+    assert unfit(found) == {"tenants": Outcome.FAILED, "isolation": Outcome.FAILED}
+    assert found["tenants"].found == "the role is bound, but not in keys, routes"
 
 
 @pytest.mark.parametrize(("fault", "expected", "advice"), [one[1:] for one in FAULTS], ids=[one[0] for one in FAULTS])

@@ -598,6 +598,17 @@ def test_migrate_makes_the_schema_and_lets_a_role_in(postgres_server: Postgres) 
         done = run("migrate", *record, "--grant-to", ROLE)
         assert (done.returncode, done.stdout) == (0, missing.replace("missing", "done") + f"granted to {ROLE}\n")
         assert run("migrate", *record).stdout == "the schema is that of this release\n"
+        assert run("migrate", *record, "--tenant", "acme").returncode == 2
+        other = ("--grant-to", "of_two")
+        with postgres_server.connect(name) as db:
+            db.execute("CREATE ROLE of_two LOGIN")
+        bound = run("migrate", *record, *other, "--tenant", "acme", "--tenant", "beta")
+        assert (bound.returncode, bound.stdout.splitlines()[-1]) == (0, "granted to of_two, for acme, beta alone")
+        assert run("migrate", *record, *other, "--tenant", "*").stdout.endswith("granted to of_two\n")
+        refused = run("migrate", *record, *other, "--tenant", "no name")
+        assert (refused.returncode, "tenant" in refused.stderr) == (1, True)
+        refused = run("migrate", *record, "--grant-to", ROLE, "--tenant", "acme")
+        assert (refused.returncode, "owner" in refused.stderr) == (2, True)
     finally:
         postgres_server.drop_database(name)
     assert run("migrate", "--record", "sqlite:record.db").returncode == 2

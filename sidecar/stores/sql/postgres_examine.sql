@@ -43,6 +43,15 @@ WHERE c.relnamespace = to_regnamespace('standpipe') AND c.relkind IN ('r', 'p')
     AND NOT (c.relrowsecurity AND c.relforcerowsecurity)
 ORDER BY c.relname
 
+-- The tenants that a restrictive policy binds the role to, in each table of tenants; NULL where none does.
+-- name: bound
+SELECT c.relname, substring(pg_get_expr(p.polqual, p.polrelid) FROM '\{.*\}')::text[]
+FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid AND NOT p.polpermissive
+    AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS r WHERE r <> 0 AND pg_has_role(r, 'USAGE'))
+WHERE c.relnamespace = to_regnamespace('standpipe') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND c.relrowsecurity
+ORDER BY c.relname
+
 -- name: become
 SELECT set_config('standpipe.tenant', %s, true), set_config('standpipe.worker', '', true)
 
@@ -50,7 +59,7 @@ SELECT set_config('standpipe.tenant', %s, true), set_config('standpipe.worker', 
 INSERT INTO standpipe.routes (tenant, name, policy_name, policy_version) VALUES (%s, %s, 'default', 0)
 
 -- name: see_row
-SELECT count(*) FROM standpipe.routes WHERE tenant = %s
+SELECT count(*) FROM standpipe.routes WHERE tenant = %s AND name = %s
 
 -- Unique keys of tenants' tables that do not lead with the tenant: they could not be distributed by it.
 -- name: keys

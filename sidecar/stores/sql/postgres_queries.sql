@@ -376,3 +376,31 @@ SELECT format('GRANT %%s ON standpipe.%%I TO %%I', CASE relname WHEN 'migrations
     ELSE 'SELECT, INSERT, UPDATE, DELETE' END, relname, %b::text)
 FROM pg_class WHERE relnamespace = 'standpipe'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
 UNION ALL SELECT format('GRANT USAGE ON SCHEMA standpipe TO %%I', %b::text);
+
+-- name: rights_of_owner
+-- Whether the owner of the schema has a role's rights, so that what binds the role binds it; of a superuser nothing does.
+SELECT o.rolname = %b OR (NOT o.rolsuper AND pg_has_role(o.oid, r.oid, 'USAGE'))
+FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner, pg_roles r WHERE n.nspname = 'standpipe' AND r.rolname = %b;
+
+-- name: bind
+-- A role is bound to tenants by a restrictive policy on each of their tables, which has the role's name: other roles pay
+-- nothing for it, and it holds for whoever has the role's rights. One row a table, so that each is locked by itself.
+-- Without tenants the role is bound no more.
+SELECT concat_ws('; ',
+    (SELECT format('DROP POLICY %%I ON standpipe.%%I', p.polname, c.relname) FROM pg_policy p
+        WHERE p.polrelid = c.oid AND p.polname = w.role AND NOT p.polpermissive),
+    CASE WHEN w.tenants <> '{}' THEN format('CREATE POLICY %%I ON standpipe.%%I AS RESTRICTIVE TO %%I
+        USING (tenant = ANY (%%L::text[]))', w.role, c.relname, w.role, w.tenants) END)
+FROM pg_class c, (SELECT %b::text AS role, %b::text[] AS tenants) AS w
+WHERE c.relnamespace = 'standpipe'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND c.relrowsecurity ORDER BY c.relname;
+
+-- name: bind_new_tables
+-- Who is bound to tenants is so in a table that has just been made.
+SELECT format('CREATE POLICY %I ON standpipe.%I AS RESTRICTIVE TO %s USING (%s)', p.polname, c.relname,
+    (SELECT string_agg(r::regrole::text, ', ') FROM unnest(p.polroles) AS r), pg_get_expr(p.polqual, p.polrelid))
+FROM pg_policy p, pg_class c
+WHERE p.polrelid = to_regclass('standpipe.sessions') AND NOT p.polpermissive
+    AND c.relnamespace = to_regnamespace('standpipe') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND c.relrowsecurity
+    AND NOT EXISTS (SELECT 1 FROM pg_policy q WHERE q.polrelid = c.oid AND q.polname = p.polname);

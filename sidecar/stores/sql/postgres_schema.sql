@@ -17,8 +17,8 @@
 -- as a pgvector, for exact search in the database. All integers up to 2048 are exact in half precision, and cosine does not
 -- see the scale that they lack.
 --
--- The functions make one round trip of what needs several statements. They run with the caller's rights, and their plans
--- stay in a connection without a named statement, which a pooler would lose. Those that read partitioned tables keep one
+-- The functions make one round trip of what needs several statements. They run with the caller's rights, all but one (see
+-- expansion 6), and their plans stay in a connection without a named statement, which a pooler would lose. Those that read partitioned tables keep one
 -- plan for all tenants: left to itself, PostgreSQL plans anew for each call, and an append takes three times as long.
 
 -- migration: 1
@@ -1622,3 +1622,8 @@ BEGIN
     DELETE FROM standpipe.work WHERE model = old_model;
     RETURN true;
 END $$;
+
+-- expansion: 6
+-- A role may be bound to tenants (postgres_queries.sql, `bind`), but a model that its sidecars are the first to know is to
+-- be ordered for all: so this runs with the owner's rights. It takes a name and shows nothing.
+ALTER FUNCTION standpipe.know_model(text) SECURITY DEFINER SET search_path = pg_catalog, pg_temp;

@@ -3,8 +3,10 @@ Names, labels and the parts of a container, for all components.
 
 Most of these take a UNIT, a dict of
   root       the chart's context ($; of a parent chart: .Subcharts.standpipe)
-  component  "shared", "embedder", "worker", "migration", or "sidecar": a native sidecar in somebody's pod
+  component  "shared", "embedder", "worker" or "migration"; for names and settings also "sidecar"
   values     that component's section of the values
+
+The native sidecar's container, in somebody else's pod, has a file of its own: _container.tpl.
 */}}
 
 {{- define "standpipe.name" -}}
@@ -61,40 +63,32 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* UNIT: the image, by digest where there is one, else by tag, else the release's own. */}}
+{{/* root and gpu, whether a GPU computes: the image. A digest needs no tag, and wins over one. */}}
+{{- define "standpipe.imageOf" -}}
+{{- $image := ternary .root.Values.gpuImage .root.Values.image .gpu -}}
+{{- $own := printf "%s-%s" .root.Chart.AppVersion (ternary "cuda13" "cpu" .gpu) -}}
+{{- $image.repository -}}
+{{- with $image.tag | default (ternary "" $own (not (empty $image.digest))) }}:{{ . }}{{ end -}}
+{{- with $image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{/* UNIT: whether a GPU computes. */}}
+{{- define "standpipe.gpu" -}}
+{{- if and (eq .component "embedder") .values.gpu.enabled -}}true{{- end -}}
+{{- end -}}
+
+{{/* UNIT: a container's image, and when it is pulled. */}}
 {{- define "standpipe.image" -}}
-{{- $gpu := and (eq .component "embedder") .values.gpu.enabled -}}
-{{- $image := ternary .root.Values.gpuImage .root.Values.image $gpu -}}
-{{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
-{{- else -}}
-{{- printf "%s:%s" $image.repository ($image.tag | default (printf "%s-%s" .root.Chart.AppVersion (ternary "cuda13" "cpu" $gpu))) -}}
-{{- end -}}
+{{- $gpu := not (empty (include "standpipe.gpu" .)) -}}
+image: {{ include "standpipe.imageOf" (dict "root" .root "gpu" $gpu) | quote }}
+imagePullPolicy: {{ (ternary .root.Values.gpuImage .root.Values.image $gpu).pullPolicy }}
 {{- end -}}
 
-{{- define "standpipe.imagePullPolicy" -}}
-{{- $gpu := and (eq .component "embedder") .values.gpu.enabled -}}
-{{- (ternary .root.Values.gpuImage .root.Values.image $gpu).pullPolicy -}}
-{{- end -}}
-
-{{/*
-UNIT: what the values say of the component's pod: `pods`, but what its own `pod` names. A sidecar's pod is somebody
-else's, so `pods` says nothing of it.
-*/}}
+{{/* UNIT: what the values say of the component's pod: `pods`, but what its own `pod` names. */}}
 {{- define "standpipe.pod" -}}
-{{- $pod := ternary (dict) (deepCopy .root.Values.pods) (eq .component "sidecar") -}}
+{{- $pod := deepCopy .root.Values.pods -}}
 {{- range $name, $value := .values.pod }}{{- $_ := set $pod $name $value }}{{- end -}}
 {{- toYaml $pod -}}
-{{- end -}}
-
-{{/* UNIT: a container's security context: it passes Pod Security's "restricted" by itself, whatever the pod says. */}}
-{{- define "standpipe.securityContext" -}}
-{{- $pod := include "standpipe.pod" . | fromYaml -}}
-{{- if hasKey $pod "containerSecurityContext" -}}
-{{- toYaml $pod.containerSecurityContext -}}
-{{- else -}}
-{{- toYaml .root.Values.pods.containerSecurityContext -}}
-{{- end -}}
 {{- end -}}
 
 {{/* UNIT: whether the component opens the stores. */}}
@@ -110,16 +104,11 @@ else's, so `pods` says nothing of it.
 {{- $extra := (include "standpipe.pod" . | fromYaml).extraEnv | default list -}}
 {{- range $extra -}}
   {{- if has .name $names -}}
-    {{- fail (printf "%s.pod.extraEnv: %s is there twice, or is set by the chart from its own value" (include "standpipe.section" $) .name) -}}
+    {{- fail (printf "%s.pod.extraEnv: %s is there twice, or is set by the chart from its own value" $.component .name) -}}
   {{- end -}}
   {{- $names = append $names .name -}}
 {{- end -}}
 {{- toYaml (concat $own $extra) -}}
-{{- end -}}
-
-{{/* UNIT: the section of the values that a component has. */}}
-{{- define "standpipe.section" -}}
-{{- ternary "injection" .component (eq .component "sidecar") -}}
 {{- end -}}
 
 {{- define "standpipe.ownEnv" -}}
@@ -160,20 +149,18 @@ else's, so `pods` says nothing of it.
 {{- end }}
 {{- end -}}
 
-{{/* UNIT: where a container's files come from. A sidecar's socket is its container's to add: templates/_container.tpl. */}}
+{{/* UNIT: where a container's files come from. */}}
 {{- define "standpipe.volumes" -}}
 {{- $values := .root.Values -}}
-{{- /* A sidecar's pod may have no fsGroup; only containers that mount a volume see it. */ -}}
-{{- $mode := ternary 0o444 0o440 (eq .component "sidecar") -}}
 {{- if ne .component "migration" }}
 - name: standpipe-config
   configMap:
-    name: {{ .configMap | default (include "standpipe.componentName" .) }}
+    name: {{ include "standpipe.componentName" . }}
 {{- if and $values.encryption.existingSecret (include "standpipe.opensStores" .) }}
 - name: standpipe-keys
   secret:
     secretName: {{ $values.encryption.existingSecret }}
-    defaultMode: {{ $mode }}
+    defaultMode: 0440
     items:
     - key: {{ $values.encryption.key }}
       path: standpipe.keys
@@ -182,13 +169,13 @@ else's, so `pods` says nothing of it.
 - name: standpipe-embedder-tls
   secret:
     secretName: {{ $values.embedderClient.existingSecret }}
-    defaultMode: {{ $mode }}
+    defaultMode: 0440
 {{- end }}
 {{- with (.values.tls | default dict).existingSecret }}
 - name: standpipe-tls
   secret:
     secretName: {{ . }}
-    defaultMode: {{ $mode }}
+    defaultMode: 0440
 {{- end }}
 {{- end }}
 {{- include "standpipe.authVolumes" . }}
@@ -196,7 +183,7 @@ else's, so `pods` says nothing of it.
 - name: standpipe-extractor
   secret:
     secretName: {{ . }}
-    defaultMode: {{ $mode }}
+    defaultMode: 0440
     items:
     - key: {{ $.values.extraction.key }}
       path: key
@@ -247,29 +234,28 @@ else's, so `pods` says nothing of it.
 {{- end -}}
 
 {{/*
-UNIT, with `port` where the container's port has no name: startup, readiness and liveness. They are HTTP and not gRPC:
-a kubelet's gRPC probe dials the pod's address in plain text, which neither a socket nor TLS answers.
+UNIT: startup, readiness and liveness. They are HTTP and not gRPC: a kubelet's gRPC probe dials the pod's address in plain
+text, which neither a socket nor TLS answers.
 */}}
 {{- define "standpipe.probes" -}}
-{{- $port := .port | default "http" -}}
 startupProbe:
   httpGet:
     path: /startupz
-    port: {{ $port }}
+    port: http
   periodSeconds: 1
   timeoutSeconds: 2
-  failureThreshold: {{ .values.startupSeconds | default 60 | int }}
+  failureThreshold: {{ .values.startupSeconds | int }}
 readinessProbe:
   httpGet:
     path: /readyz
-    port: {{ $port }}
+    port: http
   periodSeconds: 5
   timeoutSeconds: 2
   failureThreshold: 2
 livenessProbe:
   httpGet:
     path: /livez
-    port: {{ $port }}
+    port: http
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3

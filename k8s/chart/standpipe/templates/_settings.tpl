@@ -13,11 +13,19 @@ What a component's config.yaml holds: what the chart knows by itself, then `sett
 {{- end -}}
 
 {{/*
-UNIT: the precision that all of a release agree on, where nobody said one. A GPU's embedder serves fp16, and who asks it
-has to ask for that, whatever would compute in their own process.
+The chart's context: what whoever asks for vectors has to know of this release: where the embedder is, what it computes
+in (a GPU's serves fp16, and who asks it must ask for that), and whether workers do what comes behind the commits.
 */}}
-{{- define "standpipe.precision" -}}
-{{- if and .root.Values.embedder.enabled .root.Values.embedder.gpu.enabled -}}fp16{{- end -}}
+{{- define "standpipe.clientSettings" -}}
+{{- if .Values.worker.enabled }}
+project: false
+{{- end }}
+{{- with include "standpipe.embedderAddresses" . }}
+embedder_address: {{ . }}
+{{- end }}
+{{- if and .Values.embedder.enabled .Values.embedder.gpu.enabled }}
+precision: fp16
+{{- end }}
 {{- end -}}
 
 {{/* UNIT: the settings that the chart gives by itself, as YAML. */}}
@@ -30,10 +38,11 @@ listen: ["unix:/run/standpipe/standpipe.sock", "127.0.0.1:7460"]
 {{- else if ne .component "worker" }}
 listen: [{{ printf "%s:7460" $bind | quote }}]
 {{- end }}
-{{- with include "standpipe.precision" . }}
-precision: {{ . }}
-{{- end }}
 {{- if include "standpipe.opensStores" . }}
+{{- $client := include "standpipe.clientSettings" .root | fromYaml }}
+{{- with ternary (omit $client "project") $client (eq .component "worker") }}
+{{ toYaml . }}
+{{- end }}
 {{- if $values.migration.enabled }}
 record_migrate: false
 {{- end }}
@@ -42,22 +51,19 @@ encryption_keys_file: /etc/standpipe/keys/standpipe.keys
 {{- else if $values.encryption.plaintext }}
 plaintext: true
 {{- end }}
-{{- if and $values.worker.enabled (ne .component "worker") }}
-project: false
-{{- end }}
-{{- with include "standpipe.embedderAddresses" . }}
-embedder_address: {{ . }}
-{{- end }}
 {{- if $values.embedderClient.existingSecret }}
-embedder_ca_file: /etc/standpipe/embedder-tls/ca.crt
+{{- /* A sidecar's namespace is another: its own secret has these. */}}
+{{- $at := ternary "/etc/standpipe/tls" "/etc/standpipe/embedder-tls" (eq .component "sidecar") }}
+embedder_ca_file: {{ $at }}/ca.crt
 {{- if $values.embedderClient.certificate }}
-embedder_cert_file: /etc/standpipe/embedder-tls/tls.crt
-embedder_key_file: /etc/standpipe/embedder-tls/tls.key
+embedder_cert_file: {{ $at }}/tls.crt
+embedder_key_file: {{ $at }}/tls.key
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and (eq .component "embedder") .values.gpu.enabled }}
+{{- if include "standpipe.gpu" . }}
 device: gpu
+precision: fp16
 {{- end }}
 {{- with .values.tls }}
 {{- if .existingSecret }}
@@ -99,25 +105,21 @@ extractor_key_file: /etc/standpipe/extractor/key
 {{- end }}
 {{- end -}}
 
-{{/* UNIT: where embedders are asked: those that are named, else this release's own. As a list in one line. */}}
+{{/* The chart's context: where embedders are asked: those that are named, else this release's own. As a list in one line. */}}
 {{- define "standpipe.embedderAddresses" -}}
-{{- $values := .root.Values -}}
-{{- if $values.embedderClient.addresses -}}
-{{- toJson $values.embedderClient.addresses -}}
-{{- else if $values.embedder.enabled -}}
-{{- $name := include "standpipe.componentName" (dict "root" .root "component" "embedder") -}}
-{{- list (printf "%s.%s.svc:7460" $name .root.Release.Namespace) | toJson -}}
+{{- if .Values.embedderClient.addresses -}}
+{{- toJson .Values.embedderClient.addresses -}}
+{{- else if .Values.embedder.enabled -}}
+{{- $name := include "standpipe.componentName" (dict "root" . "component" "embedder") -}}
+{{- list (printf "%s.%s.svc:7460" $name .Release.Namespace) | toJson -}}
 {{- end -}}
 {{- end -}}
 
-{{/* UNIT: config.yaml. Numbers are written as such: Helm reads them as floats, and prints large ones with exponents. */}}
+{{/* UNIT: config.yaml. */}}
 {{- define "standpipe.config" -}}
 {{- $all := include "standpipe.derived" . | fromYaml -}}
 {{- range $name, $value := include "standpipe.given" . | fromYaml }}{{- $_ := set $all $name $value }}{{- end -}}
-{{- range $name, $value := $all }}
-{{- if kindIs "float64" $value }}{{- $value = $value | int64 }}{{- end }}
-{{ $name }}: {{ toJson $value }}
-{{- end }}
+{{- toYaml $all -}}
 {{- end -}}
 
 {{/* UNIT: the ConfigMap of a component. */}}
@@ -128,7 +130,7 @@ metadata:
   {{- include "standpipe.metadata" . | nindent 2 }}
 data:
   config.yaml: |
-    {{- include "standpipe.config" . | trim | nindent 4 }}
+    {{- include "standpipe.config" . | nindent 4 }}
 {{- end -}}
 
 {{/* UNIT: what callers are known by. Empty for all but the shared component. */}}
