@@ -34,8 +34,8 @@ WITHOUT_SCHEMA = ("Cluster", "Pooler", "ScheduledBackup", "Database")
 """Kinds of CloudNativePG, whose module no Go proxy has: examples name them, and the chart never does."""
 
 SCORE_IGNORED = {
-    "container-image-pull-policy": "an image is named by its release or digest, which never moves: no need to pull it again",
-    "container-ephemeral-storage-request-and-limit": "the root is read-only, and the emptyDirs have limits of their own",
+    "container-image-pull-policy": "a release or a digest names an image, and never moves: no need to pull it again",
+    "container-ephemeral-storage-request-and-limit": "the root is read-only, and emptyDirs have limits of their own",
     "deployment-has-host-podantiaffinity": "topology spread does it, and lets a rollout go on where nodes are few",
 }
 """Checks of kube-score that the chart does not follow, with the reason."""
@@ -48,7 +48,9 @@ def named(path: Path) -> str:
     return path.stem if path.parent == HERE / "values" else path.relative_to(tools.ROOT / "k8s").as_posix()
 
 
-def rendered(helm: str, values: Path, version: str = VERSIONS[-1], *, chart: Path = tools.CHART, fails: bool = False) -> str:
+def rendered(
+    helm: str, values: Path, version: str = VERSIONS[-1], *, chart: Path = tools.CHART, fails: bool = False
+) -> str:
     """Return what a Helm makes of the chart for a set of values on a release of Kubernetes."""
     of_cluster = ("--kube-version", version, "--namespace", "standpipe", "--include-crds")
     return tools.run(tools.need(helm), "template", "standpipe", chart, *of_cluster, "--values", values, fails=fails)
@@ -67,10 +69,8 @@ def injects(values: Path) -> bool:
 def conform(text: str, version: str, *, fails: bool = False) -> str:
     """Hold manifests against the schemas of a release of Kubernetes."""
     schemas = tools.need("schemas")
-    places = [
-        f"{schemas}/{place}/{{{{.ResourceKind}}}}_{{{{if .Group}}}}{{{{.Group}}}}{{{{else}}}}core{{{{end}}}}_{{{{.ResourceAPIVersion}}}}.json"
-        for place in (f"v{version}", "crds")
-    ]
+    file = "{{.ResourceKind}}_{{if .Group}}{{.Group}}{{else}}core{{end}}_{{.ResourceAPIVersion}}.json"
+    places = [f"{schemas}/{place}/{file}" for place in (f"v{version}", "crds")]
     locations = [part for place in places for part in ("-schema-location", place)]
     flags = ("-strict", "-summary", "-kubernetes-version", version, "-skip", ",".join(WITHOUT_SCHEMA))
     return tools.run(tools.need("kubeconform"), *flags, *locations, "-", stdin=text, fails=fails)
