@@ -9,13 +9,16 @@ export STANDPIPE_MODELS_DIR ?= $(MODELS)
 # The oldest protoc whose stubs every supported protobuf runtime (4.25 to 7) imports.
 PROTOC_TOOLS := grpcio-tools==1.62.3
 
+# What looks at the chart's manifests; a module of its own, since it reads API versions that Kubernetes 1.36 has no types of.
+KUBE_SCORE := github.com/zegl/kube-score/cmd/kube-score@v1.20.0
+
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed bench-sizing lock clean
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed bench-sizing lock clean k8s-tools test-k8s
 
 help:  ## Say what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready $(MODELS)/ready  ## Make the virtual environment, the model and the tokenizer ranks
 
@@ -46,11 +49,47 @@ $(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock | $(VENV)/ready
 	fi
 	@touch $@
 
+# --- Kubernetes ----------------------------------------------------------------------------------------------
+
+K8S_TOOLS := helm3 helm4 helm-unittest kubeconform kube-score promtool kustomize etcd kube-apiserver
+
+k8s-tools: $(addprefix $(TOOLS)/,$(K8S_TOOLS)) $(TOOLS)/schemas/ready  ## Build Helm, an API server and what else tests of k8s/ use; needs Go
+
+# Their versions stand in .ci/k8s/go.mod. Go itself sees that a tool is up to date, so that a new clone costs seconds.
+# $(1): the tool, $(2): its package, $(3): flags of the build.
+define k8s-tool
+$(TOOLS)/$(1): .ci/k8s/go.mod .ci/k8s/go.sum
+	cd .ci/k8s && CGO_ENABLED=0 go build $(3) -o $(CURDIR)/$(TOOLS)/$(1) $(2)
+	@touch $$@
+endef
+# The API server says of itself the version that it is given here.
+APISERVER = $(shell cd .ci/k8s && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+stamped = -ldflags '-X k8s.io/component-base/version.gitVersion=$(APISERVER) -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(APISERVER)))'
+$(eval $(call k8s-tool,helm3,helm.sh/helm/v3/cmd/helm))
+$(eval $(call k8s-tool,helm4,helm.sh/helm/v4/cmd/helm))
+$(eval $(call k8s-tool,helm-unittest,github.com/helm-unittest/helm-unittest/cmd/helm-unittest))
+$(eval $(call k8s-tool,kubeconform,github.com/yannh/kubeconform/cmd/kubeconform))
+$(eval $(call k8s-tool,promtool,github.com/prometheus/prometheus/cmd/promtool,-tags remove_all_sd))
+$(eval $(call k8s-tool,kustomize,sigs.k8s.io/kustomize/kustomize/v5))
+$(eval $(call k8s-tool,etcd,go.etcd.io/etcd/server/v3))
+$(eval $(call k8s-tool,kube-apiserver,k8s.io/kubernetes/cmd/kube-apiserver,$$(stamped)))
+
+$(TOOLS)/kube-score:
+	GOBIN=$(CURDIR)/$(TOOLS) CGO_ENABLED=0 go install $(KUBE_SCORE)
+
+# The shapes of what the chart renders, out of the modules of Kubernetes and of the operators.
+$(TOOLS)/schemas/ready: .ci/k8s/schemas.py .ci/k8s/go.mod | $(VENV)/ready
+	$(BIN)/python $< $(@D)
+	@touch $@
+
+test-k8s: setup  ## Run the tests of images, chart, policies and pods, and say which tools were missing
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/k8s --timeout 600
+
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
 
 test: setup  ## Run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not needs'
 
 test-long: setup  ## Run the race and the kill -9 rounds 200 times each, and chaos with every plant
 	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults tests/chaos --timeout 3600

@@ -155,7 +155,11 @@ def parse(text: str) -> dict[str, AESGCM]:
 
 
 class KeyFile:
-    """Wrapping keys in a file that others than its owner and group cannot read."""
+    """Wrapping keys in a file that others than its owner and group cannot read.
+
+    Unless it is on a read-only mount, as a Kubernetes Secret is: root owns its files, everybody may read them, and of
+    everybody only the containers that the volume is mounted into have them.
+    """
 
     field = "encryption_keys_file"
 
@@ -169,8 +173,8 @@ class KeyFile:
     def _read(self) -> str:
         try:
             with self._path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                if found.st_mode & stat.S_IROTH:
+                found, mount = os.fstat(file.fileno()), os.fstatvfs(file.fileno())
+                if found.st_mode & stat.S_IROTH and not mount.f_flag & os.ST_RDONLY:
                     raise ConfigInvalid("the file can be read by everybody: chmod o-rwx it", field=self.field)
                 raw = file.read(limits.wrapping_keys_bytes + 1)
         except OSError as error:

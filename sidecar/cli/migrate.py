@@ -6,11 +6,18 @@ import asyncio
 
 import click
 
+from sidecar import config
 from sidecar.cli import show
 
 
 @click.command()
-@click.option("--record", required=True, metavar="postgresql://…", help="The database, as a role that may change it.")
+@click.option(
+    "--record",
+    required=True,
+    envvar=f"{config.ENV_PREFIX}RECORD",
+    metavar="postgresql://…",
+    help=f"The database, as a role that may change it; also {config.ENV_PREFIX}RECORD.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what is missing, and change nothing.")
 @click.option("--grant-to", multiple=True, metavar="ROLE", help="A role that sidecars log in with; repeatable.")
 @click.option(

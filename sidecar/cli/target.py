@@ -13,6 +13,7 @@ from standpipe.errors import Unavailable
 
 P = ParamSpec("P")
 
+TARGET = "127.0.0.1:7460"
 TARGET_VARIABLE = "STANDPIPE_TARGET"
 
 

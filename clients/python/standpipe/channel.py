@@ -1,6 +1,6 @@
 """The wire: how a call reaches the server, and what the channel does on its own.
 
-Targets are gRPC's: "unix:/run/standpipe/standpipe.sock", "127.0.0.1:7070", "dns:///standpipe.default.svc:7070".
+Targets are gRPC's: "unix:/run/standpipe/standpipe.sock", "127.0.0.1:7460", "dns:///standpipe.default.svc:7460".
 
 The client is written once, as coroutines over a `Wire`. `AioWire` really waits; the wire of `standpipe.sync`
 blocks inside its coroutines instead, so that the same code runs to its end in one step.
@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
@@ -18,8 +22,12 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from standpipe import errors
+from standpipe.credentials import Secret, TlsFiles, TokenFile
 
-__all__ = ["DEADLINE_MS", "SERVICE_CONFIG", "WIRE_BYTES"]
+__all__ = ["DEADLINE_MS", "SERVICE_CONFIG", "TARGET", "WIRE_BYTES"]
+
+TARGET: Final = "127.0.0.1:7460"
+"""Whom a client calls that neither an argument nor the environment tells: the server's default."""
 
 WIRE_BYTES: Final = 8 << 20
 """One gRPC message in either direction, as the server's `wire_bytes`; gRPC's own default is 4 MiB to receive."""
@@ -88,52 +96,145 @@ class Wire(Protocol):
         ...
 
 
-class Dialer:
-    """The part of a wire that both kinds share: one channel, opened at the first call, and its methods."""
+class _Line:
+    """One channel, its methods, and how many calls are on it."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.methods: dict[str, Any] = {}
+        self.calls = 0
+
+
+class Dialer(ABC):
+    """The part of a wire that both kinds share: a channel, opened at the first call, and who calls.
+
+    A channel keeps the certificates that it was opened with. When their files change, later calls go through a new
+    channel, and the one before is closed when its last call has ended.
+    """
 
     def __init__(
-        self, target: str, credentials: grpc.ChannelCredentials | None, metadata: Metadata, options: Options
+        self,
+        target: str,
+        *,
+        token_file: str,
+        ca_file: str,
+        cert_file: str,
+        key_file: str,
+        credentials: grpc.ChannelCredentials | None,
+        metadata: Metadata,
+        options: Options,
     ) -> None:
-        self._target = target
+        """Take what is empty from the environment, see `standpipe.connect`. Raises ValueError."""
+        if credentials is not None and (ca_file or cert_file or key_file):
+            raise ValueError("give either credentials, or ca_file with cert_file and key_file")
+        authorized = any(name.lower() == "authorization" for name, _ in metadata)
+        if authorized and token_file:
+            raise ValueError('give either token_file, or "authorization" in metadata')
+        self._target = target or os.environ.get("STANDPIPE_TARGET") or TARGET
+        token_file = "" if authorized else token_file or os.environ.get("STANDPIPE_TOKEN_FILE", "")
+        self._token = TokenFile(token_file) if token_file else None
+        self._tls = None
         self._credentials = credentials
+        if credentials is None and not self._target.startswith(("unix:", "unix-abstract:")):
+            self._tls = _tls(
+                ca_file or os.environ.get("STANDPIPE_CA_FILE", ""),
+                cert_file or os.environ.get("STANDPIPE_CERT_FILE", ""),
+                key_file or os.environ.get("STANDPIPE_KEY_FILE", ""),
+            )
         self._metadata = tuple(metadata)
         self._options = list({**_OPTIONS, **dict(options)}.items())
-        self._channel: Any = None
-        self._methods: dict[str, Any] = {}
+        self._lines: list[_Line] = []
         self._closed = False
+        self._lock = threading.Lock()  # the blocking client's threads share one
 
-    def _method(self, api: Any, path: str, request: type[Message], answer: type[Message]) -> Any:
-        """Return a method of the channel, opened by `api`: `grpc` or `grpc.aio`. Raises RuntimeError if closed."""
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        if self._channel is None:
-            if self._credentials is None:
-                self._channel = api.insecure_channel(self._target, options=self._options)
-            else:
-                self._channel = api.secure_channel(self._target, self._credentials, options=self._options)
-        if (method := self._methods.get(path)) is None:
-            method = self._methods[path] = self._channel.unary_unary(
-                f"/standpipe.v1.{path}",
-                request_serializer=request.SerializeToString,
-                response_deserializer=answer.FromString,
-            )
-        return method
+    async def call(self, path: str, request: Message, answer: type[Answered], deadline_ms: int) -> Answered:
+        """Call; a refused token is tried once more if its file has another by now."""
+        deadline = time.monotonic() + deadline_ms / 1000
+        shown = self._authorization()
+        try:
+            return await self._attempt(path, request, answer, deadline_ms / 1000, shown)
+        except errors.Unauthenticated:
+            newer = self._authorization(anew=True)
+            left_s = deadline - time.monotonic()
+            if newer == shown or left_s <= 0:
+                raise
+        return await self._attempt(path, request, answer, left_s, newer)
 
-    def _take(self) -> Any:
-        """Return the channel that is to be closed, once; None if there is none."""
-        channel, self._channel, self._closed = self._channel, None, True
-        self._methods.clear()
-        return channel
+    @abstractmethod
+    async def _attempt(
+        self, path: str, request: Message, answer: type[Answered], timeout_s: float, shown: Secret
+    ) -> Answered:
+        """Call once, as who the `authorization` says."""
+
+    def _begin(self, api: Any, path: str, request: type[Message], answer: type[Message]) -> tuple[_Line, Any]:
+        """Return a channel opened by `api`, `grpc` or `grpc.aio`, and its method: `_end` must follow the call.
+
+        Raises RuntimeError if closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            if (self._tls is not None and self._tls.renewed()) or not self._lines:
+                self._lines.append(_Line(self._open(api)))
+            line = self._lines[-1]
+            line.calls += 1
+            if (method := line.methods.get(path)) is None:
+                method = line.methods[path] = line.channel.unary_unary(
+                    f"/standpipe.v1.{path}",
+                    request_serializer=request.SerializeToString,
+                    response_deserializer=answer.FromString,
+                )
+            return line, method
+
+    def _open(self, api: Any) -> Any:
+        credentials = self._credentials if self._tls is None else self._tls.credentials
+        if credentials is None:
+            return api.insecure_channel(self._target, options=self._options)
+        return api.secure_channel(self._target, credentials, options=self._options)
+
+    def _end(self, line: _Line) -> list[Any]:
+        """Note the end of a call; return channels that are to be closed, since a newer one is in use."""
+        with self._lock:
+            line.calls -= 1
+            if len(self._lines) < 2:
+                return []
+            idle = [one for one in self._lines[:-1] if not one.calls]
+            self._lines = [one for one in self._lines if one not in idle]
+            return [one.channel for one in idle]
+
+    def _authorization(self, *, anew: bool = False) -> Secret:
+        return self._token.authorization(anew=anew) if self._token is not None else Secret()
+
+    def _with(self, authorization: Secret) -> Metadata:
+        """Return the metadata of a call."""
+        return (*self._metadata, ("authorization", authorization)) if authorization else self._metadata
+
+    def _take(self) -> list[Any]:
+        """Return the channels that are to be closed, once."""
+        with self._lock:
+            lines, self._lines, self._closed = self._lines, [], True
+            return [line.channel for line in lines]
+
+
+def _tls(ca_file: str, cert_file: str, key_file: str) -> TlsFiles | None:
+    """Return what to speak TLS with; None for plaintext. Raises ValueError."""
+    if bool(cert_file) != bool(key_file):
+        raise ValueError("give both cert_file and key_file, or neither")
+    if cert_file and not ca_file:
+        raise ValueError("cert_file needs ca_file: whom to trust with it")
+    return TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file) if ca_file else None
 
 
 class AioWire(Dialer):
     """A grpc.aio channel; it belongs to the event loop of its first call."""
 
-    async def call(self, path: str, request: Message, answer: type[Answered], deadline_ms: int) -> Answered:
+    async def _attempt(
+        self, path: str, request: Message, answer: type[Answered], timeout_s: float, shown: Secret
+    ) -> Answered:
         """Call, and leave the loop free meanwhile. Cancelling the task cancels the call."""
-        method = self._method(grpc.aio, path, type(request), answer)
+        line, method = self._begin(grpc.aio, path, type(request), answer)
         try:
-            return cast(Answered, await method(request, timeout=deadline_ms / 1000, metadata=self._metadata))
+            return cast(Answered, await method(request, timeout=timeout_s, metadata=self._with(shown)))
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
         except asyncio.CancelledError:
@@ -142,6 +243,9 @@ class AioWire(Dialer):
             if self._closed and not (task and task.cancelling()):
                 raise errors.Cancelled("the client was closed") from None
             raise
+        finally:
+            for channel in self._end(line):
+                await channel.close()
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
@@ -149,7 +253,7 @@ class AioWire(Dialer):
 
     async def close(self) -> None:
         """Close the channel."""
-        if (channel := self._take()) is not None:
+        for channel in self._take():
             await channel.close()
 
 

@@ -121,21 +121,48 @@ class TurnResult(NamedTuple):
 
 
 def connect(
-    target: str,
+    target: str = "",
     *,
     tenant: str = "",
     deadline_ms: int = DEADLINE_MS,
+    token_file: str = "",
+    ca_file: str = "",
+    cert_file: str = "",
+    key_file: str = "",
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Metadata = (),
     options: Options = (),
 ) -> Client:
     """Return a client of the server at `target`; the channel opens at the first call.
 
-    `tenant` is checked by the server against the caller's own; empty leaves it to the server. `credentials` None
-    means plaintext. `metadata` goes with every call, such as ("authorization", "Bearer ..."). `options` are gRPC
-    channel options that override the client's.
+    Where `target`, `token_file`, `ca_file`, `cert_file` or `key_file` is empty, STANDPIPE_TARGET, STANDPIPE_TOKEN_FILE,
+    STANDPIPE_CA_FILE, STANDPIPE_CERT_FILE or STANDPIPE_KEY_FILE tells it, and else `target` is 127.0.0.1:7460. So an
+    application that a platform put a sidecar beside just calls `connect()`.
+
+    `token_file` holds a bearer token on its first line, such as a projected service-account token. It goes with every
+    call, also over plaintext, and is read again when the file changes, and when the server refuses it.
+
+    `ca_file` holds the certificates, as PEM, one of which must have signed the server's: then host:port is spoken to in
+    TLS. `cert_file` and `key_file` are the certificate and the key, as PEM, for a server that asks for one. When they
+    are renewed on disk, later calls take a new connection. A Unix socket never has TLS, whatever is given.
+
+    `tenant` is checked by the server against the caller's own; empty leaves it to the server. `credentials` are
+    gRPC's, in place of these files. `metadata` goes with every call; an "authorization" in it stands in for a token's
+    file. `options` are gRPC channel options that override the client's.
+
+    Raises ValueError for files that are missing or not what they must be, and for arguments that exclude each other.
     """
-    return Client(AioWire(target, credentials, metadata, options), tenant=tenant, deadline_ms=deadline_ms)
+    wire = AioWire(
+        target,
+        token_file=token_file,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        credentials=credentials,
+        metadata=metadata,
+        options=options,
+    )
+    return Client(wire, tenant=tenant, deadline_ms=deadline_ms)
 
 
 class Client:

@@ -7,7 +7,6 @@ coroutines, so each runs to its end in one step, without an event loop; signatur
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
@@ -20,6 +19,7 @@ from standpipe import memory
 from standpipe.bundle import Bundle
 from standpipe.channel import DEADLINE_MS, Answered, Dialer, Metadata, Options, error_of
 from standpipe.client import Answer
+from standpipe.credentials import Secret
 
 __all__ = ["Client", "Memory", "Policies", "Session", "connect"]
 
@@ -29,43 +29,52 @@ P = ParamSpec("P")
 
 
 def connect(
-    target: str,
+    target: str = "",
     *,
     tenant: str = "",
     deadline_ms: int = DEADLINE_MS,
+    token_file: str = "",
+    ca_file: str = "",
+    cert_file: str = "",
+    key_file: str = "",
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Metadata = (),
     options: Options = (),
 ) -> Client:
     """Return a client of the server at `target`, as `standpipe.connect`."""
-    wire = _BlockingWire(target, credentials, metadata, options)
+    wire = _BlockingWire(
+        target,
+        token_file=token_file,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        credentials=credentials,
+        metadata=metadata,
+        options=options,
+    )
     return Client(aio.Client(wire, tenant=tenant, deadline_ms=deadline_ms))
 
 
 class _BlockingWire(Dialer):
     """A grpc channel, behind coroutines that never wait for an event loop."""
 
-    def __init__(
-        self, target: str, credentials: grpc.ChannelCredentials | None, metadata: Metadata, options: Options
-    ) -> None:
-        super().__init__(target, credentials, metadata, options)
-        self._lock = threading.Lock()
-
-    async def call(self, path: str, request: Message, answer: type[Answered], deadline_ms: int) -> Answered:
-        with self._lock:
-            method = self._method(grpc, path, type(request), answer)
+    async def _attempt(
+        self, path: str, request: Message, answer: type[Answered], timeout_s: float, shown: Secret
+    ) -> Answered:
+        line, method = self._begin(grpc, path, type(request), answer)
         try:
-            return cast(Answered, method(request, timeout=deadline_ms / 1000, metadata=self._metadata))
+            return cast(Answered, method(request, timeout=timeout_s, metadata=self._with(shown)))
         except grpc.RpcError as error:
             raise error_of(error) from error
+        finally:
+            for channel in self._end(line):
+                channel.close()
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
     async def close(self) -> None:
-        with self._lock:
-            channel = self._take()
-        if channel is not None:
+        for channel in self._take():
             channel.close()
 
 

@@ -55,7 +55,7 @@ async def connect(request: Any) -> AsyncIterator[Callable[..., Any]]:
     """Return what connects, with either client; all its clients are closed at the end."""
     opened: list[Any] = []
 
-    def dial(address: str, **options: Any) -> Any:
+    def dial(address: str = "", **options: Any) -> Any:
         if request.param == "async":
             opened.append(standpipe.connect(address, **options))
         else:

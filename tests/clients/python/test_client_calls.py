@@ -452,7 +452,8 @@ def test_the_service_config_retries_unavailable_alone() -> None:
     assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
     assert 2 <= method["retryPolicy"]["maxAttempts"] <= 5
     assert 0 < wire.SERVICE_CONFIG["retryThrottling"]["maxTokens"] <= 1000
-    assert dict(wire.Dialer("", None, (), [("grpc.enable_http_proxy", 1)])._options)["grpc.enable_http_proxy"] == 1
+    dialer: Any = standpipe.connect("", options=[("grpc.enable_http_proxy", 1)])._wire
+    assert dict(dialer._options)["grpc.enable_http_proxy"] == 1
 
 
 def test_every_reason_has_an_error() -> None:

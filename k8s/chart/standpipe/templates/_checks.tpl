@@ -1,0 +1,214 @@
+{{/* Everything that is wrong with the values, a line each, beginning with the value that it is about. */}}
+{{- define "standpipe.findings" -}}
+{{- $v := .Values }}
+{{- $sqlite := include "standpipe.sqlite" . }}
+{{- $opens := list }}
+{{- if $v.shared.enabled }}{{ $opens = append $opens "shared" }}{{ end }}
+{{- if $v.worker.enabled }}{{ $opens = append $opens "worker" }}{{ end }}
+
+{{- range $name, $_ := $v.commonLabels }}
+{{- if or (hasPrefix "app.kubernetes.io/" $name) (eq $name "helm.sh/chart") }}
+commonLabels: {{ $name }} is set by the chart
+{{- end }}
+{{- end }}
+
+{{- /* stores and keys */}}
+{{- if and $opens (not $v.record.existingSecret) (not $sqlite) }}
+record.existingSecret: must name a Secret with the record store's URI, for {{ join " and " $opens }}; or settings.record a SQLite file
+{{- end }}
+{{- if and $v.record.existingSecret $sqlite }}
+settings.record: must be left out where record.existingSecret is named
+{{- end }}
+{{- if and $sqlite $v.shared.enabled (or (gt (int $v.shared.replicas) 1) $v.shared.autoscaling.enabled $v.shared.keda.enabled) }}
+shared.replicas: must be 1, and nothing must scale it, where settings.record is a SQLite file, which one process serves
+{{- end }}
+{{- if and $sqlite $v.worker.enabled }}
+worker.enabled: must be false where settings.record is a SQLite file, which one pod serves
+{{- end }}
+{{- if and $sqlite $v.migration.enabled }}
+migration.enabled: must be false where settings.record is a SQLite file, which is brought up to date when it is opened
+{{- end }}
+{{- if and $v.hot.address $v.hot.existingSecret }}
+hot.address: must be empty where hot.existingSecret is named
+{{- end }}
+{{- $keys := or $v.encryption.existingSecret (hasKey $v.settings "encryption_keys_command") }}
+{{- if and $keys $v.encryption.plaintext }}
+encryption.plaintext: must be false where there are keys
+{{- end }}
+{{- if and $v.encryption.existingSecret (hasKey $v.settings "encryption_keys_command") }}
+settings.encryption_keys_command: must be left out where encryption.existingSecret is named
+{{- end }}
+{{- if and $opens (not $keys) (not $v.encryption.plaintext) }}
+encryption.existingSecret: must name a Secret with the keys, or encryption.plaintext be true
+{{- end }}
+
+{{- /* settings that have values of their own */}}
+{{- range $section := list "" "shared" "embedder" "worker" }}
+{{- $at := ternary "settings" (printf "%s.settings" $section) (eq $section "") }}
+{{- $given := $v.settings }}
+{{- if $section }}{{ $given = (get $v $section).settings | default dict }}{{ end }}
+{{- $owned := dict
+    "hot" "hot" "listen" "bindAddress" "http" "bindAddress"
+    "encryption_keys_file" "encryption.existingSecret" "plaintext" "encryption.plaintext"
+    "embedder_address" "embedderClient.addresses" "embedder_ca_file" "embedderClient.existingSecret"
+    "embedder_cert_file" "embedderClient.certificate" "embedder_key_file" "embedderClient.certificate"
+    "tls_cert_file" "shared.tls.existingSecret" "tls_key_file" "shared.tls.existingSecret"
+    "tls_client_ca_file" "shared.tls.clientCertificates"
+    "auth_jwks" "shared.auth.jwks" "auth_issuer" "shared.auth.issuer" "auth_review" "shared.auth.review"
+    "auth_audience" "shared.auth.audience" "auth_ca_file" "shared.auth.clusterCredentials"
+    "auth_api_token_file" "shared.auth.clusterCredentials" "auth_token_file" "shared.auth.existingSecret"
+    "tenants_file" "shared.tenants"
+    "extractor_url" "worker.extraction.url" "extractor_model" "worker.extraction.model"
+    "extractor_key_file" "worker.extraction.existingSecret"
+    "device" "embedder.gpu.enabled" }}
+{{- range $name, $_ := $given }}
+{{- if hasKey $owned $name }}
+{{ $at }}.{{ $name }}: is set by the chart: use {{ get $owned $name }}
+{{- end }}
+{{- if and $section (eq $name "record") }}
+{{ $at }}.record: must be left out: all components have settings.record, or record.existingSecret
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* how many pods */}}
+{{- range $name, $replicas := dict "shared" 2 "embedder" 1 }}
+{{- $c := get $v $name }}
+{{- if $c.enabled }}
+{{- if and $c.autoscaling.enabled $c.keda.enabled }}
+{{ $name }}.keda.enabled: must be false where {{ $name }}.autoscaling.enabled is true: one of them decides how many pods there are
+{{- end }}
+{{- if and (or $c.autoscaling.enabled $c.keda.enabled) (ne (int $c.replicas) $replicas) }}
+{{ $name }}.replicas: must be left at {{ $replicas }} where {{ ternary "autoscaling" "keda" $c.autoscaling.enabled }} decides how many pods there are
+{{- end }}
+{{- range $by := list "autoscaling" "keda" }}
+{{- $scaling := get $c $by }}
+{{- if and $scaling.enabled (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) }}
+{{ $name }}.{{ $by }}.minReplicas: must not be more than maxReplicas, {{ int $scaling.maxReplicas }}
+{{- end }}
+{{- end }}
+{{- $load := ternary "hydratesInFlight" "waitingTokens" (eq $name "shared") }}
+{{- if and $c.autoscaling.enabled (not $c.autoscaling.cpuPercent) (not (get $c.autoscaling $load)) }}
+{{ $name }}.autoscaling: must go by cpuPercent or by {{ $load }}; both are 0
+{{- end }}
+{{- if and $c.keda.enabled (not $c.keda.serverAddress) }}
+{{ $name }}.keda.serverAddress: must say where Prometheus is
+{{- end }}
+{{- $budget := $c.podDisruptionBudget }}
+{{- if and $budget.enabled (ne (toString $budget.minAvailable) "") }}
+{{- if ne (toString $budget.maxUnavailable) "" }}
+{{ $name }}.podDisruptionBudget: must have minAvailable or maxUnavailable, not both
+{{- end }}
+{{- $least := $c.replicas }}
+{{- if $c.autoscaling.enabled }}{{ $least = $c.autoscaling.minReplicas }}{{ else if $c.keda.enabled }}{{ $least = $c.keda.minReplicas }}{{ end }}
+{{- if and (not (kindIs "string" $budget.minAvailable)) (ge (int $budget.minAvailable) (int $least)) }}
+{{ $name }}.podDisruptionBudget.minAvailable: must be less than the {{ int $least }} pods that there are, or no node is ever drained
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* the shared component's callers */}}
+{{- with $v.shared }}
+{{- if .enabled }}
+{{- $proof := or (ne .auth.mode "none") .tls.clientCertificates }}
+{{- if and (not $proof) (not .auth.allowAnonymous) }}
+shared.auth.mode: must say how callers prove who they are, or shared.tls.clientCertificates be true; else whoever reaches the Service reads and writes everything, which shared.auth.allowAnonymous: true allows
+{{- end }}
+{{- if and $proof .auth.allowAnonymous }}
+shared.auth.allowAnonymous: must be false where callers prove who they are
+{{- end }}
+{{- if and (eq .auth.mode "tokens") (not .auth.existingSecret) }}
+shared.auth.existingSecret: must name a Secret with the file of tokens, with auth.mode tokens
+{{- end }}
+{{- if and (ne .auth.mode "tokens") .auth.existingSecret }}
+shared.auth.existingSecret: must be empty where auth.mode is not tokens
+{{- end }}
+{{- if and (has .auth.mode (list "jwks" "review")) (not .tenants) (not .tenantsConfigMap) }}
+shared.tenants: must say which callers act for which tenants, with auth.mode {{ .auth.mode }}
+{{- end }}
+{{- if and (or .tenants .tenantsConfigMap) (not (has .auth.mode (list "jwks" "review"))) (not .tls.clientCertificates) }}
+shared.tenants: must be empty where callers have no names, which auth.mode jwks or review or tls.clientCertificates gives them
+{{- end }}
+{{- if and .tenants .tenantsConfigMap }}
+shared.tenantsConfigMap: must be empty where shared.tenants is not
+{{- end }}
+{{- if and .service.headless (ne .service.type "ClusterIP") }}
+shared.service.headless: must be false with type {{ .service.type }}
+{{- end }}
+{{- if and .networkPolicy.enabled (not .networkPolicy.from) }}
+shared.networkPolicy.from: must name at least one peer, or nobody could call
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $name := list "shared" "embedder" }}
+{{- $tls := (get $v $name).tls }}
+{{- if and $tls.clientCertificates (not $tls.existingSecret) }}
+{{ $name }}.tls.clientCertificates: must be false without {{ $name }}.tls.existingSecret
+{{- end }}
+{{- end }}
+
+{{- /* the embedder, and who asks it */}}
+{{- if and $v.embedderClient.certificate (not $v.embedderClient.existingSecret) }}
+embedderClient.certificate: must be false without embedderClient.existingSecret
+{{- end }}
+{{- if and $v.embedderClient.existingSecret (not $v.embedderClient.addresses) (not $v.embedder.enabled) }}
+embedderClient.existingSecret: must be empty where no embedder is asked
+{{- end }}
+{{- with $v.embedder }}
+{{- if .enabled }}
+{{- if $v.embedderClient.addresses }}
+embedderClient.addresses: must be empty where embedder.enabled is true: nobody would ask this release's embedder
+{{- end }}
+{{- range $at, $given := dict "settings" $v.settings "embedder.settings" .settings }}
+{{- if eq (get $given "embedder") "none" }}
+{{ $at }}.embedder: must name a model where embedder.enabled is true
+{{- end }}
+{{- if and $v.embedder.gpu.enabled (eq (get $given "precision") "int8") }}
+{{ $at }}.precision: must be fp16 or fp32 where embedder.gpu.enabled is true: int8 is no faster on a GPU
+{{- end }}
+{{- end }}
+{{- if $opens }}
+{{- if and .tls.existingSecret (not $v.embedderClient.existingSecret) }}
+embedderClient.existingSecret: must name a Secret with ca.crt, since embedder.tls.existingSecret makes the embedder speak TLS
+{{- end }}
+{{- if and (not .tls.existingSecret) $v.embedderClient.existingSecret }}
+embedder.tls.existingSecret: must name the embedder's certificate, since embedderClient.existingSecret makes others ask with TLS
+{{- end }}
+{{- if and .tls.clientCertificates (not $v.embedderClient.certificate) }}
+embedderClient.certificate: must be true where embedder.tls.clientCertificates asks for one
+{{- end }}
+{{- end }}
+{{- if and .gpu.enabled $v.image.digest (not $v.gpuImage.digest) }}
+gpuImage.digest: must be given where image.digest is, since embedder.gpu.enabled uses it
+{{- end }}
+{{- end }}
+{{- if and .gpu.claim.enabled (not .gpu.enabled) }}
+embedder.gpu.claim.enabled: must be false where embedder.gpu.enabled is
+{{- end }}
+{{- if and .gpu.claim.existingTemplate (not .gpu.claim.enabled) }}
+embedder.gpu.claim.existingTemplate: must be empty where embedder.gpu.claim.enabled is false
+{{- end }}
+{{- end }}
+
+{{- /* the worker, and the migration */}}
+{{- with $v.worker.extraction }}
+{{- if and .enabled (not .url) }}
+worker.extraction.url: must name the endpoint, with worker.extraction.enabled
+{{- end }}
+{{- if and .enabled (not .model) }}
+worker.extraction.model: must name the model, with worker.extraction.enabled
+{{- end }}
+{{- if and .enabled (not $v.worker.enabled) }}
+worker.extraction.enabled: must be false where worker.enabled is
+{{- end }}
+{{- end }}
+{{- if and $v.migration.enabled (not $v.migration.existingSecret) }}
+migration.existingSecret: must name a Secret with the URI of the schema's owner
+{{- end }}
+{{- end -}}
+
+{{/* Whether the record store is a SQLite file. */}}
+{{- define "standpipe.sqlite" -}}
+{{- if hasPrefix "sqlite:" (get .Values.settings "record" | default "") -}}true{{- end -}}
+{{- end -}}

@@ -1,0 +1,53 @@
+"""What holds for the tests of k8s/: what they need is said beforehand, and what was skipped is said at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.k8s import tools
+
+HERE = Path(__file__).parent
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose tools are not here."""
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            tools.need(name)
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return what takes a sentence with a figure in it, to be shown at the end of the run."""
+    return lambda sentence: record_property("figure", sentence)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was measured, and last which tests did not run and why."""
+    reports = [
+        report
+        for each in terminalreporter.stats.values()
+        for report in each
+        if isinstance(report, pytest.TestReport)
+        and (terminalreporter.config.rootpath / report.fspath).is_relative_to(HERE)
+    ]
+    figures = [
+        value
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    skips = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports if report.skipped)
+    if not reports:
+        return
+    terminalreporter.section("Kubernetes")
+    for sentence in sorted(figures):
+        terminalreporter.write_line(sentence)
+    why = "; ".join(f"{count} ({reason})" for reason, count in sorted(skips.items()))
+    terminalreporter.write_line(f"skipped: {why}" if skips else "skipped: nothing")
