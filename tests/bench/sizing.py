@@ -109,7 +109,7 @@ class Sizing:
         parts = ", ".join(f"{name} {(after[name] - before.get(name, 0)) / turns:,.0f}" for name in most)
         self.add("PostgreSQL, bytes a turn without vectors", f"{total / turns / 1024:.1f} kB", f"with indexes; {parts}")
         self.add(
-            "PostgreSQL, write-ahead log a turn", f"{wal_kb:.1f} kB", "with the first page images of each checkpoint"
+            "PostgreSQL, write-ahead log a turn", f"{wal_kb:.1f} kB", "with page images"
         )
         self.add(f"Redis, bytes a session of {TURNS} turns", f"{redis_kb:.0f} kB", "used_memory, with its index")
 
