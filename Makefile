@@ -15,7 +15,7 @@ KUBE_SCORE := github.com/zegl/kube-score/cmd/kube-score@v1.20.0
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools k8s-tools test-k8s demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed bench-sizing lock clean k8s-tools test-k8s
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -218,6 +218,9 @@ eval-embed: setup $(ON_GPU)  ## Bits alone and in company; with DATA=DIR also re
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
+
+bench-sizing: setup  ## Measure what to plan a deployment with: bytes, processor time, connections
+	$(BIN)/python -m tests.bench.sizing --models-dir $(STANDPIPE_MODELS_DIR)
 
 bench-embed: setup $(ON_GPU) $(if $(filter .cache/%,$(PEER)),peer)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
 	$(AT_GPU) $(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)
