@@ -25,9 +25,11 @@ ENV_PREFIX = "STANDPIPE_"
 CONFIG_VARIABLE = "STANDPIPE_CONFIG"
 """Names the YAML file; `--config` does too."""
 
-_NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?))")
-"""Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
-every pod beside a Service whose name begins with "standpipe"."""
+_NOT_SETTINGS = re.compile(
+    r"config|target|(token|ca|cert|key)_file|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?)"
+)
+"""Variables under the prefix that are no settings: the file's, the clients' target, token and certificates, and what
+Kubernetes writes into every pod beside a Service whose name begins with "standpipe"."""
 
 TENANT = re.compile(r"[A-Za-z0-9._:@/+-]{1,128}")
 """What a tenant may be called."""
@@ -205,6 +207,16 @@ class Config:
             "embedder_ca_file",
             "a path where there is an embedder_address, or empty",
         )
+        for name, other in (
+            ("embedder_cert_file", self.embedder_key_file),
+            ("embedder_key_file", self.embedder_cert_file),
+        ):
+            value = getattr(self, name)
+            _check(
+                value.isprintable() and not (value and not (other and self.embedder_ca_file)),
+                name,
+                "a path, beside the other's and embedder_ca_file, or empty",
+            )
         for name, other in (("tls_cert_file", self.tls_key_file), ("tls_key_file", self.tls_cert_file)):
             value = getattr(self, name)
             _check(value.isprintable() and not (value and not other), name, "a path, beside the other's, or empty")

@@ -106,6 +106,8 @@ BAD: list[tuple[str, Any]] = [
     ("embedder_fallback", "maybe"),
     ("embedder_fallback", "true"),  # of no shared embedder
     ("embedder_ca_file", "ca.pem"),  # of no shared embedder
+    ("embedder_cert_file", "cert.pem"),  # of no authority, and without its key
+    ("embedder_key_file", "key\n.pem"),
     ("tls_cert_file", "cert\n.pem"),
     ("tls_key_file", "key.pem"),  # of no certificate
     ("tls_client_ca_file", "ca.pem"),  # of no certificate
