@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 import yaml
-from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from sidecar import limits
 from sidecar.server import METHODS
-from standpipe.v1 import context_pb2, memory_pb2, policy_pb2, session_pb2
-from tests.certificates import Certificates
-from tests.e2e.pods import Local, Pod, exact, refused, serving, until
-from tests.issuer import ISSUER, ApiServer, Issuer, account
+from tests.e2e.pods import Local, Pod, refused, serving
+from tests.issuer import ISSUER, Issuer, account
 from tests.servers import LOOPBACK, directory
 
 ACME, UMBRELLA = account("acme"), account("umbrella")
