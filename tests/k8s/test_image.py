@@ -148,12 +148,6 @@ def test_the_image_has_no_shell_and_nothing_that_installs(content: Content) -> N
         if entry.kind != tarfile.DIRTYPE and entry.mode & 0o111
     }
     assert not programs & unwanted
-    assert {
-        PurePosixPath(name).name for name in content.files if PurePosixPath(name).parent.name in ("bin", "sbin")
-    } == {*("python3.11", "python", "standpipe")}
-    assert not [
-        name for name in content.files if re.search(r"/(pip|setuptools|ensurepip)(/|-[0-9])|\.(h|a|pyx)$", name)
-    ]
 
 
 def test_no_file_gives_rights_and_none_is_anybodys_to_write(content: Content) -> None:
@@ -320,7 +314,7 @@ def test_it_serves_as_any_user(image: str, shared: Path, who: str) -> None:
     with serving(shared, *words, options=("--user", who)), sync.connect(f"unix:{shared}/run/standpipe.sock") as client:
         session = client.session("s1", subject="ana")
         session.commit([user("My bicycle is green.")], mode="append")
-        bundle = session.hydrate(query="Which colour has the bicycle?").bundle
+        bundle = session.hydrate(query="Which colour has the bicycle?")
         assert "My bicycle is green." in json.dumps(bundle.to_openai())
 
 
@@ -340,7 +334,9 @@ def test_the_commands_run_beside_a_server(image: str, shared: Path) -> None:
     settings = (*record, "--encryption-keys-file", "/var/lib/standpipe/keys")
     with serving(shared, *settings):
         said = functools.partial(beside, shared, files=policy.parent)
-        assert "s1" in said("commit", "s1", "--subject", "ana", "--user", "The gate sticks.", "--append", "--json")
+        assert '"version": 1' in said(
+            "commit", "s1", "--subject", "ana", "--user", "The gate sticks.", "--append", "--json"
+        )
         assert "The gate sticks." in said("hydrate", "s1", "--query", "gate", "--openai")
         assert "all-MiniLM-L6-v2" in said("info")
         assert said("events", "s1")
@@ -349,7 +345,7 @@ def test_the_commands_run_beside_a_server(image: str, shared: Path) -> None:
         assert said("policy", "list")
         assert said("subject", "export", "ana")
     done = standpipe("doctor", *settings, options=(f"--volume={shared}/data:/var/lib/standpipe",))
-    assert "0 failed" in done or "failed" not in done
+    assert "failed" not in done
     standpipe("rebuild", *settings, options=(f"--volume={shared}/data:/var/lib/standpipe",))
 
 
@@ -373,7 +369,7 @@ def test_an_embedder_serves_and_a_sidecar_uses_it(image: str, shared: Path) -> N
             sync.connect(f"unix:{other}/run/standpipe.sock") as client,
         ):
             client.session("s1", subject="ana").commit([user("Rain on Tuesday.")], mode="append")
-            assert "Rain" in json.dumps(client.session("s1").hydrate(query="weather").bundle.to_openai())
+            assert "Rain" in json.dumps(client.session("s1").hydrate(query="weather").to_openai())
 
 
 def test_migrate_and_work_on_postgresql_and_redis(image: str, shared: Path) -> None:
@@ -393,8 +389,8 @@ def test_migrate_and_work_on_postgresql_and_redis(image: str, shared: Path) -> N
             sync.connect(f"unix:{shared}/run/standpipe.sock") as client,
         ):
             client.session("s1", subject="ana").commit([user("The key is under the mat.")], mode="append")
-            assert "parked" in standpipe("work", "--once", *settings, options=stores) or True
-            assert "mat" in json.dumps(client.session("s1").hydrate(query="key").bundle.to_openai())
+            assert '"stopped"' in standpipe("work", "--once", *settings, options=stores)
+            assert "mat" in json.dumps(client.session("s1").hydrate(query="key").to_openai())
 
 
 def test_a_model_of_another_byte_is_refused(image: str, shared: Path, content: Content) -> None:
