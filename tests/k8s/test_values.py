@@ -127,6 +127,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"commonLabels": {"app.kubernetes.io/name": "x"}},
         "commonLabels: app.kubernetes.io/name is set by the chart",
     ),
+    "the chart's own label of pods": (
+        shared(pod={"labels": {"app.kubernetes.io/component": "x"}}),
+        "shared.pod.labels: app.kubernetes.io/component is set by the chart",
+    ),
     "KEDA and HPA": (
         shared(autoscaling={"enabled": True}, keda={"enabled": True, "serverAddress": "http://p"}),
         "shared.keda.enabled: must be false where shared.autoscaling.enabled is true",
@@ -352,6 +356,22 @@ def test_each_message_of_the_templates_is_tried() -> None:
     for line in said:
         words = line.partition(": ")[2].split("{{")[0].rstrip()
         assert any(one.startswith(words) or words.startswith(one) for one in tried), line
+
+
+@pytest.mark.needs("helm4")
+def test_pods_restart_for_settings_and_not_for_tenants(tmp_path: Path) -> None:
+    """Settings are read at start, and the tenants' file whenever it changes."""
+
+    def checksum(**values: Any) -> str:
+        tenants = [{"tenant": "acme", "callers": ["dns:acme"]}]
+        given = shared(**{"auth": {"mode": "jwks"}, "tenants": tenants} | values)
+        found = [one for one in yaml.safe_load_all(render("helm4", given, tmp_path)) if one]
+        (one,) = (one for one in found if one["kind"] == "Deployment")
+        return str(one["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    before = checksum()
+    assert checksum(tenants=[{"tenant": "other", "callers": ["dns:other"]}]) == before
+    assert checksum(settings={"log_level": "warning"}) != before
 
 
 # --- what is made from the comments ----------------------------------------------------------------------------

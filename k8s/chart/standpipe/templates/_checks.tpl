@@ -6,9 +6,17 @@
 {{- if $v.shared.enabled }}{{ $opens = append $opens "shared" }}{{ end }}
 {{- if $v.worker.enabled }}{{ $opens = append $opens "worker" }}{{ end }}
 
-{{- range $name, $_ := $v.commonLabels }}
+{{- $labels := dict "commonLabels" $v.commonLabels "pods.labels" $v.pods.labels }}
+{{- range $section := list "shared" "embedder" "worker" "migration" "smoke" }}
+{{- $component := get $v $section }}
+{{- $_ := set $labels (printf "%s.pod.labels" $section) ($component.pod.labels | default dict) }}
+{{- $_ := set $labels (printf "%s.service.labels" $section) (($component.service | default dict).labels | default dict) }}
+{{- end }}
+{{- range $at, $given := $labels }}
+{{- range $name, $_ := $given }}
 {{- if or (hasPrefix "app.kubernetes.io/" $name) (eq $name "helm.sh/chart") }}
-commonLabels: {{ $name }} is set by the chart
+{{ $at }}: {{ $name }} is set by the chart
+{{- end }}
 {{- end }}
 {{- end }}
 
