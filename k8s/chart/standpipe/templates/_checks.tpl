@@ -79,6 +79,11 @@ encryption.existingSecret: must name a Secret with the keys, or encryption.plain
 {{- end }}
 {{- end }}
 
+{{- /* injection */}}
+{{- if and $v.injection.enabled (semverCompare "<1.34-0" .Capabilities.KubeVersion.Version) }}
+injection.enabled: must be false before Kubernetes 1.34, which has no MutatingAdmissionPolicy to serve: include the chart's templates in a chart of yours, or use k8s/kustomize
+{{- end }}
+
 {{- /* how many pods */}}
 {{- range $name, $replicas := dict "shared" 2 "embedder" 1 }}
 {{- $c := get $v $name }}
