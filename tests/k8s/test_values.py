@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from k8s.chart import describe
+from sidecar.callers import parse
 from sidecar.config import Config, load
 from sidecar.errors import ConfigInvalid
 from tests.k8s import tools
@@ -59,7 +60,22 @@ GOOD: dict[str, dict[str, Any]] = {
     "tokens that the API server reviews": shared(
         auth={"mode": "review"}, tenants=[{"tenant": "acme", "callers": ["system:serviceaccount:acme:*"]}]
     ),
+    "tokens that the cluster's keys verify": shared(
+        auth={"mode": "jwks"}, tenants=[{"tenant": "{namespace}", "callers": ["system:serviceaccount:*:chat"]}]
+    ),
+    "tokens that keys in a file verify": shared(
+        auth={"mode": "jwks", "jwks": "/keys/jwks.json", "issuer": "https://issuer.example"},
+        tenants=[{"tenant": "a", "callers": ["*"], "methods": ["ContextService/*", "*/EraseSubject"]}],
+    ),
+    "tokens of a file, in TLS": shared(
+        auth={"mode": "tokens", "existingSecret": "t"}, tls={"existingSecret": "tls", "clientCertificates": True}
+    ),
     "certificates alone": shared(auth={}, tls={"existingSecret": "tls", "clientCertificates": True}),
+    "certificates of tenants": shared(
+        auth={},
+        tls={"existingSecret": "tls", "clientCertificates": True},
+        tenants=[{"tenant": "a", "callers": ["spiffe://example/*", "dns:chat"]}],
+    ),
     "an embedder on a GPU": embedder(gpu={"enabled": True}),
     "an embedder alone": {"embedder": {"enabled": True, "tls": {"existingSecret": "tls", "clientCertificates": True}}},
     "a worker that extracts": STORES
@@ -186,6 +202,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tenants without callers": (
         shared(tenants=[{"tenant": "a", "callers": ["x"]}]),
         "shared.tenants: must be empty where callers have no names",
+    ),
+    "tenants by tokens that name nobody": (
+        shared(
+            auth={"mode": "tokens", "existingSecret": "t"},
+            tls={"existingSecret": "tls", "clientCertificates": True},
+            tenants=[{"tenant": "a", "callers": ["x"]}],
+        ),
+        "shared.tenants: must be empty where callers have no names",
+    ),
+    "a namespace of certificates": (
+        shared(auth={"mode": "jwks"}, tenants=[{"tenant": "{namespace}", "callers": ["dns:chat"]}]),
+        "shared.tenants: {namespace} must have callers that begin with system:serviceaccount:",
+    ),
+    "a review by nobody": (
+        shared(auth={"mode": "review", "clusterCredentials": False}, tenants=[{"tenant": "a", "callers": ["x"]}]),
+        "shared.auth.clusterCredentials: must be true with auth.mode review",
+    ),
+    "a tenant of two words": (
+        shared(auth={"mode": "jwks"}, tenants=[{"tenant": "a b", "callers": ["x"]}]),
+        "at '/shared/tenants/0/tenant'",
     ),
     "tenants twice": (
         shared(auth={"mode": "jwks"}, tenants=[{"tenant": "a", "callers": ["x"]}], tenantsConfigMap="t"),
@@ -332,6 +368,9 @@ def test_values_that_make_sense_render(helm: str, values: dict[str, Any], tmp_pa
     named = {f"release-standpipe-{name}": name for name in enabled}
     assert {one["metadata"]["name"] for one in found if one["kind"] == "Deployment"} == set(named)
     for one in found:
+        if one["kind"] == "ConfigMap" and "tenants.yaml" in one["data"]:
+            methods = {"HydrateContext": "ContextService/HydrateContext", "EraseSubject": "MemoryService/EraseSubject"}
+            assert parse(one["data"]["tenants.yaml"].encode(), "tenants.yaml", methods).entries
         if one["kind"] == "ConfigMap" and "config.yaml" in one["data"]:
             path = tmp_path / "config.yaml"
             path.write_text(one["data"]["config.yaml"])
