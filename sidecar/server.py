@@ -139,7 +139,7 @@ class Server(Serving):
         telemetry.info.labels(version(), self.record.engine, hot.engine, self.provider).set(1)
         telemetry.block_cache_bytes.set_function(lambda: scopes.nbytes)
 
-        boundary = Boundary(tenant=config.tenant, telemetry=telemetry, callers=callers)
+        self.boundary = boundary = Boundary(tenant=config.tenant, telemetry=telemetry, callers=callers)
         sockets = Sockets(config, boundary, tls=tls)
         context_pb2_grpc.add_ContextServiceServicer_to_server(
             ContextServicer(boundary, hydrator, committer, self._info), sockets.services

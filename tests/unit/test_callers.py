@@ -44,7 +44,7 @@ from sidecar.server import METHODS
 from sidecar.servicers.boundary import Shares
 from sidecar.telemetry import Log, Telemetry
 from tests.certificates import Certificates
-from tests.issuer import AUDIENCE, ISSUER, OURS, ApiServer, Issuer, account
+from tests.issuer import AUDIENCE, ISSUER, OURS, ApiServer, Issuer, Volume, account
 
 ACME, UMBRELLA = account("acme"), account("umbrella")
 ENTRIES: list[dict[str, Any]] = [
@@ -229,28 +229,6 @@ def test_any_tenants_file_is_read_or_refused(whole: Any) -> None:
 
 
 # --- mounted files ---------------------------------------------------------------------------------------------------
-
-
-class Volume:
-    """A directory that is swapped as kubelet swaps that of a ConfigMap or a Secret: by one symlink."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._count = 0
-        path.mkdir()
-
-    def put(self, **files: str) -> None:
-        """Put all files, in one step."""
-        self._count += 1
-        fresh = self.path / f"..{self._count}"
-        fresh.mkdir()
-        for name, content in files.items():
-            (fresh / name).write_text(content)
-        (self.path / "..data_tmp").symlink_to(fresh.name)
-        (self.path / "..data_tmp").rename(self.path / "..data")
-        for name in files:
-            if not (self.path / name).is_symlink():
-                (self.path / name).symlink_to(f"..data/{name}")
 
 
 def test_a_swapped_volume_is_taken_up(tmp_path: Path, telemetry: Telemetry) -> None:
