@@ -75,6 +75,25 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "grant": {
+        "anyOf": [
+            {"$ref": "#/$defs/role"},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["role", "tenants"],
+                "properties": {
+                    "role": {"$ref": "#/$defs/role"},
+                    "tenants": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "pattern": f"^{TENANT.pattern}$"},
+                    },
+                },
+            },
+        ]
+    },
+    "role": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_$-]{0,62}$"},
     "quantity": {"anyOf": [{"type": "string", "pattern": _QUANTITY}, {"type": "number", "exclusiveMinimum": 0}]},
     "resources": {
         "type": "object",

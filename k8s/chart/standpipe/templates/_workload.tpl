@@ -159,7 +159,7 @@ resourceClaims:
 {{- end }}
 {{- with $pod.extraInitContainers }}
 initContainers:
-  {{- toYaml . | nindent 2 }}
+{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end -}}
 
