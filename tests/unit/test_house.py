@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -109,12 +109,15 @@ def test_every_module_says_what_it_is() -> None:
 # --- tests -----------------------------------------------------------------------------------------------------
 
 
-def every_test() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Yield every test function of the repository."""
-    for path in TESTS:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                yield path, node
+@cache
+def every_test() -> list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Return every test function of the repository."""
+    return [
+        (path, node)
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
 
 
 def test_every_test_says_what_it_shows() -> None:

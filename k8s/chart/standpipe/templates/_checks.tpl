@@ -99,13 +99,20 @@ injection.enabled: must be false before Kubernetes 1.34, which has no MutatingAd
 {{- if and $c.keda.enabled (not $c.keda.serverAddress) }}
 {{ $name }}.keda.serverAddress: must say where Prometheus is
 {{- end }}
+{{- end }}
+{{- end }}
+{{- range $name := list "shared" "embedder" "worker" }}
+{{- $c := get $v $name }}
+{{- if $c.enabled }}
 {{- $budget := $c.podDisruptionBudget }}
 {{- if and $budget.enabled (ne (toString $budget.minAvailable) "") }}
 {{- if ne (toString $budget.maxUnavailable) "" }}
 {{ $name }}.podDisruptionBudget: must have minAvailable or maxUnavailable, not both
 {{- end }}
 {{- $least := $c.replicas }}
-{{- if $c.autoscaling.enabled }}{{ $least = $c.autoscaling.minReplicas }}{{ else if $c.keda.enabled }}{{ $least = $c.keda.minReplicas }}{{ end }}
+{{- range $by := list "autoscaling" "keda" }}
+{{- with get $c $by }}{{ if .enabled }}{{ $least = .minReplicas }}{{ end }}{{ end }}
+{{- end }}
 {{- if and (not (kindIs "string" $budget.minAvailable)) (ge (int $budget.minAvailable) (int $least)) }}
 {{ $name }}.podDisruptionBudget.minAvailable: must be less than the {{ int $least }} pods that there are, or no node is ever drained
 {{- end }}
