@@ -22,12 +22,13 @@ from tests.servers import wait_for
 pytestmark = [pytest.mark.needs("etcd", "kube-apiserver")]
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+PRIORITY = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1000}
 CHARTS = sorted(path.parent for path in (tools.ROOT / "k8s" / "examples").rglob("Chart.yaml"))
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[ApiServer]:
-    """An API server that knows the kinds of the Prometheus operator and of KEDA, and a priority class."""
+    """An API server that knows the kinds of the Prometheus operator and of KEDA."""
     with ApiServer() as server:
         definitions = [
             each
@@ -41,14 +42,6 @@ def api() -> Iterator[ApiServer]:
             served = {"apiVersion": f"{each['spec']['group']}/{each['spec']['versions'][0]['name']}"}
             kind = served | {"kind": each["spec"]["names"]["kind"], "metadata": {}}
             wait_for(lambda kind=kind: known(server, kind), f"{kind['kind']} is served")
-        server.apply(
-            {
-                "apiVersion": "scheduling.k8s.io/v1",
-                "kind": "PriorityClass",
-                "metadata": {"name": "context"},
-                "value": 1000,
-            }
-        )
         yield server
 
 
@@ -78,6 +71,8 @@ def dry_run(api: ApiServer, manifests: list[Manifest], namespace: str) -> int:
         try:
             api.apply(manifest, dry_run=True)
             for pod in pods_of(manifest, inside):
+                if name := pod["spec"].get("priorityClassName"):
+                    api.apply(PRIORITY | {"metadata": {"name": name}})
                 api.create(pod, dry_run=True)
                 pods += 1
         except Refused as refused:
