@@ -22,7 +22,11 @@ from tests.servers import wait_for
 pytestmark = [pytest.mark.needs("etcd", "kube-apiserver")]
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-PRIORITY = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1000}
+CLASSES: dict[str, Manifest] = {
+    "priorityClassName": {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1000},
+    "runtimeClassName": {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "one"},
+}
+"""What a pod names and a cluster has: without it no pod is admitted."""
 CHARTS = sorted(path.parent for path in (tools.ROOT / "k8s" / "examples").rglob("Chart.yaml"))
 
 
@@ -71,8 +75,9 @@ def dry_run(api: ApiServer, manifests: list[Manifest], namespace: str) -> int:
         try:
             api.apply(manifest, dry_run=True)
             for pod in pods_of(manifest, inside):
-                if name := pod["spec"].get("priorityClassName"):
-                    api.apply(PRIORITY | {"metadata": {"name": name}})
+                for field, named_one in CLASSES.items():
+                    if name := pod["spec"].get(field):
+                        api.apply(named_one | {"metadata": {"name": name}})
                 api.create(pod, dry_run=True)
                 pods += 1
         except Refused as refused:
