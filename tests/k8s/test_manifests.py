@@ -48,7 +48,9 @@ def named(path: Path) -> str:
     return path.stem if path.parent == HERE / "values" else path.relative_to(tools.ROOT / "k8s").as_posix()
 
 
-def rendered(helm: str, values: Path, version: str = VERSIONS[-1], *, chart: Path = tools.CHART, fails: bool = False) -> str:
+def rendered(
+    helm: str, values: Path, version: str = VERSIONS[-1], *, chart: Path = tools.CHART, fails: bool = False
+) -> str:
     """Return what a Helm makes of the chart for a set of values on a release of Kubernetes."""
     of_cluster = ("--kube-version", version, "--namespace", "standpipe", "--include-crds")
     return tools.run(tools.need(helm), "template", "standpipe", chart, *of_cluster, "--values", values, fails=fails)
