@@ -82,6 +82,10 @@ $(TOOLS)/schemas/ready: .ci/k8s/schemas.py .ci/k8s/go.mod | $(VENV)/ready
 	$(BIN)/python $< $(@D)
 	@touch $@
 
+.PHONY: chart-patches
+chart-patches: $(VENV)/ready $(TOOLS)/helm4  ## Write the patches of k8s/kustomize from the chart's template
+	$(BIN)/python k8s/chart/patches.py --helm $(TOOLS)/helm4
+
 test-k8s: setup  ## Run the tests of images, chart, policies and pods, and say which tools were missing
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/k8s --timeout 600
 
@@ -112,6 +116,17 @@ types: $(VENV)/ready
 
 layers: $(VENV)/ready
 	$(BIN)/lint-imports
+
+# --- images --------------------------------------------------------------------------------------------------
+
+image: image-cpu  ## Build the image for CPUs, and its bill of materials: make image [BASE=NAME@sha256:…]
+
+image-cuda13:  ## Build the image for GPUs, 2 GB: make image-cuda13 [BASE=NAME@sha256:…]
+
+.PHONY: image image-cpu image-cuda13
+image-cpu image-cuda13: image-%: setup
+	$(BIN)/python k8s/image/context.py $* build/image/$* $(MODELS)
+	k8s/image/build $* build/image/$* $(BASE)
 
 # --- protos --------------------------------------------------------------------------------------------------
 

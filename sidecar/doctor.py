@@ -84,9 +84,7 @@ async def _encryption(config: Config) -> list[Finding]:
 
 async def _shared(config: Config) -> list[Finding]:
     """Ask each replica of the shared embedder what it serves, and have it embed a text."""
-    replicas = await asyncio.gather(
-        *(_replica(address, config.embedder_ca_file) for address in config.embedder_address)
-    )
+    replicas = await asyncio.gather(*(_replica(address, config) for address in config.embedder_address))
     found = [finding for finding, _ in replicas]
     if len({models for _, models in replicas if models}) > 1:
         advice = "Give all replicas the same `embedder`, `precision`, `device` and `embedder_before`."
@@ -94,14 +92,20 @@ async def _shared(config: Config) -> list[Finding]:
     return found
 
 
-async def _replica(address: str, ca_file: str) -> tuple[Finding, tuple[str, ...]]:
+async def _replica(address: str, config: Config) -> tuple[Finding, tuple[str, ...]]:
     """Return what is to be said of a replica, and the ids of its models."""
     wait_s = limits.examine_ms / 1000
     advice = "Look at the network, at `standpipe embed` there, and at what `embedder_address` names."
     try:
-        shared = SharedEmbedder([address], Telemetry(Log(level="error")), ca_file=ca_file)
+        shared = SharedEmbedder(
+            [address],
+            Telemetry(Log(level="error")),
+            ca_file=config.embedder_ca_file,
+            cert_file=config.embedder_cert_file,
+            key_file=config.embedder_key_file,
+        )
     except StandpipeError as error:
-        return failed(address, error.message, "Correct the setting `embedder_ca_file`."), ()
+        return failed(address, error.message, f"Correct the setting `{error.field}`."), ()
     async with shared:
         try:
             async with asyncio.timeout(wait_s):

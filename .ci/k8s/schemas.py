@@ -1,7 +1,8 @@
 """Write what kubeconform checks manifests against: JSON schemas out of the modules of Kubernetes and of two operators.
 
 A field that an API does not have is an error, and so is a null: a template that renders one has lost a value.
-Into OUT/v1.33.x/, OUT/v1.36.x/ and OUT/crds/ go files that are named `KIND_GROUP_VERSION.json`, in small letters.
+Into OUT/v1.33.x/, OUT/v1.36.x/ and OUT/crds/ go files that are named `KIND_GROUP_VERSION.json`, in small letters; the
+operators' own definitions go beside theirs, for an API server to read.
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ def main(out: Path) -> None:
         for name, definition in definitions.items():
             for known in definition.pop("x-kubernetes-group-version-kind", ()):
                 write(out / version, known["kind"], known["group"], known["version"], name, definitions)
+    (out / "crds").mkdir(parents=True, exist_ok=True)
     for source, files in OPERATORS.items():
         directory = module(source)
         for file in files:
-            for name, kind, group, version, schema in custom(yaml.safe_load((directory / file).read_text())):
+            text = (directory / file).read_text()
+            (out / "crds" / Path(file).name).write_text(text)
+            for name, kind, group, version, schema in custom(yaml.safe_load(text)):
                 write(out / "crds", kind, group, version, name, definitions | {name: schema})
 
 

@@ -155,7 +155,7 @@ def _object(values: tuple[Value, ...], *, described: bool = True) -> dict[str, A
 
 
 def _schema(value: Value, *, described: bool) -> dict[str, Any]:
-    given = _resolved(value.given)
+    given: dict[str, Any] = _resolved(value.given)
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
     said: dict[str, Any] = {"description": value.meaning} if described else {}
     if described and not value.parts:

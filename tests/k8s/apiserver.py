@@ -212,16 +212,23 @@ class ApiServer(Server):
 
     def path(self, manifest: Manifest) -> str:
         """Return where objects of a manifest's kind live, in its namespace. Raises KeyError for an unknown kind."""
+        root, name, namespaced = self._kind(manifest)
+        if not namespaced:
+            return f"{root}/{name}"
+        return f"{root}/namespaces/{manifest['metadata'].get('namespace', 'default')}/{name}"
+
+    def namespaced(self, manifest: Manifest) -> bool:
+        """Return whether objects of a manifest's kind are in namespaces. Raises KeyError for an unknown kind."""
+        return self._kind(manifest)[2]
+
+    def _kind(self, manifest: Manifest) -> tuple[str, str, bool]:
         version, kind = manifest["apiVersion"], manifest["kind"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         if (root, kind) not in self._kinds:
             for one in self.call("GET", root)["resources"]:
                 if "/" not in one["name"]:
                     self._kinds[root, one["kind"]] = one["name"], one["namespaced"]
-        name, namespaced = self._kinds[root, kind]
-        if not namespaced:
-            return f"{root}/{name}"
-        return f"{root}/namespaces/{manifest['metadata'].get('namespace', 'default')}/{name}"
+        return root, *self._kinds[root, kind]
 
 
 def write_kubeconfig(server: ApiServer, path: Path) -> Path:

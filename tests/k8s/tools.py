@@ -38,8 +38,10 @@ def missing(name: str, why: str) -> NoReturn:
     pytest.skip(why)
 
 
-def run(tool: Path, *arguments: str | Path, stdin: str = "", fails: bool = False) -> str:
-    """Run a tool to its end and return what it wrote to both of its streams; it must succeed, or with `fails` not."""
+def run(tool: Path, *arguments: str | Path, stdin: str = "", fails: bool | None = False) -> str:
+    """Run a tool to its end and return what it wrote to both of its streams; with `fails` it must fail, and
+    else succeed, but for None.
+    """
     done = subprocess.run(
         [tool, *arguments],
         input=stdin,
@@ -49,5 +51,5 @@ def run(tool: Path, *arguments: str | Path, stdin: str = "", fails: bool = False
         check=False,
         timeout=300,
     )
-    assert (done.returncode != 0) == fails, f"{tool.name} ended with {done.returncode}:\n{done.stdout[-8000:]}"
+    assert fails in {None, done.returncode != 0}, f"{tool.name} ended with {done.returncode}:\n{done.stdout[-8000:]}"
     return done.stdout

@@ -71,6 +71,11 @@ encryption.existingSecret: must name a Secret with the keys, or encryption.plain
 {{- end }}
 {{- end }}
 
+{{- /* injection */}}
+{{- if and $v.injection.enabled (semverCompare "<1.34-0" .Capabilities.KubeVersion.Version) }}
+injection.enabled: must be false before Kubernetes 1.34, which has no MutatingAdmissionPolicy to serve: include the chart's templates in a chart of yours, or use k8s/kustomize
+{{- end }}
+
 {{- /* how many pods */}}
 {{- range $name, $replicas := dict "shared" 2 "embedder" 1 }}
 {{- $c := get $v $name }}
@@ -94,13 +99,20 @@ encryption.existingSecret: must name a Secret with the keys, or encryption.plain
 {{- if and $c.keda.enabled (not $c.keda.serverAddress) }}
 {{ $name }}.keda.serverAddress: must say where Prometheus is
 {{- end }}
+{{- end }}
+{{- end }}
+{{- range $name := list "shared" "embedder" "worker" }}
+{{- $c := get $v $name }}
+{{- if $c.enabled }}
 {{- $budget := $c.podDisruptionBudget }}
 {{- if and $budget.enabled (ne (toString $budget.minAvailable) "") }}
 {{- if ne (toString $budget.maxUnavailable) "" }}
 {{ $name }}.podDisruptionBudget: must have minAvailable or maxUnavailable, not both
 {{- end }}
 {{- $least := $c.replicas }}
-{{- if $c.autoscaling.enabled }}{{ $least = $c.autoscaling.minReplicas }}{{ else if $c.keda.enabled }}{{ $least = $c.keda.minReplicas }}{{ end }}
+{{- range $by := list "autoscaling" "keda" }}
+{{- with get $c $by }}{{ if .enabled }}{{ $least = .minReplicas }}{{ end }}{{ end }}
+{{- end }}
 {{- if and (not (kindIs "string" $budget.minAvailable)) (ge (int $budget.minAvailable) (int $least)) }}
 {{ $name }}.podDisruptionBudget.minAvailable: must be less than the {{ int $least }} pods that there are, or no node is ever drained
 {{- end }}

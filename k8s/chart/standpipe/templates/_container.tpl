@@ -43,48 +43,40 @@ and, as a manifest of its own, the settings:
 
 {{/* The groups in which an application's processes may open the socket: a list of one. */}}
 {{- define "standpipe.sidecar.groups" -}}
-- 10001
+{{- list ((include "standpipe.sidecar.parts" (dict "root" . "from" (include "standpipe.sidecar.from" . | fromYaml)) | fromYaml).group | int) | toYaml -}}
 {{- end -}}
 
-{{/* The ConfigMap with the sidecar's settings. */}}
+{{/* The ConfigMap with the sidecar's settings, for a chart that includes it. */}}
 {{- define "standpipe.sidecar.configmap" -}}
-{{- $from := include "standpipe.sidecar.from" . | fromYaml -}}
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ $from.configMap }}
-  namespace: {{ .Release.Namespace }}
+  {{- include "standpipe.metadata" (dict "root" . "component" "sidecar") | nindent 2 }}
 data:
   config.yaml: |
-    {{- include "standpipe.sidecar.settings" (dict "root" . "settings" dict) | nindent 4 }}
+    {{- include "standpipe.sidecar.settings" (dict "root" . "settings" dict) | trim | nindent 4 }}
 {{- end -}}
 
-{{/* A sidecar's settings: those of `settings`, of `injection.settings`, then of one namespace. A sidecar in every pod has
-no rights on the schema: `standpipe migrate` brings it up. */}}
+{{/* A sidecar's settings, with those of one namespace over the release's. A sidecar in every pod has no business with
+the schema: `standpipe migrate` brings it up. */}}
 {{- define "standpipe.sidecar.settings" -}}
-{{- mergeOverwrite (dict "record_migrate" false) (deepCopy .root.Values.settings) (deepCopy .root.Values.injection.settings) .settings | toYaml -}}
+{{- $all := dict "record_migrate" false -}}
+{{- range $name, $value := include "standpipe.config" (dict "root" .root "component" "sidecar" "values" .root.Values.injection) | fromYaml }}
+{{- $_ := set $all $name $value }}
 {{- end -}}
-
-{{- define "standpipe.sidecar.image" -}}
-{{- $image := .Values.image -}}
-{{- $suffix := "cpu" -}}
-{{- if .Values.injection.claims -}}
-{{- $image = .Values.gpuImage -}}
-{{- $suffix = "cuda13" -}}
-{{- end -}}
-{{- if and $image.digest (not $image.tag) -}}
-{{ $image.repository }}@{{ $image.digest }}
-{{- else -}}
-{{ $image.repository }}:{{ $image.tag | default (printf "%s-%s" .Chart.AppVersion $suffix) }}{{ with $image.digest }}@{{ . }}{{ end }}
-{{- end -}}
+{{- range $name, $value := .settings }}{{- $_ := set $all $name $value }}{{- end -}}
+{{- range $name, $value := $all }}
+{{- if kindIs "float64" $value }}{{- $value = $value | int64 }}{{- end }}
+{{ $name }}: {{ toJson $value }}
+{{- end }}
 {{- end -}}
 
 {{/* What differs from sidecar to sidecar, for a chart that includes it: taken from the values. */}}
 {{- define "standpipe.sidecar.from" -}}
-image: {{ include "standpipe.sidecar.image" . | quote }}
+image: {{ include "standpipe.imageOf" (dict "root" . "gpu" (not (empty .Values.injection.claims))) | quote }}
 cpu: {{ .Values.injection.cpu | quote }}
 memory: {{ .Values.injection.memory | quote }}
-configMap: {{ printf "%s-sidecar" .Release.Name | trunc 63 | quote }}
+configMap: {{ include "standpipe.componentName" (dict "root" . "component" "sidecar") | quote }}
 files: {name: {{ .Values.injection.secret | quote }}}
 record: {{ include "standpipe.sidecar.secret" (list . .Values.record "record") }}
 hot: {{ include "standpipe.sidecar.secret" (list . .Values.hot "hot") }}
@@ -109,7 +101,7 @@ keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpip
 container:
   name: standpipe
   image: {{ $from.image | quote }}
-  imagePullPolicy: {{ $values.image.pullPolicy }}
+  imagePullPolicy: {{ (ternary $values.gpuImage $values.image (not (empty $values.injection.claims))).pullPolicy }}
   restartPolicy: Always
   args: [serve]
   env:
@@ -118,7 +110,7 @@ container:
     - name: STANDPIPE_LISTEN
       value: unix:/run/standpipe/standpipe.sock,127.0.0.1:7460
     - name: STANDPIPE_HTTP
-      value: 0.0.0.0:7461
+      value: {{ printf "%s:7461" (ternary "[::]" $values.bindAddress (eq $values.bindAddress "::")) | quote }}
     {{- if $values.encryption.plaintext }}
     - name: STANDPIPE_PLAINTEXT
       value: "true"
@@ -221,4 +213,5 @@ mount:
 env:
   - name: STANDPIPE_TARGET
     value: unix:/run/standpipe/standpipe.sock
+group: 10001
 {{- end -}}

@@ -281,7 +281,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* With `peers`, who may call gRPC, and `egress`, whom pods may call, or none where it is false: the NetworkPolicy. */}}
+{{/* With `peers`, who may call gRPC, and `denyEgress`, whether pods may call nobody: the NetworkPolicy. */}}
 {{- define "standpipe.networkPolicy" -}}
 {{- $policy := .values.networkPolicy -}}
 apiVersion: {{ include "standpipe.apiVersion" (merge (dict "kind" "networkPolicy") .) }}

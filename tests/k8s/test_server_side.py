@@ -1,0 +1,145 @@
+"""All that the chart, the examples and the kustomizations give, applied to a real API server without storing it.
+
+Every field must be one that the server knows, every value one that it takes, and each pod one that a namespace admits
+where Pod Security's "restricted" is enforced.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s import tools
+from tests.k8s.apiserver import ApiServer, Manifest, Refused
+from tests.k8s.test_manifests import EXAMPLES, OVERLAYS, VALUES, WITHOUT_SCHEMA, documents, is_whole, named, rendered
+from tests.servers import wait_for
+
+pytestmark = [pytest.mark.needs("etcd", "kube-apiserver")]
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+CHARTS = sorted(path.parent for path in (tools.ROOT / "k8s" / "examples").rglob("Chart.yaml"))
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    """An API server that knows the kinds of the Prometheus operator and of KEDA, and a priority class."""
+    with ApiServer() as server:
+        definitions = [
+            each
+            for path in sorted((tools.need("schemas") / "crds").glob("*.yaml"))
+            for each in documents(path.read_text())
+        ]
+        assert definitions
+        for each in definitions:
+            server.apply(each)
+        for each in definitions:
+            served = {"apiVersion": f"{each['spec']['group']}/{each['spec']['versions'][0]['name']}"}
+            kind = served | {"kind": each["spec"]["names"]["kind"], "metadata": {}}
+            wait_for(lambda kind=kind: known(server, kind), f"{kind['kind']} is served")
+        server.apply(
+            {
+                "apiVersion": "scheduling.k8s.io/v1",
+                "kind": "PriorityClass",
+                "metadata": {"name": "context"},
+                "value": 1000,
+            }
+        )
+        yield server
+
+
+def known(api: ApiServer, kind: Manifest) -> bool:
+    """Return whether the server answers for a kind."""
+    try:
+        api.call("GET", api.path(kind))
+    except (KeyError, Refused):
+        return False
+    return True
+
+
+def dry_run(api: ApiServer, manifests: list[Manifest], namespace: str) -> int:
+    """Apply manifests without storing them, and their pods in a restricted namespace; return how many pods."""
+    pods = 0
+    for manifest in manifests:
+        manifest["metadata"].setdefault("namespace", namespace)
+        if manifest["kind"] == "ServiceAccount":
+            api.namespace(manifest["metadata"]["namespace"], RESTRICTED)
+            api.account(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+    for manifest in manifests:
+        inside = manifest["metadata"]["namespace"]
+        if not api.namespaced(manifest):
+            del manifest["metadata"]["namespace"]
+        else:
+            api.namespace(inside, RESTRICTED)
+        try:
+            api.apply(manifest, dry_run=True)
+            for pod in pods_of(manifest, inside):
+                api.create(pod, dry_run=True)
+                pods += 1
+        except Refused as refused:
+            raise AssertionError(f"{manifest['kind']} {manifest['metadata']['name']}: {refused}") from None
+    return pods
+
+
+def pods_of(manifest: Manifest, namespace: str) -> Iterator[Manifest]:
+    """Give the pod that a workload's template makes."""
+    spec: Any = manifest.get("spec") or {}
+    if manifest["kind"] == "CronJob":
+        spec = spec["jobTemplate"]["spec"]
+    if manifest["kind"] in {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"}:
+        template = spec["template"]
+        metadata = template.get("metadata", {}) | {
+            "name": f"{manifest['metadata']['name']}-pod",
+            "namespace": namespace,
+        }
+        defaults = {"restartPolicy": "Never"} if manifest["kind"] == "Job" else {}
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": defaults | template["spec"]}
+
+
+@pytest.mark.needs("helm4", "schemas")
+@pytest.mark.parametrize("values", VALUES, ids=named)
+def test_the_chart_is_taken(api: ApiServer, values: Path) -> None:
+    """For each set of values; what is injected later is a pod of somebody else's."""
+    dry_run(api, documents(rendered("helm4", values)), "standpipe")
+
+
+@pytest.mark.needs("helm4", "schemas")
+@pytest.mark.parametrize("chart", CHARTS, ids=named)
+def test_the_examples_charts_are_taken(api: ApiServer, chart: Path, tmp_path: Path) -> None:
+    """With the dependency on the chart beside them, which needs no network."""
+    here = build(chart, tmp_path)
+    assert dry_run(api, documents(tools.run(tools.need("helm4"), "template", "chat", here)), "charts")
+
+
+@pytest.mark.needs("schemas")
+@pytest.mark.parametrize("example", EXAMPLES, ids=named)
+def test_the_examples_are_taken(api: ApiServer, example: Path) -> None:
+    """Whole manifests; those of operators that no Go module has are left out."""
+    whole = [each for each in documents(example.read_text()) if is_whole(each) and each["kind"] not in WITHOUT_SCHEMA]
+    dry_run(api, whole, "examples")
+
+
+@pytest.mark.needs("kustomize", "schemas")
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=named)
+def test_the_overlays_are_taken(api: ApiServer, overlay: Path) -> None:
+    """What kustomize makes of each."""
+    assert dry_run(api, documents(tools.run(tools.need("kustomize"), "build", overlay)), "overlays")
+
+
+def build(chart: Path, directory: Path) -> Path:
+    """Copy a chart with what stands beside it, and fetch its dependency from there."""
+    root = Path(shutil.copytree(tools.ROOT / "k8s", directory / "k8s", ignore=shutil.ignore_patterns("charts")))
+    here = root / chart.relative_to(tools.ROOT / "k8s")
+    tools.run(tools.need("helm4"), "dependency", "build", here)
+    return here
+
+
+def test_a_field_that_nobody_knows_is_refused(api: ApiServer) -> None:
+    """The check above would see a typing error."""
+    manifest: Manifest = yaml.safe_load("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, daat: {}}")
+    with pytest.raises(AssertionError, match="daat"):
+        dry_run(api, [manifest], "default")
