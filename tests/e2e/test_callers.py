@@ -16,8 +16,8 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from sidecar.callers import METHODS
 from sidecar.errors import ConfigInvalid
-from sidecar.server import METHODS
 from standpipe.v1 import context_pb2, fact_pb2, memory_pb2, policy_pb2, session_pb2, turn_pb2
 from tests.certificates import Certificates
 from tests.e2e.pods import Local, Pod, commit_request, exact, refused, serving, until
