@@ -15,7 +15,7 @@ KUBE_SCORE := github.com/zegl/kube-score/cmd/kube-score@v1.20.0
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools k8s-tools test-k8s demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed lock clean
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed bench-sizing lock clean k8s-tools test-k8s
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ $(TOOLS)/schemas/ready: .ci/k8s/schemas.py .ci/k8s/go.mod | $(VENV)/ready
 	$(BIN)/python $< $(@D)
 	@touch $@
 
+.PHONY: chart-patches
+chart-patches: $(VENV)/ready $(TOOLS)/helm4  ## Write the patches of k8s/kustomize from the chart's template
+	$(BIN)/python k8s/chart/patches.py --helm $(TOOLS)/helm4
+
 test-k8s: setup  ## Run the tests of images, chart, policies and pods, and say which tools were missing
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/k8s --timeout 600
 
@@ -106,12 +110,28 @@ verify: setup lint types layers proto-check  ## Run what CI runs besides the tes
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m k8s.chart.describe --check
+
+.PHONY: chart-docs
+chart-docs: $(VENV)/ready  ## Write the chart's schema and table of values from the comments of values.yaml
+	$(BIN)/python -m k8s.chart.describe
 
 types: $(VENV)/ready
 	$(BIN)/mypy
 
 layers: $(VENV)/ready
 	$(BIN)/lint-imports
+
+# --- images --------------------------------------------------------------------------------------------------
+
+image: image-cpu  ## Build the image for CPUs, and its bill of materials: make image [BASE=NAME@sha256:…]
+
+image-cuda13:  ## Build the image for GPUs, 2 GB: make image-cuda13 [BASE=NAME@sha256:…]
+
+.PHONY: image image-cpu image-cuda13
+image-cpu image-cuda13: image-%: setup
+	$(BIN)/python k8s/image/context.py $* build/image/$* $(MODELS)
+	k8s/image/build $* build/image/$* $(BASE)
 
 # --- protos --------------------------------------------------------------------------------------------------
 
@@ -203,6 +223,9 @@ eval-embed: setup $(ON_GPU)  ## Bits alone and in company; with DATA=DIR also re
 
 bench: setup  ## Measure speed, memory and start-up as ratios; draw them
 	$(BIN)/python -m tests.bench --out build
+
+bench-sizing: setup  ## Measure what to plan a deployment with: bytes, processor time, connections
+	$(BIN)/python -m tests.bench.sizing --models-dir $(STANDPIPE_MODELS_DIR)
 
 bench-embed: setup $(ON_GPU) $(if $(filter .cache/%,$(PEER)),peer)  ## Measure embedding against sentence-transformers and the machine: make bench-embed [DEVICE=gpu]
 	$(AT_GPU) $(BIN)/python -m tests.bench.embed --device $(DEVICE) --peer $(PEER)

@@ -1,5 +1,7 @@
 """Write the locks: everything that is asked for, pinned with hashes, naming no index.
 
+The images have what the tests have: `dev.lock` is a constraint on theirs.
+
 pip-tools resolves; it is not in the lock itself: ``pip install pip-tools`` first.
 """
 
@@ -12,22 +14,44 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_IMAGE = ("--constraint", ".ci/dev.lock", "pyproject.toml", "k8s/image/image.in")
 LOCKS = {
-    "dev.lock": (
+    ".ci/dev.lock": (
         ("--extra", "dev", "pyproject.toml"),
         "What `make setup` installs, hashed; `make lock` writes it from pyproject.toml. Linux and macOS, Python 3.11.",
     ),
-    "peer.lock": (
+    ".ci/peer.lock": (
         (".ci/peer.in",),
         "What `make bench-embed` measures against, hashed; `make lock` writes it from peer.in. Linux, Python 3.11.",
     ),
+    "k8s/image/cpu.lock": (
+        ("--extra", "sidecar", *_IMAGE),
+        "What the image `cpu` holds, hashed, without what it leaves out; `make lock` writes it. Linux, Python 3.11.",
+    ),
+    "k8s/image/cuda13.lock": (
+        ("--extra", "sidecar-gpu", *_IMAGE),
+        "What the image `cuda13` holds, hashed, without what it leaves out; `make lock` writes it. Linux, Python 3.11.",
+    ),
+    "k8s/image/build.lock": (
+        ("k8s/image/build.in",),
+        "What builds an image and is not in it, hashed; `make lock` writes it from build.in. Linux, Python 3.11.",
+    ),
 }
 """What each is resolved from, and what stands at its top."""
+LEFT_OUT = frozenset(
+    "anyio certifi charset-normalizer filelock flatbuffers fsspec h11 hf-xet httpcore httpcore2 httpx httpx2"
+    " huggingface-hub idna markdown-it-py mdurl packaging pycparser pygments requests tqdm truststore tzdata"
+    " urllib3 nvidia-cufft".split()
+)
+"""Of the images. Libraries name them for what Standpipe does not ask of them: tiktoken and tokenizers to download,
+rich to colour source code and Markdown, ONNX Runtime for its tools and for Fourier transforms, cffi to compile."""
 
 
-def main() -> None:
-    """Resolve, drop the project itself and all comments, write."""
+def main(*names: str) -> None:
+    """Resolve, drop the project itself and all comments, write: all locks, or those that are named."""
     for name, (sources, head) in LOCKS.items():
+        if names and Path(name).name not in names:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             raw = Path(scratch, "lock.txt")
             command = ["piptools", "compile", "--quiet", "--generate-hashes", "--no-emit-index-url"]
@@ -42,8 +66,10 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True)
             blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", raw.read_text())
         pinned = [re.sub(r"(?m)^#.*\n?", "", block).strip() for block in blocks if "==" in block.partition("\n")[0]]
-        (ROOT / ".ci" / name).write_text(f"# {head}\n" + "\n".join(pinned) + "\n")
+        if sources[-1:] == _IMAGE[-1:]:
+            pinned = [block for block in pinned if block.partition("==")[0] not in LEFT_OUT]
+        (ROOT / name).write_text(f"# {head}\n" + "\n".join(pinned) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

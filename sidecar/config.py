@@ -25,9 +25,14 @@ ENV_PREFIX = "STANDPIPE_"
 CONFIG_VARIABLE = "STANDPIPE_CONFIG"
 """Names the YAML file; `--config` does too."""
 
-_NOT_SETTINGS = re.compile(r"(config|target|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?))")
-"""Variables under the prefix that are no settings: the file's, the clients' target, and what Kubernetes writes into
-every pod beside a Service whose name begins with "standpipe"."""
+_NOT_SETTINGS = re.compile(
+    r"config|target|(token|ca|cert|key)_file|(\w+_)?(service_(host|port)\w*|port(_\d+_(tcp|udp|sctp)\w*)?)"
+)
+"""Variables under the prefix that are no settings: the file's, the clients' target, token and certificates, and what
+Kubernetes writes into every pod beside a Service whose name begins with "standpipe"."""
+
+TENANT = re.compile(r"[A-Za-z0-9._:@/+-]{1,128}")
+"""What a tenant may be called."""
 
 _RECORD = re.compile(r"sqlite:[^\0]+|postgres(ql)?://[!-~]+")
 _HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+")
@@ -35,6 +40,7 @@ _HOT = re.compile(r"memory|(rediss?(\+(sentinel|cluster))?|redis\+unix)://[!-~]+
 
 _BEFORE = re.compile(r"[^/\0]{1,100}/(int8|fp16|fp32)")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/%:@-]*)?")
+_AUTHORITY = re.compile(r"https://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/%-]*)?")
 _MODEL = re.compile(r"[!-~]{0,100}")
 """With its prompt's version it names an extractor, which has 128 bytes."""
 
@@ -118,7 +124,7 @@ class Config:
     auth_audience: str = _setting("standpipe", "Whom callers' tokens must be meant for, their `aud`.")
     auth_ca_file: str = _setting(
         "",
-        "The certificates, as PEM, one of which must have signed that of auth_jwks or auth_review; empty: the system's.",
+        "The certificates, as PEM, one of which must have signed auth_jwks' or auth_review's; empty: the system's.",
     )
     auth_api_token_file: str = _setting(
         "", "A file with the token that this process shows to auth_jwks or auth_review, read anew for each call."
@@ -152,7 +158,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(
-            bool(re.fullmatch(r"[A-Za-z0-9._:@/+-]{1,128}", self.tenant)),
+            bool(TENANT.fullmatch(self.tenant)),
             "tenant",
             "1 to 128 characters of A-Z a-z 0-9 . _ : - @ / +",
         )
@@ -201,9 +207,25 @@ class Config:
             "embedder_ca_file",
             "a path where there is an embedder_address, or empty",
         )
+        for name, other in (
+            ("embedder_cert_file", self.embedder_key_file),
+            ("embedder_key_file", self.embedder_cert_file),
+        ):
+            value = getattr(self, name)
+            _check(
+                value.isprintable() and not (value and not (other and self.embedder_ca_file)),
+                name,
+                "a path, beside the other's and embedder_ca_file, or empty",
+            )
         for name, other in (("tls_cert_file", self.tls_key_file), ("tls_key_file", self.tls_cert_file)):
             value = getattr(self, name)
             _check(value.isprintable() and not (value and not other), name, "a path, beside the other's, or empty")
+        _check(
+            self.tls_client_ca_file.isprintable() and not (self.tls_client_ca_file and not self.tls_cert_file),
+            "tls_client_ca_file",
+            "a path, where there is a tls_cert_file, or empty",
+        )
+        self._check_callers()
         _check(self.device in ("cpu", "gpu", "auto"), "device", "cpu, gpu or auto")
         _check(
             self.device == "cpu" or self.precision != "int8",
@@ -229,6 +251,63 @@ class Config:
             "set with extractor_url: 1 to 100 printable characters",
         )
         _check(self.extractor_key_file.isprintable(), "extractor_key_file", "a path, or empty")
+
+    def _check_callers(self) -> None:
+        """Check what says who may call: one way at most to tell whose a token is, and nothing that says nothing."""
+        _check(self.auth_token_file.isprintable(), "auth_token_file", "a path, or empty")
+        over_https = self.auth_jwks.startswith("https:")
+        _check(
+            self.auth_jwks.isprintable()
+            and not self.auth_jwks.startswith("http:")
+            and not (over_https and not _is_authority(self.auth_jwks)),
+            "auth_jwks",
+            "a path, or https://HOST[:PORT][/PATH] without a user or a query, or empty",
+        )
+        _check(
+            not self.auth_jwks or bool(self.auth_issuer and self.tenants_file),
+            "auth_jwks",
+            "beside auth_issuer and tenants_file, or empty: else any token of any issuer would do",
+        )
+        _check(
+            self.auth_issuer.isprintable() and not (self.auth_issuer and not self.auth_jwks),
+            "auth_issuer",
+            "what callers' tokens have as iss, where there is auth_jwks, or empty",
+        )
+        _check(
+            not self.auth_review or _is_authority(self.auth_review),
+            "auth_review",
+            "https://HOST[:PORT][/PATH] without a user or a query, or empty",
+        )
+        _check(
+            not self.auth_review or bool(self.auth_api_token_file and self.tenants_file),
+            "auth_review",
+            "beside auth_api_token_file and tenants_file, or empty: else any account of the cluster would do",
+        )
+        ways = [name for name in ("auth_token_file", "auth_jwks", "auth_review") if getattr(self, name)]
+        _check(len(ways) < 2, ways[-1] if ways else "", f"empty where {ways[0] if ways else ''} is not")
+        _check(
+            bool(self.auth_audience) and self.auth_audience.isprintable(),
+            "auth_audience",
+            "what callers' tokens have as aud",
+        )
+        asks = bool(self.auth_review) or over_https
+        _check(
+            self.auth_ca_file.isprintable() and not (self.auth_ca_file and not asks),
+            "auth_ca_file",
+            "a path, where there is auth_review, or auth_jwks over https, or empty",
+        )
+        _check(
+            self.auth_api_token_file.isprintable() and not (self.auth_api_token_file and not asks),
+            "auth_api_token_file",
+            "a path, where there is auth_review, or auth_jwks over https, or empty",
+        )
+        _check(
+            self.tenants_file.isprintable()
+            and not (self.tenants_file and self.auth_token_file)
+            and not (self.tenants_file and not (ways or self.tls_client_ca_file)),
+            "tenants_file",
+            "a path, where auth_jwks, auth_review or tls_client_ca_file tells who calls, or empty",
+        )
 
     @property
     def embed_precision(self) -> Literal["int8", "fp16", "fp32"]:
@@ -320,6 +399,11 @@ def _is_address(value: str) -> bool:
         return len(value.encode()) - 5 in range(1, 108)  # sun_path
     host, _, port = value.rpartition(":")
     return bool(host) and bool(re.fullmatch(r"[0-9]{1,5}", port)) and int(port) < 65_536
+
+
+def _is_authority(value: str) -> bool:
+    found = _AUTHORITY.fullmatch(value)
+    return found is not None and int((found[2] or ":0")[1:]) < 65_536
 
 
 def _is_command(value: str) -> bool:

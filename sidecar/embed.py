@@ -48,6 +48,10 @@ from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model, Precision
 
 _T = TypeVar("_T")
 
+# ONNX Runtime would send its maker what it runs, under an id that it keeps in the home directory; it asks this before
+# anything else, by one name or the other as its release is.
+os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
+
 Device = Literal["cpu", "gpu", "auto"]
 Tokens = NDArray[np.int32]
 """A text as the model reads it: [n], special tokens included, n <= tokens_max, without padding."""

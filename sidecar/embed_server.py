@@ -16,7 +16,7 @@ from sidecar.embedders import loaded_by, queued
 from sidecar.errors import ConfigInvalid
 from sidecar.servicers.boundary import Boundary
 from sidecar.servicers.embedding import EmbeddingServicer
-from sidecar.sockets import Serving, Sockets, cancelled, server_credentials, version
+from sidecar.sockets import Serving, Sockets, cancelled, version
 from standpipe.v1 import embedding_pb2, embedding_pb2_grpc
 
 SERVICES = (embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,)
@@ -50,15 +50,13 @@ class EmbedServer(Serving):
         config = self.config
         if config.embedder == "none":
             raise ConfigInvalid("embedder must name a model, which is what an embedder serves", field="embedder")
-        credentials = None
-        if config.tls_cert_file:
-            credentials = server_credentials(config.tls_cert_file, config.tls_key_file)
+        tls = self._certificates()
         self._embedders = self._embedders or await asyncio.to_thread(loaded_by, config, self.telemetry.log)
         self._queues = [await queued(self._stack, embedder, self.telemetry) for embedder in self._embedders]
         self.health.sound = lambda: not any(queue.broken for queue in self._queues)
         self.telemetry.info.labels(version(), "none", "none", self.provider).set(1)
         boundary = Boundary(tenant="", telemetry=self.telemetry)
-        sockets = Sockets(config, boundary, credentials=credentials)
+        sockets = Sockets(config, boundary, tls=tls)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(
             EmbeddingServicer(boundary, self._queues), sockets.services
         )

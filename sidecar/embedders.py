@@ -121,7 +121,14 @@ async def embedders_of(
                 loaded = await asyncio.to_thread(load, config, config.embedder, config.embed_precision)
                 fallback = await queued(stack, loaded, telemetry)
             shared = await stack.enter_async_context(
-                SharedEmbedder(config.embedder_address, telemetry, fallback=fallback, ca_file=config.embedder_ca_file)
+                SharedEmbedder(
+                    config.embedder_address,
+                    telemetry,
+                    fallback=fallback,
+                    ca_file=config.embedder_ca_file,
+                    cert_file=config.embedder_cert_file,
+                    key_file=config.embedder_key_file,
+                )
             )
             found = shared.models
         elif given or config.embedder != "none":

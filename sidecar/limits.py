@@ -277,6 +277,10 @@ commits end within milliseconds, and who makes a backup is not waited for."""
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 
+calls_at_work_max: Final = 512
+"""Calls at work at once where callers act for several tenants. No tenant has more of them than are free for the others:
+one alone gets half, and whatever some tenants do, another finds room."""
+
 embed_query_tokens_max: Final = 1 << 14
 """Tokens of queries that wait for an embedder on a CPU, 64 of the longest there are or 512 of 30 tokens; beyond, recall
 goes by words alone. At 10,000 tokens a second the last of them waits 1.6 s, longer than any hydrate would."""
@@ -457,3 +461,60 @@ disk_free_bytes: Final = 1 << 30
 
 deadline_default_ms: Final = 10_000
 """For calls that bring no deadline: no call waits for ever."""
+
+# --- callers -----------------------------------------------------------------------------------------------
+mounted_bytes: Final = 1 << 20
+"""A mounted file of tokens, tenants, keys or certificates: what a ConfigMap or a Secret holds."""
+
+mounted_look_s: Final = 1
+"""Between two looks at mounted files: an orchestrator takes a minute to bring a change, and a look costs some 50 us."""
+
+bearer_bytes: Final = 7 << 10
+"""A caller's token: gRPC takes 8 KiB of metadata. Those of service accounts have about 1 KiB."""
+
+caller_chars_max: Final = 512
+"""A caller's name: a namespace and a service account have 63 and 253 characters, a SPIFFE ID rarely more than 200."""
+
+callers_known_max: Final = 16_384
+"""Tokens that a process knows, those that were refused, and callers whose rights it knows: some 300 bytes each. A token
+is valid for an hour, so that is as many pods, each with its own."""
+
+tenants_entries_max: Final = 10_000
+"""Entries of the tenants file, which has mounted_bytes anyway: a new caller is compared with all of them, in 5 ms."""
+
+tenants_patterns_max: Final = 64
+"""Callers, and methods, of one entry."""
+
+jwks_keys_max: Final = 64
+"""Keys of a JWKS: issuers have two or three."""
+
+jwks_look_s: Final = 60
+"""Between two readings of a JWKS over https: how long a key counts that its issuer withdrew."""
+
+jwks_pause_s: Final = 2
+"""Between two readings for a key that is not known: tokens that name any key must not become a load on the issuer, and
+the call of an honest one waits as long at most."""
+
+jwt_leeway_s: Final = 30
+"""Between the issuer's clock and this machine's: what is said of tokens' times is true within so much."""
+
+review_fresh_s: Final = 60
+"""How long a review counts: how long a service account that was deleted may still call."""
+
+review_good_s: Final = 600
+"""How long a review counts while the API server is away: an upgrade of a control plane takes minutes."""
+
+review_refused_s: Final = 5
+"""How long a token that was refused is refused without a question: who retries must not become a load."""
+
+authority_calls_max: Final = 8
+"""Calls of an API server or JWKS at once: one takes some 5 ms, so that 1,000 new pods are known within a second."""
+
+authority_waiting_max: Final = 256
+"""Tokens that wait for such a call; beyond, AUTHENTICATOR_UNAVAILABLE."""
+
+authority_call_ms: Final = 2000
+"""What such a call may take, the connection included: an API server answers a review in 10 ms."""
+
+authority_answer_bytes: Final = 1 << 20
+"""What it may answer: a JWKS has a few KiB, a review one."""

@@ -34,11 +34,11 @@ from typing import Any, Final, Self, TypeVar
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
-from sidecar import limits
+from sidecar import limits, mounted
 from sidecar.breaker import Breaker
 from sidecar.embedding import Embedding, QueryCache, Vector
 from sidecar.errors import (
@@ -50,6 +50,7 @@ from sidecar.errors import (
     Overloaded,
     StandpipeError,
 )
+from sidecar.mounted import Mounted, follow
 from sidecar.telemetry import Telemetry
 from standpipe.v1 import context_pb2, embedding_pb2
 
@@ -112,18 +113,21 @@ class SharedEmbedder:
         *,
         fallback: Embedding | None = None,
         ca_file: str = "",
+        cert_file: str = "",
+        key_file: str = "",
     ) -> None:
         """Nothing is asked before `__aenter__`.
 
         `fallback` embeds while no replica does, if it is of the very model that is asked for; it stays its maker's to
-        close. With `ca_file` every host:port is spoken to in TLS; a socket file never is. Raises ConfigInvalid for one
-        that holds no certificates.
+        close. With `ca_file` every host:port is spoken to in TLS, and with `cert_file` and `key_file` as whom they say;
+        a socket file never is. When these files change, later calls take a new connection. Raises ConfigInvalid for
+        files that hold no certificates, or no certificate and its key.
         """
-        credentials = _credentials(ca_file) if ca_file else None
+        self._tls = _certificates(ca_file, cert_file, key_file, telemetry) if ca_file else None
         self._telemetry = telemetry
         self._fallback = fallback
         self._replicas = [
-            _Replica(address, telemetry, self._listed, None if address.startswith("unix:") else credentials)
+            _Replica(address, telemetry, self._listed, None if address.startswith("unix:") else self._tls)
             for address in addresses
         ]
         self._models: dict[str, RemoteEmbedding] = {}
@@ -143,6 +147,8 @@ class SharedEmbedder:
         for replica in self._replicas:
             replica.open()
             self._watchers.append(asyncio.create_task(replica.watch()))
+        if self._tls is not None:
+            self._watchers.append(asyncio.create_task(follow(self._tls)))
         return self
 
     async def __aexit__(
@@ -386,7 +392,7 @@ class _Replica:
         address: str,
         telemetry: Telemetry,
         listed: Callable[[], None],
-        credentials: grpc.ChannelCredentials | None,
+        tls: Mounted[grpc.ChannelCredentials] | None,
     ) -> None:
         self.models: Mapping[str, context_pb2.EmbeddingInfo] | None = None
         """What it serves, in its order; None before it has told."""
@@ -394,7 +400,9 @@ class _Replica:
         self._address = address
         self._telemetry = telemetry
         self._listed = listed
-        self._credentials = credentials
+        self._tls = tls
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._breaker = Breaker()
         self._lost = asyncio.Event()
         self._silent_s = 0.0
@@ -415,9 +423,10 @@ class _Replica:
 
     def open(self) -> None:
         """Open the channel; it connects at the first call."""
-        if self._credentials is None:
+        if self._tls is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
         else:
+            self._credentials = self._tls.value
             self._channel = grpc.aio.secure_channel(self._address, self._credentials, options=_OPTIONS)
         # Answers are parsed here: gRPC would write a traceback into the log for one that cannot be.
         self._embed = self._channel.unary_unary(f"{_SERVICE}/Embed", embedding_pb2.EmbedRequest.SerializeToString)
@@ -425,8 +434,20 @@ class _Replica:
             f"{_SERVICE}/ListModels", embedding_pb2.ListModelsRequest.SerializeToString
         )
 
+    def _renew(self) -> None:
+        """Take another channel, since one keeps the certificates that it was opened with; what is under way ends on
+        the one before.
+        """
+        closing = asyncio.create_task(self._channel.close(limits.embed_call_ms / 1000))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self.open()
+
     async def close(self) -> None:
         """Close the channel, and end what is under way."""
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self._channel.close()
 
     async def watch(self) -> None:
@@ -471,7 +492,7 @@ class _Replica:
                 raise _WrongAnswer("a vector that is not finite")
             return vectors
 
-        vectors = await self._call(self._embed, request, read, timeout_s=timeout_s, running=running)
+        vectors = await self._call(request, read, timeout_s=timeout_s, running=running)
         self._answered()
         return vectors
 
@@ -481,7 +502,7 @@ class _Replica:
         timeout_s = limits.embedder_look_ms / 1000
         try:
             models = await self._call(
-                self._list, embedding_pb2.ListModelsRequest(), _read_models, timeout_s=timeout_s, running=running
+                embedding_pb2.ListModelsRequest(), _read_models, timeout_s=timeout_s, running=running
             )
             if not self.usable:
                 model_id, info = next(iter(models.items()))
@@ -503,8 +524,7 @@ class _Replica:
 
     async def _call(
         self,
-        method: grpc.aio.UnaryUnaryMultiCallable,
-        request: Message,
+        request: embedding_pb2.EmbedRequest | embedding_pb2.ListModelsRequest,
         read: Callable[[bytes], T],
         *,
         timeout_s: float,
@@ -513,9 +533,12 @@ class _Replica:
         """Call it and read the answer. What a failure says of the replica is noted."""
         if timeout_s <= 0:
             raise _late()
+        if self._tls is not None and self._tls.value is not self._credentials:
+            self._renew()
         began, outcome = time.monotonic(), "ok"
+        embeds = isinstance(request, embedding_pb2.EmbedRequest)
         # Only the watcher waits for a replica that cannot be reached.
-        call = method(request, timeout=timeout_s, wait_for_ready=method is self._list)
+        call = (self._embed if embeds else self._list)(request, timeout=timeout_s, wait_for_ready=not embeds)
         running.add(call)
         self.in_flight += 1
         try:
@@ -530,7 +553,7 @@ class _Replica:
                 asked = getattr(request, "model_id", "")
                 self.models = {name: info for name, info in (self.models or {}).items() if name != asked}
                 self._lost.set()
-            elif method is self._embed:
+            elif embeds:
                 self._answered()
             else:
                 self._failed()
@@ -548,7 +571,7 @@ class _Replica:
         finally:
             self.in_flight -= 1
             running.discard(call)
-            if method is self._embed:
+            if embeds:
                 self._ended(outcome).inc()
 
     def _answered(self) -> None:
@@ -627,12 +650,32 @@ class _WrongAnswer(ValueError):
     """What an embedder must not answer; the message says what, and holds nothing of it."""
 
 
-def _credentials(ca_file: str) -> grpc.ChannelCredentials:
-    try:
-        ssl.create_default_context(cafile=ca_file)
-        return grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
-    except (OSError, ValueError):  # an SSLError is an OSError
-        raise ConfigInvalid(f"{ca_file} must hold certificates, as PEM", field="embedder_ca_file") from None
+def _certificates(
+    ca_file: str, cert_file: str, key_file: str, telemetry: Telemetry
+) -> Mounted[grpc.ChannelCredentials]:
+    """Read whom to trust, and what to show to who asks. Raises ConfigInvalid."""
+
+    def parse(authorities: bytes, chain: bytes | None = None, key: bytes | None = None) -> grpc.ChannelCredentials:
+        try:
+            # Comments between certificates may be in any script.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
+        except (OSError, ValueError):  # an SSLError is an OSError
+            raise ConfigInvalid(f"{ca_file} must hold certificates, as PEM", field="embedder_ca_file") from None
+        if chain is not None:
+            try:
+                # OpenSSL reads files alone; those that are swapped meanwhile are looked at again.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password="")  # never asks
+            except (OSError, ValueError):
+                raise ConfigInvalid(
+                    f"{cert_file} and {key_file} must be a certificate and its key, as PEM", field="embedder_cert_file"
+                ) from None
+        return grpc.ssl_channel_credentials(authorities, key, chain)
+
+    named = {"embedder_ca_file": ca_file, "embedder_cert_file": cert_file, "embedder_key_file": key_file}
+    given = {setting: path for setting, path in named.items() if path}
+    for setting, path in given.items():
+        mounted.read(Path(path), setting)
+    return Mounted(list(given.values()), parse, setting="embedder_ca_file", telemetry=telemetry)
 
 
 def _read_models(data: bytes) -> Mapping[str, context_pb2.EmbeddingInfo]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sidecar import limits
 from sidecar.beliefs import BeliefStore
+from sidecar.callers import callers_of
 from sidecar.commit import Committer
 from sidecar.config import Config
 from sidecar.embed import Embedder
@@ -72,6 +73,8 @@ class Server(Serving):
 
     async def _start(self) -> None:
         config, telemetry, stack = self.config, self.telemetry, self._stack
+        tls = self._certificates()
+        callers = await stack.enter_async_context(callers_of(config, telemetry))
         self.record: Record = await open_record(config)
         stack.push_async_callback(self.record.close)
         models = Path(config.models_dir)
@@ -127,8 +130,8 @@ class Server(Serving):
         telemetry.info.labels(version(), self.record.engine, hot.engine, self.provider).set(1)
         telemetry.block_cache_bytes.set_function(lambda: scopes.nbytes)
 
-        boundary = Boundary(tenant=config.tenant, telemetry=telemetry)
-        sockets = Sockets(config, boundary)
+        self.boundary = boundary = Boundary(tenant=config.tenant, telemetry=telemetry, callers=callers)
+        sockets = Sockets(config, boundary, tls=tls)
         context_pb2_grpc.add_ContextServiceServicer_to_server(
             ContextServicer(boundary, hydrator, committer, self._info), sockets.services
         )

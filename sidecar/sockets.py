@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -28,6 +28,7 @@ from sidecar import limits
 from sidecar.config import Config
 from sidecar.errors import ConfigInvalid
 from sidecar.health import Health, HealthServer
+from sidecar.mounted import Mounted, follow
 from sidecar.servicers.boundary import Boundary, ReadableOnly
 from sidecar.telemetry import Log, Telemetry
 
@@ -36,6 +37,9 @@ _OPTIONS = (
     ("grpc.max_send_message_length", limits.wire_bytes),
     ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a lottery
 )
+
+Pair = Any
+"""A `grpc.ServerCertificateConfiguration`, which has no types."""
 
 _DRAIN_PAUSE_S = 0.1
 """How long new calls are answered with DRAINING before the sockets close."""
@@ -49,12 +53,10 @@ def version() -> str:
 class Sockets:
     """The gRPC sockets of a process. Servicers are added to `services` before they are opened."""
 
-    def __init__(
-        self, config: Config, boundary: Boundary, *, credentials: grpc.ServerCredentials | None = None
-    ) -> None:
-        """With `credentials` every host:port speaks TLS; a socket file never does."""
+    def __init__(self, config: Config, boundary: Boundary, *, tls: Mounted[Pair] | None = None) -> None:
+        """With `tls` every host:port speaks TLS; a socket file never does."""
         self._config = config
-        self._credentials = credentials
+        self._credentials = _credentials(tls, clients_too=bool(config.tls_client_ca_file)) if tls else None
         self._boundary = boundary
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()
@@ -148,6 +150,13 @@ class Serving(ABC):
     async def _start(self) -> None:
         """Make everything, put on the stack how it is undone, and open the sockets."""
 
+    def _certificates(self) -> Mounted[Pair] | None:
+        """Read the certificates, and look after them until the end. Raises ConfigInvalid."""
+        files = certificates(self.config, self.telemetry)
+        if files:
+            self._stack.push_async_callback(cancelled, asyncio.create_task(follow(files)))
+        return files
+
     async def _open(self, sockets: Sockets, names: Sequence[str]) -> None:
         """Open the sockets, which are the first to close."""
         self.ports = await sockets.open(names)
@@ -165,16 +174,49 @@ def _given(address: str, port: int) -> str:
     return f"{address.rpartition(':')[0]}:{port}" if port else address
 
 
-def server_credentials(cert_file: str, key_file: str) -> grpc.ServerCredentials:
-    """Read a certificate and its key. Raises ConfigInvalid for files that are missing, or no such pair."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password="")  # never asks for one
-        pair = Path(key_file).read_bytes(), Path(cert_file).read_bytes()
-    except (OSError, ValueError):  # an SSLError is an OSError
-        raise ConfigInvalid(
-            f"{cert_file} and {key_file} must be a certificate and its key, as PEM", field="tls_cert_file"
-        ) from None
-    return grpc.ssl_server_credentials([pair])
+def certificates(config: Config, telemetry: Telemetry) -> Mounted[Pair] | None:
+    """Read the server's certificate, its key, and what clients' are checked against; None without TLS.
+
+    Raises ConfigInvalid for files that are missing, no such pair, or no certificates.
+    """
+    cert_file, key_file, client_ca_file = config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file
+    if not cert_file:
+        return None
+
+    def parse(certificate: bytes, key: bytes, client_ca: bytes | None = None) -> Pair:
+        try:
+            # OpenSSL reads files alone: what was read and what it reads may differ while they are swapped, and then the
+            # next look finds it.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password="")  # never asks
+        except (OSError, ValueError):  # an SSLError is an OSError
+            raise ConfigInvalid(
+                f"{cert_file} and {key_file} must be a certificate and its key, as PEM", field="tls_cert_file"
+            ) from None
+        if client_ca is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=client_ca.decode("ascii"))
+            except (OSError, ValueError):
+                raise ConfigInvalid(
+                    f"{client_ca_file} must hold certificates, as PEM", field="tls_client_ca_file"
+                ) from None
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+
+    paths = [cert_file, key_file, *([client_ca_file] if client_ca_file else [])]
+    return Mounted(paths, parse, setting="tls_cert_file", telemetry=telemetry)
+
+
+def _credentials(files: Mounted[Pair], *, clients_too: bool) -> grpc.ServerCredentials:
+    """Return credentials that follow files: each handshake has the certificate that is in force then."""
+    given = files.value
+
+    def changed() -> Pair | None:
+        nonlocal given
+        if files.value is given:
+            return None
+        given = files.value
+        return given
+
+    return grpc.dynamic_ssl_server_credentials(given, changed, require_client_authentication=clients_too)
 
 
 async def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

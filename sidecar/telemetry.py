@@ -73,6 +73,14 @@ class Telemetry:
 
         self.calls = counter("calls_total", "Finished calls.", "method", "status", "reason")
         self.call_seconds = histogram("call_seconds", "Time of a call in the servicer.", _SECONDS, "method")
+        self.authentications = counter("authentications_total", "Calls whose credential was looked at.", "outcome")
+        self.authority_calls = counter(
+            "authority_calls_total", "Calls of what vouches for callers' tokens: keys read, tokens reviewed.", "outcome"
+        )
+        self.mounted_taken_up = counter("mounted_taken_up_total", "Changed files that were taken up.", "setting")
+        self.mounted_refused = counter(
+            "mounted_refused_total", "Changed files that were wrong; the old stay in force.", "setting"
+        )
         self.phase_seconds = histogram("hydrate_phase_seconds", "Time of a phase of a hydrate.", _SECONDS, "phase")
         self.hydrates_in_flight = gauge("hydrates_in_flight", "Hydrates at work.")
         self.bundle_tokens = histogram("bundle_tokens", "Tokens of a source in a bundle.", _TOKENS, "source")

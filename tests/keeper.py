@@ -1,13 +1,16 @@
 """End what a test run started, also if the run was killed: waits on its standard input, and cleans up when it closes.
 
-One line a message: `run PID`, `end PID`, `make DIRECTORY`, `gone DIRECTORY`.
+One line a message: `run PID`, `end PID`, `make DIRECTORY`, `gone DIRECTORY`, `undo COMMAND`, `undone COMMAND`. Commands
+are run from the last to the first, after the processes have ended and before the directories go.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -28,6 +31,7 @@ def main() -> None:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     running: dict[str, psutil.Process] = {}
     directories: set[str] = set()
+    commands: dict[str, None] = {}
     for line in sys.stdin:
         order, _, what = line.rstrip("\n").partition(" ")
         if order == "run":
@@ -37,6 +41,10 @@ def main() -> None:
             running.pop(what, None)
         elif order == "make":
             directories.add(what)
+        elif order == "undo":
+            commands[what] = None
+        elif order == "undone":
+            commands.pop(what, None)
         else:
             directories.discard(what)
     killed: list[psutil.Process] = []
@@ -49,6 +57,9 @@ def main() -> None:
     give_up = time.monotonic() + 10
     while any(alive(one) for one in killed) and time.monotonic() < give_up:
         time.sleep(0.01)
+    for command in reversed(commands):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(shlex.split(command), capture_output=True, check=False, timeout=60)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -16,6 +16,7 @@ import itertools
 import os
 import pwd
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -76,6 +77,16 @@ def _tell(order: str, what: object) -> None:
     assert pipe is not None
     pipe.write(f"{order} {what}\n")
     pipe.flush()
+
+
+def at_the_end(*command: str) -> None:
+    """Have a command run after this process is gone, such as one that removes what else would stay."""
+    _tell("undo", shlex.join(command))
+
+
+def forget_end(*command: str) -> None:
+    """Take back a command that was to run at the end."""
+    _tell("undone", shlex.join(command))
 
 
 def directory() -> Path:

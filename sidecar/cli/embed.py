@@ -15,6 +15,7 @@ _SETTINGS = (
     "listen",
     "tls_cert_file",
     "tls_key_file",
+    "tls_client_ca_file",
     "http",
     "models_dir",
     "embedder",
@@ -37,7 +38,8 @@ def embed(*, path: str | None, **given: Any) -> None:
 
     It takes those settings of `serve` that are about models, sockets and logs, from the same places, and needs no
     record store and no keys. With --embedder-before both models are served, while sidecars move from one to the other.
-    Whoever may reach it may embed. Logs go to stderr, one JSON object a line.
+    Whoever may reach it may embed, unless --tls-client-ca-file says whose certificates may. Logs go to stderr, one
+    JSON object a line.
     """
     asyncio.run(_run(config.load(path=path, environment=os.environ, flags=given)))
 

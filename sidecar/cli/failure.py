@@ -48,6 +48,10 @@ ADVICE: Mapping[str, str] = {
 """What to do, by reason: one for each value of `standpipe.v1.ErrorReason`."""
 
 
+ERRORS = (server_errors.StandpipeError, client_errors.StandpipeError)
+"""What `line` can say."""
+
+
 def line(error: server_errors.StandpipeError | client_errors.StandpipeError) -> str:
     """Return an error in one line."""
     if isinstance(error, client_errors.StandpipeError):

@@ -1,44 +1,88 @@
-"""What the commands that call a server share: its address, the tenant, a client."""
+"""What the commands that call a server share: its address, who calls, the tenant, a client."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
-from standpipe import sync
-from standpipe.errors import Unavailable
+if TYPE_CHECKING:  # protobuf and more, which `standpipe health` does without
+    from standpipe import sync
 
 P = ParamSpec("P")
 
 TARGET = "127.0.0.1:7460"
 TARGET_VARIABLE = "STANDPIPE_TARGET"
 
+_Command = Callable[..., None]
 
-def calling(command: Callable[Concatenate[sync.Client, P], None]) -> Callable[..., None]:
-    """Give a command --target and --tenant, and a connected client as its first argument."""
 
-    @click.option(
+def target_flag(command: _Command) -> _Command:
+    """Give a command --target."""
+    return click.option(
         "--target",
         envvar=TARGET_VARIABLE,
-        default="127.0.0.1:7460",
+        default=TARGET,
         show_default=True,
         show_envvar=True,
         help="The server, as gRPC names it: host:port or unix:/path.",
-    )
+    )(command)
+
+
+def tls_flags(command: _Command) -> _Command:
+    """Give a command --ca-file, --cert-file and --key-file, of its connection to host:port."""
+    for name, text in (
+        ("key", "The certificate's private key, as PEM."),
+        ("cert", "The certificate, as PEM, for a server that asks for one."),
+        ("ca", "The certificates, as PEM, one of which signed the server's: then host:port is spoken to in TLS."),
+    ):
+        command = click.option(
+            f"--{name}-file",
+            envvar=f"STANDPIPE_{name.upper()}_FILE",
+            default="",
+            metavar="FILE",
+            show_envvar=True,
+            help=text,
+        )(command)
+    return command
+
+
+def calling(command: Callable[Concatenate[sync.Client, P], None]) -> _Command:
+    """Give a command --target, --tenant and who calls, and a connected client as its first argument."""
+
+    @target_flag
     @click.option("--tenant", envvar="STANDPIPE_TENANT", default="", help="The tenant; the server checks it.")
+    @click.option(
+        "--token-file",
+        envvar="STANDPIPE_TOKEN_FILE",
+        default="",
+        metavar="FILE",
+        show_envvar=True,
+        help="A bearer token, on the file's first line, for a server that asks for one.",
+    )
+    @tls_flags
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        target, tenant = str(kwargs.pop("target")), str(kwargs.pop("tenant"))
-        with sync.connect(target, tenant=tenant) as client:
+        from standpipe import sync
+        from standpipe.errors import Unavailable
+
+        names = ("target", "tenant", "token_file", "ca_file", "cert_file", "key_file")
+        given: dict[str, Any] = {name: str(kwargs.pop(name)) for name in names}
+        try:
+            client = sync.connect(**given)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        with client:
             try:
                 command(client, *args, **kwargs)
             except Unavailable as error:
                 if not error.reason:  # gRPC's own words are about sockets
+                    how = " in TLS as --ca-file, --cert-file and --key-file say" if given["ca_file"] else ""
                     error.message = (
-                        f"no server answers at {target}; `standpipe serve` starts one, --target names another"
+                        f"no server answers at {given['target']}{how};"
+                        " `standpipe serve` starts one, --target names another"
                     )
                 raise
 

@@ -1,11 +1,12 @@
-"""The edge between gRPC and the rest: tenant, deadline, draining, errors and metrics, once for every method."""
+"""The edge between gRPC and the rest, once for every method: caller, tenant, deadline, draining, errors and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -15,7 +16,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from sidecar import limits
-from sidecar.errors import DeadlineExceeded, Draining, Internal, InvalidField, StandpipeError, TenantDenied
+from sidecar.callers import Callers
+from sidecar.errors import DeadlineExceeded, Draining, Internal, InvalidField, Overloaded, StandpipeError, TenantDenied
 from sidecar.stores.record import Deadline
 from sidecar.telemetry import Telemetry
 
@@ -68,10 +70,13 @@ def _read(parse: Callable[[bytes], Message], data: bytes) -> Message | Unreadabl
 class Boundary:
     """Wraps the work of a method. One a process."""
 
-    def __init__(self, *, tenant: str, telemetry: Telemetry) -> None:
+    def __init__(self, *, tenant: str, telemetry: Telemetry, callers: Callers | None = None) -> None:
+        """Without `callers` no call needs a credential, and all are for `tenant`."""
         self.tenant = tenant
         self.telemetry = telemetry
         self.draining = False
+        self._callers = callers
+        self.shares = Shares() if callers is not None and callers.several else None
 
     async def call(
         self,
@@ -91,9 +96,11 @@ class Boundary:
         try:
             if self.draining:
                 raise Draining("the server is shutting down")
-            if isinstance(request, Unreadable):
-                raise InvalidField("the bytes are not a message of this method", field="")
-            answer = await work(self._tenant(request), _deadline(context, longest_ms))
+            if self._callers is not None:
+                answer = await self._admitted(self._callers, method, request, context, work, longest_ms)
+            else:
+                readable = _readable(request)
+                answer = await work(self._tenant(readable), _deadline(context, longest_ms))
         except asyncio.CancelledError:
             status = "CANCELLED"
             raise
@@ -115,12 +122,80 @@ class Boundary:
             self.telemetry.call_seconds.labels(method).observe(time.perf_counter() - started)
         raise AssertionError("abort always raises")
 
+    async def _admitted(
+        self,
+        callers: Callers,
+        method: str,
+        request: Message | Unreadable,
+        context: grpc.aio.ServicerContext,
+        work: Callable[[str, Deadline], Awaitable[Answer]],
+        longest_ms: int | None,
+    ) -> Answer:
+        """Do the work for the tenant that the caller may act for, within that tenant's share."""
+        deadline = _deadline(context, longest_ms)
+        tenant = await callers.admit(
+            method,
+            authorization=[value for key, value in context.invocation_metadata() or () if key == "authorization"],
+            certificate=lambda: _certificate_names(context),
+            tenant=getattr(request, "tenant_id", None),
+            deadline=deadline,
+        )
+        _readable(request)
+        if self.shares is None:
+            return await work(tenant, deadline)
+        with self.shares.of(tenant):
+            return await work(tenant, deadline)
+
     def _tenant(self, request: Message) -> str:
         """Return the caller's tenant: it is the server's own; a request may only confirm it (P8)."""
         named = getattr(request, "tenant_id", "")
         if named and named != self.tenant:
             raise TenantDenied("the request names a tenant that is not the caller's", field="tenant_id")
         return self.tenant
+
+
+class Shares:
+    """How many calls each tenant has at work: none may have more than are free for others.
+
+    So one tenant alone gets half of what there is, two that press get a third each, and a newcomer always finds room.
+    """
+
+    def __init__(self) -> None:
+        self._at_work: dict[str, int] = {}
+        self._free = limits.calls_at_work_max
+
+    @contextlib.contextmanager
+    def of(self, tenant: str) -> Iterator[None]:
+        """Count one call of a tenant while it is at work. Raises Overloaded."""
+        own = self._at_work.get(tenant, 0)
+        if own >= self._free:
+            raise Overloaded("too many calls of the tenant at work", limit="calls_at_work_max")
+        self._at_work[tenant] = own + 1
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+            self._at_work[tenant] -= 1
+            if not self._at_work[tenant]:
+                del self._at_work[tenant]
+
+
+def _readable(request: Message | Unreadable) -> Message:
+    if isinstance(request, Unreadable):
+        raise InvalidField("the bytes are not a message of this method", field="")
+    return request
+
+
+def _certificate_names(context: grpc.aio.ServicerContext) -> list[str]:
+    """Return what the client's certificate names: URIs as they are, DNS names behind `dns:`.
+
+    A URI without :// is none of ours: it could read like a service account's name.
+    """
+    found = context.auth_context() or {}
+    uris = [uri.decode("ascii", "replace") for uri in found.get("peer_uri", ())]
+    names = [name.decode("ascii", "replace") for name in found.get("peer_dns", ())]
+    return [*(uri for uri in uris if "://" in uri), *(f"dns:{name}" for name in names)]
 
 
 def _deadline(context: grpc.aio.ServicerContext, longest_ms: int | None) -> Deadline:

@@ -196,22 +196,44 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20
 # --- clients and servers -----------------------------------------------------------------------------------------
 
 
+class Brings(grpc.aio.UnaryUnaryClientInterceptor):
+    """Puts a token into the metadata of each call."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Add the token."""
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", f"Bearer {self._token()}"))
+        return await continuation(details._replace(metadata=metadata), request)
+
+
 class Pod:
     """A client of one server."""
 
-    def __init__(self, target: str, *, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = 20.0,
+        tls: grpc.ChannelCredentials | None = None,
+        token: Callable[[], str] | None = None,
+    ) -> None:
+        """`token` is asked for each call."""
         self.target = target
         self.timeout_s = timeout_s
-        self.channel = grpc.aio.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_receive_message_length", WIRE_BYTES + (1 << 20)),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.enable_retries", 0),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-            ],
-        )
+        options = [
+            ("grpc.max_receive_message_length", WIRE_BYTES + (1 << 20)),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_retries", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+        ]
+        brings = [Brings(token)] if token else []
+        if tls is None:
+            self.channel = grpc.aio.insecure_channel(target, options=options, interceptors=brings)
+        else:
+            self.channel = grpc.aio.secure_channel(target, tls, options=options, interceptors=brings)
         self.context = context_pb2_grpc.ContextServiceStub(self.channel)
         self.sessions = session_pb2_grpc.SessionServiceStub(self.channel)
         self.memory = memory_pb2_grpc.MemoryServiceStub(self.channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -18,8 +19,10 @@ import pytest_asyncio
 
 from sidecar import limits
 from sidecar.config import Config
+from sidecar.doctor import _shared
 from sidecar.embed import Embedder
 from sidecar.errors import ConfigInvalid, Overloaded
+from sidecar.finding import Outcome
 from sidecar.server import Server
 from sidecar.telemetry import Log
 from standpipe.v1 import context_pb2
@@ -411,6 +414,73 @@ async def test_texts_travel_in_tls(tmp_path: Path, embedder: Embedder) -> None:
                 await until(lambda pod=pod: left_alone(pod))
                 assert caused(await pod.hydrate("new", QUERIES[0])) == {"embedder_unavailable"}
                 assert (await pod.info()).embedding.model_id == ""
+
+
+async def test_an_embedder_asks_who_calls(tmp_path: Path) -> None:
+    """`standpipe embed` under mTLS serves those with a certificate of its authority alone; doctor tells."""
+    ours, mine = (Certificates.make(tmp_path / name) for name in ("ours", "mine"))
+    shown = {"embedder_cert_file": str(mine.certificate), "embedder_key_file": str(mine.key)}
+    others = {"embedder_cert_file": str(ours.certificate), "embedder_key_file": str(ours.key)}
+    with EmbedderProcess(**_guarded(ours, mine.authority)) as process:
+        trusting: dict[str, Any] = {"embedder_address": (process.target,), "embedder_ca_file": str(ours.authority)}
+        for number, (files, good) in enumerate(((shown, True), (others, False), ({}, False))):
+            async with serving(tmp_path / f"{number}.db", **trusting, **files) as pod:
+                await told(pod)
+                if good:
+                    await until(lambda pod=pod: whole(pod, QUERIES[0]))
+                else:
+                    await until(lambda pod=pod: left_alone(pod))
+            found = await _shared(Config(plaintext=True, **trusting, **files))
+            assert [one.outcome for one in found] == [Outcome.OK if good else Outcome.FAILED]
+
+
+async def test_renewed_certificates_are_shown_to_the_embedder(tmp_path: Path) -> None:
+    """A sidecar shows its embedder the certificate that is on its disk now, half a pair in between or not."""
+    ours, before, after = (Certificates.make(tmp_path / name) for name in ("ours", "before", "after"))
+    used = Certificates.make(tmp_path / "used")
+    authority = tmp_path / "callers.pem"
+
+    def put(source: Certificates, *names: str) -> None:
+        for name in names:
+            fresh = tmp_path / "fresh"
+            fresh.write_bytes(getattr(source, name).read_bytes())
+            fresh.rename(getattr(used, name))
+
+    put(before, "certificate", "key")
+    authority.write_bytes(before.authority.read_bytes())
+    asked = itertools.count()
+    files = {"embedder_cert_file": str(used.certificate), "embedder_key_file": str(used.key)}
+    with EmbedderProcess(**_guarded(ours, authority)) as process:
+        settings = {"embedder_address": (process.target,), "embedder_ca_file": str(ours.authority), **files}
+        async with serving(tmp_path / "record.db", **settings) as pod:
+
+            async def embeds() -> bool:
+                return await whole(pod, f"Where was it the {next(asked)}th time?")
+
+            await told(pod)
+            await until(embeds)
+            put(after, "certificate")
+            await until(lambda: refused(pod))
+            assert await embeds()  # what was there before is in force
+            put(after, "key")
+            authority.write_bytes(after.authority.read_bytes())
+            await asyncio.to_thread(process.restart)
+            await until(embeds)
+            assert total(pod.metrics(), "mounted_taken_up_total", setting="embedder_ca_file") == 1
+
+
+def _guarded(ours: Certificates, callers: Path) -> dict[str, str]:
+    """Return settings of an embedder in TLS for callers of an authority."""
+    return {
+        "tls_cert_file": str(ours.certificate),
+        "tls_key_file": str(ours.key),
+        "tls_client_ca_file": str(callers),
+    }
+
+
+async def refused(pod: Local) -> bool:
+    """Tell whether a sidecar has seen certificates that do not fit together."""
+    return total(pod.metrics(), "mounted_refused_total", setting="embedder_ca_file") >= 1
 
 
 async def left_alone(pod: Local) -> bool:

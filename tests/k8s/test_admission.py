@@ -147,12 +147,13 @@ def injected(api: ApiServer, manifest: Manifest) -> Manifest:
 
 def refusal(api: ApiServer, manifest: Manifest) -> str:
     """Return the words in which a pod is refused."""
+    said = ""
     try:
         api.create(manifest, dry_run=True)
     except Refused as refused:
-        assert refused.code in (403, 422), refused
-        return refused.message
-    raise AssertionError("the pod is admitted")
+        said = refused.message if refused.code in (403, 422) else f"not a refusal: {refused}"
+    assert said, "the pod is admitted"
+    return said
 
 
 def names(found: list[Manifest]) -> list[str]:
@@ -248,6 +249,15 @@ def test_other_pods_are_left_alone(api: ApiServer) -> None:
         for labels in ({}, {"standpipe.dev/inject": "false"}):
             found = injected(api, pod(namespace, labels=labels))
             assert not {"initContainers", "volumes"} & set(found)
+
+
+def test_a_large_pod_is_within_what_cel_may_cost(api: ApiServer) -> None:
+    """A hundred containers with a hundred variables and mounts each: policies may cost so much and no more."""
+    env = [{"name": f"VARIABLE_{number}", "value": "x" * 100} for number in range(100)]
+    mounts = [{"name": "cache", "mountPath": f"/cache/{number}"} for number in range(100)]
+    many = [container(f"app-{number}", env=env, volumeMounts=mounts) for number in range(100)]
+    found = injected(api, pod(containers=many, volumes=[{"name": "cache", "emptyDir": {}}]))
+    assert all(one["env"][-1] == TARGET and one["volumeMounts"][-1] == MOUNT for one in found["containers"])
 
 
 def test_later_changes_are_left_alone(api: ApiServer) -> None:
@@ -369,6 +379,17 @@ def _sidecar(**fields: Any) -> dict[str, Any]:
 def test_a_pod_without_the_sidecar_as_it_should_be_is_refused(api: ApiServer, spec: Manifest, words: str) -> None:
     """The message says what is wrong with which container or volume."""
     assert words in refusal(api, pod(**spec))
+
+
+def test_a_pod_in_the_nodes_network_is_refused(api: ApiServer) -> None:
+    """Its loopback is everybody's on the node, and so would be the sidecar."""
+    api.namespace("nodes")
+    api.apply(parameters("nodes"))
+
+    def check() -> None:
+        assert "a pod with hostNetwork has no loopback of its own" in refusal(api, pod("nodes", hostNetwork=True))
+
+    until(check)
 
 
 def test_a_label_that_says_neither_yes_nor_no_is_refused(api: ApiServer) -> None:

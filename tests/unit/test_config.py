@@ -106,8 +106,28 @@ BAD: list[tuple[str, Any]] = [
     ("embedder_fallback", "maybe"),
     ("embedder_fallback", "true"),  # of no shared embedder
     ("embedder_ca_file", "ca.pem"),  # of no shared embedder
+    ("embedder_cert_file", "cert.pem"),  # of no authority, and without its key
+    ("embedder_key_file", "key\n.pem"),
     ("tls_cert_file", "cert\n.pem"),
     ("tls_key_file", "key.pem"),  # of no certificate
+    ("tls_client_ca_file", "ca.pem"),  # of no certificate
+    ("auth_token_file", "tokens\nsecret"),
+    ("auth_jwks", "http://issuer.example/keys"),
+    ("auth_jwks", "https://user:secret@issuer.example/keys"),
+    ("auth_jwks", "https://issuer.example/keys?key=secret"),
+    ("auth_jwks", "https://issuer.example:65536"),
+    ("auth_jwks", "keys\n.json"),
+    ("auth_issuer", "https://issuer.example"),  # of no keys
+    ("auth_review", "https://kubernetes.default.svc"),  # for everybody, and without a token of its own
+    ("auth_jwks", "keys.json"),  # of anybody
+    ("auth_review", "kubernetes.default.svc"),
+    ("auth_review", "http://kubernetes.default.svc"),
+    ("auth_review", "https://user:secret@kubernetes.default.svc"),
+    ("auth_audience", ""),
+    ("auth_audience", "a\nb"),
+    ("auth_ca_file", "ca.pem"),  # of nobody
+    ("auth_api_token_file", "token"),  # for nobody
+    ("tenants_file", "tenants.yaml"),  # of nobody
     ("device", "cuda"),
     ("gpu_memory_bytes", str((384 << 20) - 1)),
     ("gpu_memory_bytes", "2GiB"),
@@ -338,6 +358,50 @@ def test_every_setting_is_in_the_readme() -> None:
 )
 def test_keys_have_one_source(given: dict[str, Any], field: str) -> None:
     """A file and a command, or keys beside plain text, are a mistake, and not a preference."""
+    with pytest.raises(ConfigInvalid, match=f"{field} must be ") as caught:
+        Config(**given)
+    assert caught.value.field == field
+
+
+_REVIEW = {"auth_review": "https://kubernetes.default.svc", "auth_api_token_file": "token", "tenants_file": "tenants"}
+_JWKS = {"auth_jwks": "keys.json", "auth_issuer": "https://issuer.example", "tenants_file": "tenants"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        _REVIEW,
+        {**_REVIEW, "auth_review": "https://[fd00::1]:443/prefix", "auth_ca_file": "ca.pem", "auth_audience": "us"},
+        _JWKS,
+        {**_JWKS, "auth_jwks": "https://issuer.example/openid/v1/jwks", "auth_ca_file": "ca.pem"},
+        {**_JWKS, "auth_jwks": "https://10.0.0.1:6443/openid/v1/jwks", "auth_api_token_file": "token"},
+        {"auth_token_file": "tokens"},
+        {"tls_cert_file": "c", "tls_key_file": "k", "tls_client_ca_file": "ca", "tenants_file": "tenants"},
+        {"tls_cert_file": "c", "tls_key_file": "k", "tls_client_ca_file": "ca"},
+        {"tls_cert_file": "c", "tls_key_file": "k", "tls_client_ca_file": "ca", "auth_token_file": "tokens"},
+    ],
+)
+def test_every_way_to_know_callers_is_taken(given: dict[str, Any]) -> None:
+    """Each documented way is taken as it is."""
+    assert {name: getattr(Config(**given), name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({**_REVIEW, "auth_api_token_file": ""}, "auth_review"),
+        ({**_REVIEW, "tenants_file": ""}, "auth_review"),
+        ({**_JWKS, "tenants_file": ""}, "auth_jwks"),
+        ({**_JWKS, "auth_issuer": ""}, "auth_jwks"),
+        ({**_JWKS, "auth_ca_file": "ca.pem"}, "auth_ca_file"),
+        ({**_JWKS, "auth_api_token_file": "token"}, "auth_api_token_file"),
+        ({**_JWKS, **_REVIEW}, "auth_review"),
+        ({**_JWKS, "auth_token_file": "tokens"}, "auth_jwks"),
+        ({"auth_token_file": "tokens", "tenants_file": "tenants"}, "tenants_file"),
+    ],
+)
+def test_callers_are_known_in_one_way(given: dict[str, Any], field: str) -> None:
+    """Two ways at once, one without what it needs, and one that says nothing are mistakes, and not preferences."""
     with pytest.raises(ConfigInvalid, match=f"{field} must be ") as caught:
         Config(**given)
     assert caught.value.field == field

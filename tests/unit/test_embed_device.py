@@ -502,3 +502,13 @@ def test_threads_keep_to_a_containers_quota(quota: Path, files: dict[str, str], 
 def test_no_more_threads_than_processors(small: Model) -> None:
     """A setting that is larger than the container is cut to it."""
     assert Embedder(small, precision="fp32", threads=64).threads == min(64, processors())
+
+
+def test_onnx_runtime_tells_its_maker_nothing(tmp_path: Path) -> None:
+    """Loaded as Standpipe loads it, it keeps no id in the home directory and nothing to send under it."""
+    silenced = {"CI", "PYTEST_CURRENT_TEST", "ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"}
+    environment = {name: value for name, value in os.environ.items() if name not in silenced}
+    command = [sys.executable, "-c", "import sidecar.embed, onnxruntime"]
+    done = subprocess.run(command, env={**environment, "HOME": str(tmp_path)}, capture_output=True, check=True)
+    assert not list(tmp_path.iterdir())
+    assert not done.stderr

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from sidecar import errors
+from sidecar.config import Config
 from sidecar.errors import StandpipeError
 from standpipe.v1 import error_pb2
 
@@ -61,6 +62,7 @@ def test_files_are_named_after_nouns() -> None:
         ("Stemmer", {"sidecar/recall.py"}),
         ("redis", {"sidecar/stores/redis.py"}),
         ("cryptography", {"sidecar/vault.py"}),
+        ("jwt", {"sidecar/jwks.py"}),
         ("prometheus_client", {"sidecar/telemetry.py", "sidecar/health.py"}),
     ],
 )
@@ -90,11 +92,22 @@ def test_nothing_reaches_the_network_at_run_time() -> None:
 
 def test_one_module_calls_an_endpoint_and_no_server_knows_it() -> None:
     """The extraction's endpoint is called in one file, which the worker alone has: nothing that serves can reach it."""
-    assert {name(path) for path in SIDECAR if re.search(r"\bhttp\.client\b", path.read_text())} == {"sidecar/chat.py"}
+    calling = {name(path) for path in SIDECAR if re.search(r"\bhttp\.client\b", path.read_text())}
+    assert calling - {"sidecar/authority.py"} == {"sidecar/chat.py"}
     knowing = {
         name(path) for path in SIDECAR if re.search(r"^from sidecar\.chat import", path.read_text(), re.MULTILINE)
     }
     assert knowing == {"sidecar/extraction.py", "sidecar/worker.py"}
+
+
+def test_one_module_asks_who_callers_are_and_only_where_it_is_configured() -> None:
+    """The one address that a server may call is called in one file, and made in one place, from two settings alone."""
+    making = {name(path): path.read_text() for path in SIDECAR if re.search(r"\bAuthority\(", path.read_text())}
+    assert making.keys() == {"sidecar/callers.py"}
+    (made,) = re.findall(r"\n( *)authority = Authority\((\w+),", making["sidecar/callers.py"])
+    assert made[1] == "place"
+    assert "place = config.auth_jwks or config.auth_review\n" in making["sidecar/callers.py"]
+    assert Config().auth_jwks == Config().auth_review == ""
 
 
 def test_every_module_says_what_it_is() -> None:

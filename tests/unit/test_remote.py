@@ -32,6 +32,7 @@ from sidecar.errors import (
 from sidecar.remote import RemoteEmbedding, SharedEmbedder
 from sidecar.telemetry import Log, Telemetry
 from standpipe.v1 import embedding_pb2
+from tests.certificates import Certificates
 from tests.replica import DIMENSIONS, ID, OTHER_ID, PASSAGE, QUERY, Replica, right, vector_of
 from tests.servers import directory
 
@@ -670,6 +671,26 @@ def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigInvalid) as caught:
             SharedEmbedder(["127.0.0.1:1"], Telemetry(Log(io.StringIO())), ca_file=str(path))
         assert caught.value.field == "embedder_ca_file"
+
+
+def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
+    """What is shown to an embedder is read before anything is asked, and the setting at fault is named."""
+    mine, other = (Certificates.make(tmp_path / name) for name in ("mine", "other"))
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    for field, files in (
+        ("embedder_cert_file", {"cert_file": mine.certificate, "key_file": other.key}),
+        ("embedder_cert_file", {"cert_file": mine.key, "key_file": mine.key}),
+        ("embedder_cert_file", {"cert_file": tmp_path / "missing", "key_file": mine.key}),
+        ("embedder_key_file", {"cert_file": mine.certificate, "key_file": tmp_path / "missing"}),
+        ("embedder_ca_file", {"ca_file": empty, "cert_file": mine.certificate, "key_file": mine.key}),
+    ):
+        named = {"ca_file": mine.authority, **files}
+        with pytest.raises(ConfigInvalid) as caught:
+            SharedEmbedder(
+                ["127.0.0.1:1"], Telemetry(Log(io.StringIO())), **{name: str(path) for name, path in named.items()}
+            )
+        assert caught.value.field == field
 
 
 async def test_a_proxy_of_the_environment_sees_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ LABELS = {
 } | {
     "address",  # of a shared embedder, as the settings name it
     "model",  # an embedding model's id
+    "setting",  # of our own, by its name
 }
 """What a label may be: things that Standpipe itself names. No id, no name and no text of a caller."""
 

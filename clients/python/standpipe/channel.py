@@ -22,7 +22,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from standpipe import errors
-from standpipe.credentials import Secret, TlsFiles, TokenFile
+from standpipe.credentials import Secret, TlsFiles, TokenFile, tls
 
 __all__ = ["DEADLINE_MS", "SERVICE_CONFIG", "TARGET", "WIRE_BYTES"]
 
@@ -133,10 +133,10 @@ class Dialer(ABC):
         self._target = target or os.environ.get("STANDPIPE_TARGET") or TARGET
         token_file = "" if authorized else token_file or os.environ.get("STANDPIPE_TOKEN_FILE", "")
         self._token = TokenFile(token_file) if token_file else None
-        self._tls = None
+        self._tls: TlsFiles | None = None
         self._credentials = credentials
         if credentials is None and not self._target.startswith(("unix:", "unix-abstract:")):
-            self._tls = _tls(
+            self._tls = tls(
                 ca_file or os.environ.get("STANDPIPE_CA_FILE", ""),
                 cert_file or os.environ.get("STANDPIPE_CERT_FILE", ""),
                 key_file or os.environ.get("STANDPIPE_KEY_FILE", ""),
@@ -214,15 +214,6 @@ class Dialer(ABC):
         with self._lock:
             lines, self._lines, self._closed = self._lines, [], True
             return [line.channel for line in lines]
-
-
-def _tls(ca_file: str, cert_file: str, key_file: str) -> TlsFiles | None:
-    """Return what to speak TLS with; None for plaintext. Raises ValueError."""
-    if bool(cert_file) != bool(key_file):
-        raise ValueError("give both cert_file and key_file, or neither")
-    if cert_file and not ca_file:
-        raise ValueError("cert_file needs ca_file: whom to trust with it")
-    return TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file) if ca_file else None
 
 
 class AioWire(Dialer):

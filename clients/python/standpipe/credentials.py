@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import grpc
 
-__all__ = ["FileInvalid", "TlsFiles", "TokenFile"]
+__all__ = ["FileInvalid", "TlsFiles", "TokenFile", "tls"]
 
 TOKEN_BYTES_MAX: Final = 64 << 10
 """What is read of a token's file. Real tokens have some 2 KiB, and gRPC's servers take 8 to 16 KiB of metadata."""
@@ -108,6 +108,15 @@ class TlsFiles:
             text = f"{self._cert_file} and {self._key_file} must be a certificate and its key, as PEM"
             raise FileInvalid(text, field="cert_file") from None
         return grpc.ssl_channel_credentials(authorities, key, chain)
+
+
+def tls(ca_file: str, cert_file: str, key_file: str) -> TlsFiles | None:
+    """Return what to speak TLS with; None, for plaintext, if no file is named. Raises ValueError."""
+    if bool(cert_file) != bool(key_file):
+        raise ValueError("give both cert_file and key_file, or neither")
+    if cert_file and not ca_file:
+        raise ValueError("cert_file needs ca_file: whom to trust with it")
+    return TlsFiles(ca_file=ca_file, cert_file=cert_file, key_file=key_file) if ca_file else None
 
 
 def _stamp(paths: Sequence[str]) -> _Stamp:
