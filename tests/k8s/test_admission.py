@@ -272,15 +272,10 @@ def test_later_changes_are_left_alone(api: ApiServer) -> None:
     assert "volumeMounts" not in found["ephemeralContainers"][0]
 
 
-def test_another_operators_container_gets_the_socket_too(api: ApiServer) -> None:
-    """A policy that runs after ours adds a container first of all: ours runs again, and completes it."""
-    policy = mutation(
-        "zz-other",
-        """!object.spec.containers.exists(c, c.name == "proxy")
-        ? [JSONPatch{op: "add", path: "/spec/containers/0", value: Object.spec.containers{
-            name: "proxy", image: "proxy:1", env: [Object.spec.containers.env{name: "A", value: "b"}]}}] : []""",
-    )
-    for manifest in policy:
+def test_another_operators_containers_get_the_socket_too(api: ApiServer) -> None:
+    """Two policies add a container each, one of them after ours: ours runs again, and completes it."""
+    others = [each for name in ("aa", "zz") for each in mutation(name)]
+    for manifest in others:
         api.apply(manifest)
     try:
         api.namespace("proxied")
@@ -288,7 +283,7 @@ def test_another_operators_container_gets_the_socket_too(api: ApiServer) -> None
 
         def check() -> None:
             found = injected(api, pod("proxied", labels={"standpipe.dev/inject": "true", "proxy": "yes"}))
-            assert names(found["containers"]) == ["proxy", "app"]
+            assert sorted(names(found["containers"])) == ["aa", "app", "zz"]
             assert names(found["initContainers"]) == ["standpipe"]
             for one in found["containers"]:
                 assert one["env"][-1] == TARGET
@@ -296,7 +291,7 @@ def test_another_operators_container_gets_the_socket_too(api: ApiServer) -> None
 
         until(check)
     finally:
-        for manifest in policy:
+        for manifest in others:
             api.delete(manifest)
 
 
@@ -426,8 +421,12 @@ def parameters(namespace: str, **changed: str | None) -> Manifest:
     }
 
 
-def mutation(name: str, expression: str) -> list[Manifest]:
-    """Return another operator's policy, for pods with the label proxy, and its binding."""
+def mutation(name: str) -> list[Manifest]:
+    """Return another operator's policy, which adds a container first of all to pods with the label proxy."""
+    expression = f"""
+        object.spec.containers.exists(c, c.name == "{name}") ? [] : [JSONPatch{{
+            op: "add", path: "/spec/containers/0", value: Object.spec.containers{{
+                name: "{name}", image: "proxy:1", env: [Object.spec.containers.env{{name: "A", value: "b"}}]}}}}]"""
     version = "admissionregistration.k8s.io/v1"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
     policy = {
