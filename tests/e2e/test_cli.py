@@ -600,6 +600,7 @@ def test_migrate_makes_the_schema_and_lets_a_role_in(postgres_server: Postgres) 
         done = run("migrate", *record, "--grant-to", ROLE)
         assert (done.returncode, done.stdout) == (0, missing.replace("missing", "done") + f"granted to {ROLE}\n")
         assert run("migrate", *record).stdout == "the schema is that of this release\n"
+        assert run("migrate", STANDPIPE_RECORD=record[1]).stdout == "the schema is that of this release\n"
         assert run("migrate", *record, "--tenant", "acme").returncode == 2
         other = ("--grant-to", "of_two")
         with postgres_server.connect(name) as db:
