@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -50,6 +50,8 @@ async def examine(config: Config, *, progress: Progress = lambda _area: None) ->
     if not config.embedder_address or config.embedder_fallback:
         progress("model")
         found["model"] = await asyncio.to_thread(_models, config)
+    area = "shared embedder" if config.embedder_address else "model"
+    found[area] += _ranking(found["record store"], found[area])
     if config.tls_cert_file or config.auth_token_file or config.auth_jwks or config.auth_review or config.tenants_file:
         progress("callers")
         found["callers"] = await _callers(config)
@@ -127,7 +129,7 @@ async def _replica(address: str, config: Config) -> tuple[Finding, tuple[str, ..
             return failed(address, error.message, advice), ()
     ids = tuple(model.id for model in models)
     said = (f"{model.id} gives {model.dimensions} dimensions on {model.provider}" for model in models)
-    return ok(address, "; ".join(said)), ids
+    return ok(address, "; ".join(said), model_ids=ids), ids
 
 
 async def _callers(config: Config) -> list[Finding]:
@@ -135,9 +137,8 @@ async def _callers(config: Config) -> list[Finding]:
     telemetry, found = Telemetry(Log(level="error")), []
     try:
         if certificates(config, telemetry):
-            found.append(
-                ok("tls_cert_file", "a certificate and its key" + ", and clients'" * bool(config.tls_client_ca_file))
-            )
+            clients = ", and clients'" if config.tls_client_ca_file else ""
+            found.append(ok("tls_cert_file", f"a certificate and its key{clients}"))
         tenants = tenants_of(config, telemetry)
         if tenants:
             found.append(ok("tenants_file", f"entries: {len(tenants.value.entries)}"))
@@ -199,7 +200,25 @@ def _model(config: Config, setting: str, directory: str, precision: Precision) -
     except StandpipeError as error:
         advice = f"`standpipe model fetch` makes the pinned one; or name another with the setting `{setting}`."
         return [*found, failed(setting, error.message, advice)]
-    return [*found, ok(setting, f"{embedder.chosen}, {embedder.dimensions} dimensions on {embedder.provider}")]
+    said = f"{embedder.chosen}, {embedder.dimensions} dimensions on {embedder.provider}"
+    return [*found, ok(setting, said, model_ids=(embedder.id,))]
+
+
+def _ranking(record: Sequence[Finding], models: Sequence[Finding]) -> list[Finding]:
+    """Compare the model that the store ranks by with those that a sidecar of these settings would have."""
+    serving = [one for finding in record for one in finding.model_ids]
+    at_hand = [one for finding in models for one in finding.model_ids]
+    if not serving or not at_hand:
+        return []
+    if serving[0] in at_hand:
+        return [ok("ranking", f"recall ranks by {serving[0]}, which is at hand")]
+    return [
+        warning(
+            "ranking",
+            f"recall ranks by {serving[0]}, and these settings give {', '.join(dict.fromkeys(at_hand))}",
+            "Name it in `embedder_before` until recall has moved; `standpipe model list` shows how far that is.",
+        )
+    ]
 
 
 def _tokenizers(config: Config) -> list[Finding]:

@@ -19,8 +19,9 @@ import pytest
 
 from sidecar import doctor, limits
 from sidecar.config import Config
-from sidecar.embed import CUDA
+from sidecar.embed import CUDA, Embedder
 from sidecar.finding import Finding, Outcome
+from sidecar.model import Model
 from sidecar.stores import sqlite
 from sidecar.stores.sqlite import SqliteRecord
 from tests import keys
@@ -69,6 +70,24 @@ async def test_a_healthy_deployment_has_nothing_to_mend(path: Path, models_direc
     assert {area for area, _ in found} == {"record store", "encryption", "hot store", "model", "tokenizers"}
     assert "CPUExecutionProvider" in found["model", "embedder"].found
     assert f"{sqlite.SCHEMA}, of this release" in found["record store", "schema"].found
+
+
+async def test_another_model_than_the_one_that_ranks(path: Path, models_directory: Path) -> None:
+    """Settings that give another model than the one that ranks are told so, and how to move."""
+    settings = {"record": f"sqlite:{path}", "models_dir": str(models_directory)}
+    assert ("model", "ranking") not in await examine(**settings)  # nothing ranks yet
+    embedder = Embedder(Model.open(models_directory / "all-MiniLM-L6-v2"))
+    record = SqliteRecord(path)
+    await record.open()
+    await record.serve(embedder.id, instead_of="")
+    await record.close()
+    found = (await examine(**settings))["model", "ranking"]
+    assert (found.outcome, embedder.id in found.found) == (Outcome.OK, True)
+    found = (await examine(**settings, precision="fp32"))["model", "ranking"]
+    assert (found.outcome, embedder.id in found.found) == (Outcome.WARNING, True)
+    assert "embedder_before" in found.advice
+    found = (await examine(**settings, precision="fp32", embedder_before="all-MiniLM-L6-v2/int8"))["model", "ranking"]
+    assert found.outcome == Outcome.OK
 
 
 async def test_a_deployment_that_never_started_is_not_made(tmp_path: Path, models_directory: Path) -> None:
