@@ -108,9 +108,7 @@ class Sizing:
         most = sorted(after, key=lambda name: before.get(name, 0) - after[name])[:3]
         parts = ", ".join(f"{name} {(after[name] - before.get(name, 0)) / turns:,.0f}" for name in most)
         self.add("PostgreSQL, bytes a turn without vectors", f"{total / turns / 1024:.1f} kB", f"with indexes; {parts}")
-        self.add(
-            "PostgreSQL, write-ahead log a turn", f"{wal_kb:.1f} kB", "with page images"
-        )
+        self.add("PostgreSQL, write-ahead log a turn", f"{wal_kb:.1f} kB", "with page images")
         self.add(f"Redis, bytes a session of {TURNS} turns", f"{redis_kb:.0f} kB", "used_memory, with its index")
 
     async def _with_embedder(self) -> None:

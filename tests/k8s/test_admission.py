@@ -57,19 +57,10 @@ spec:
 _names = itertools.count(1)
 
 
-def render(values: Manifest, *, chart: Any = tools.CHART, release: str = "release") -> list[Manifest]:
-    """Return what a chart makes of values."""
-    text = tools.run(
-        tools.need("helm4"),
-        "template",
-        release,
-        chart,
-        "--kube-version",
-        "1.36",
-        "--values",
-        "-",
-        stdin=yaml.dump(values),
-    )
+def render(values: Manifest, *, chart: Path = tools.CHART, kubernetes: str = "1.36") -> list[Manifest]:
+    """Return what a chart makes of values for a release of Kubernetes."""
+    flags = ("release", chart, "--kube-version", kubernetes, "--values", "-")
+    text = tools.run(tools.need("helm4"), "template", *flags, stdin=yaml.dump(values))
     return [one for one in yaml.safe_load_all(text) if one]
 
 
@@ -92,12 +83,18 @@ def pod(namespace: str = "chat", *, labels: Any = None, **spec: Any) -> Manifest
     }
 
 
+@pytest.fixture(scope="module", params=["1.36", "1.34"])
+def kubernetes(request: pytest.FixtureRequest) -> str:
+    """The release of Kubernetes: the newest, and the oldest that has the policies, as a beta."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
+def api(kubernetes: str) -> Iterator[ApiServer]:
     """An API server with the chart's policies in force, and a restricted namespace that they serve."""
-    with ApiServer() as server:
+    with ApiServer(kubernetes) as server:
         server.namespace("chat", {"pod-security.kubernetes.io/enforce": "restricted"})
-        for manifest in render(VALUES):
+        for manifest in render(VALUES, kubernetes=kubernetes):
             server.apply(manifest)
         in_force(server)
         yield server
@@ -272,15 +269,10 @@ def test_later_changes_are_left_alone(api: ApiServer) -> None:
     assert "volumeMounts" not in found["ephemeralContainers"][0]
 
 
-def test_another_operators_container_gets_the_socket_too(api: ApiServer) -> None:
-    """A policy that runs after ours adds a container first of all: ours runs again, and completes it."""
-    policy = mutation(
-        "zz-other",
-        """!object.spec.containers.exists(c, c.name == "proxy")
-        ? [JSONPatch{op: "add", path: "/spec/containers/0", value: Object.spec.containers{
-            name: "proxy", image: "proxy:1", env: [Object.spec.containers.env{name: "A", value: "b"}]}}] : []""",
-    )
-    for manifest in policy:
+def test_another_operators_containers_get_the_socket_too(api: ApiServer) -> None:
+    """Two policies add a container each, one of them after ours: ours runs again, and completes it."""
+    others = [each for name in ("aa", "zz") for each in mutation(name)]
+    for manifest in others:
         api.apply(manifest)
     try:
         api.namespace("proxied")
@@ -288,7 +280,7 @@ def test_another_operators_container_gets_the_socket_too(api: ApiServer) -> None
 
         def check() -> None:
             found = injected(api, pod("proxied", labels={"standpipe.dev/inject": "true", "proxy": "yes"}))
-            assert names(found["containers"]) == ["proxy", "app"]
+            assert sorted(names(found["containers"])) == ["aa", "app", "zz"]
             assert names(found["initContainers"]) == ["standpipe"]
             for one in found["containers"]:
                 assert one["env"][-1] == TARGET
@@ -296,7 +288,7 @@ def test_another_operators_container_gets_the_socket_too(api: ApiServer) -> None
 
         until(check)
     finally:
-        for manifest in policy:
+        for manifest in others:
             api.delete(manifest)
 
 
@@ -397,9 +389,10 @@ def test_a_label_that_says_neither_yes_nor_no_is_refused(api: ApiServer) -> None
     assert 'must be "true" or "false"' in refusal(api, pod(labels={"standpipe.dev/inject": "True"}))
 
 
-def test_injection_fails_closed(api: ApiServer) -> None:
+def test_injection_fails_closed(api: ApiServer, kubernetes: str) -> None:
     """While the mutating policy's binding is away a labelled pod is refused, and told why."""
-    [binding] = [one for one in render(VALUES) if one["kind"] == "MutatingAdmissionPolicyBinding"]
+    rendered = render(VALUES, kubernetes=kubernetes)
+    [binding] = [one for one in rendered if one["kind"] == "MutatingAdmissionPolicyBinding"]
     api.delete(binding)
 
     def check() -> None:
@@ -426,8 +419,12 @@ def parameters(namespace: str, **changed: str | None) -> Manifest:
     }
 
 
-def mutation(name: str, expression: str) -> list[Manifest]:
-    """Return another operator's policy, for pods with the label proxy, and its binding."""
+def mutation(name: str) -> list[Manifest]:
+    """Return another operator's policy, which adds a container first of all to pods with the label proxy."""
+    expression = f"""
+        object.spec.containers.exists(c, c.name == "{name}") ? [] : [JSONPatch{{
+            op: "add", path: "/spec/containers/0", value: Object.spec.containers{{
+                name: "{name}", image: "proxy:1", env: [Object.spec.containers.env{{name: "A", value: "b"}}]}}}}]"""
     version = "admissionregistration.k8s.io/v1"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
     policy = {

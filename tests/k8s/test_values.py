@@ -379,6 +379,17 @@ def test_values_that_make_sense_render(helm: str, values: dict[str, Any], tmp_pa
 
 
 @pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("sets", [("cloudnativepg",), ("cloudnativepg", "production")], ids="+".join)
+def test_the_examples_values_render(helm: str, sets: tuple[str, ...]) -> None:
+    """The values of the examples fit together, as their comments tell to install them."""
+    files = [part for one in sets for part in ("--values", tools.ROOT / "k8s" / "examples" / one / "values.yaml")]
+    said = tools.run(tools.need(helm), "template", "standpipe", tools.CHART, "--kube-version", "1.36.0", *files)
+    kinds = [one["kind"] for one in yaml.safe_load_all(said) if one]
+    assert kinds.count("Job") == 1
+    assert kinds.count("Deployment") == len(sets)
+
+
+@pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED)
 def test_values_that_make_no_sense_are_refused(helm: str, values: dict[str, Any], message: str, tmp_path: Path) -> None:
     """The message names the value, and what it must be."""
