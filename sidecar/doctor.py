@@ -137,9 +137,8 @@ async def _callers(config: Config) -> list[Finding]:
     telemetry, found = Telemetry(Log(level="error")), []
     try:
         if certificates(config, telemetry):
-            found.append(
-                ok("tls_cert_file", "a certificate and its key" + ", and clients'" * bool(config.tls_client_ca_file))
-            )
+            clients = ", and clients'" if config.tls_client_ca_file else ""
+            found.append(ok("tls_cert_file", f"a certificate and its key{clients}"))
         tenants = tenants_of(config, telemetry)
         if tenants:
             found.append(ok("tenants_file", f"entries: {len(tenants.value.entries)}"))

@@ -274,6 +274,10 @@ scrub_wait_ms: Final = 2000
 """How long a scrub of PostgreSQL waits for transactions that began before it, since these still see what was removed:
 commits end within milliseconds, and who makes a backup is not waited for."""
 
+bind_wait_ms: Final = 2000
+"""How long the binding of a role to tenants waits for a table, since all statements on it queue up behind: a backup at
+work holds it for longer, and is not to stop who serves."""
+
 hydrates_in_flight_max: Final = 512
 """Hydrates at work at once; beyond, OVERLOADED."""
 

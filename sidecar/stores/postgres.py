@@ -896,6 +896,7 @@ async def migrate(
                     raise ConfigInvalid(
                         "the schema's owner has this role's rights: bind another role", field="grant_to"
                     )
+                await _execute(db, "bind_wait", str(limits.bind_wait_ms))
                 await _generated(db, "bind", role, [tenant for tenant in tenants if tenant != ANY_TENANT])
             await _generated(db, "grant", role, role)  # what it may see is bound by now
     except Exception as error:

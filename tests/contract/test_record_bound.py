@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from sidecar.errors import ConfigInvalid
+from sidecar import limits
+from sidecar.errors import ConfigInvalid, StoreUnavailable
 from sidecar.stores import postgres
 from sidecar.stores.postgres import ANY_TENANT, PostgresRecord, migrate
 from sidecar.stores.record import Read
@@ -206,6 +207,24 @@ async def test_bindings_are_changed_and_ended(bind: Bind, opened: Callable[[str]
     await may_be("rival", "third")
     await asyncio.to_thread(bind, ANY_TENANT, role=role)
     await may_be("acme", "rival", "third")
+
+
+async def test_a_binding_holds_nobody_up(
+    bind: Bind, postgres_server: Postgres, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits no longer than bind_wait_ms for a backup that reads a table, and the role has no rights before it."""
+    role = await asyncio.to_thread(bind, ANY_TENANT)
+    with postgres_server.connect(place) as db:
+        db.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA standpipe FROM {}").format(sql.Identifier(role)))
+    monkeypatch.setattr(limits, "bind_wait_ms", 50)
+    with postgres_server.connect(place) as backup:
+        with backup.transaction():
+            backup.execute("LOCK TABLE standpipe.sessions IN ACCESS SHARE MODE")
+            with pytest.raises(StoreUnavailable):
+                await asyncio.to_thread(bind, "acme", role=role)
+            may = backup.execute("SELECT has_table_privilege(%s, 'standpipe.sessions', 'SELECT')", (role,)).fetchall()
+        assert may == [(False,)]
+    await asyncio.to_thread(bind, "acme", role=role)
 
 
 async def test_a_table_of_a_later_release_is_bound_too(

@@ -57,19 +57,10 @@ spec:
 _names = itertools.count(1)
 
 
-def render(values: Manifest, *, chart: Any = tools.CHART, release: str = "release") -> list[Manifest]:
-    """Return what a chart makes of values."""
-    text = tools.run(
-        tools.need("helm4"),
-        "template",
-        release,
-        chart,
-        "--kube-version",
-        "1.36",
-        "--values",
-        "-",
-        stdin=yaml.dump(values),
-    )
+def render(values: Manifest, *, chart: Path = tools.CHART, kubernetes: str = "1.36") -> list[Manifest]:
+    """Return what a chart makes of values for a release of Kubernetes."""
+    flags = ("release", chart, "--kube-version", kubernetes, "--values", "-")
+    text = tools.run(tools.need("helm4"), "template", *flags, stdin=yaml.dump(values))
     return [one for one in yaml.safe_load_all(text) if one]
 
 
@@ -92,12 +83,18 @@ def pod(namespace: str = "chat", *, labels: Any = None, **spec: Any) -> Manifest
     }
 
 
+@pytest.fixture(scope="module", params=["1.36", "1.34"])
+def kubernetes(request: pytest.FixtureRequest) -> str:
+    """The release of Kubernetes: the newest, and the oldest that has the policies, as a beta."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
+def api(kubernetes: str) -> Iterator[ApiServer]:
     """An API server with the chart's policies in force, and a restricted namespace that they serve."""
-    with ApiServer() as server:
+    with ApiServer(kubernetes) as server:
         server.namespace("chat", {"pod-security.kubernetes.io/enforce": "restricted"})
-        for manifest in render(VALUES):
+        for manifest in render(VALUES, kubernetes=kubernetes):
             server.apply(manifest)
         in_force(server)
         yield server
@@ -392,9 +389,10 @@ def test_a_label_that_says_neither_yes_nor_no_is_refused(api: ApiServer) -> None
     assert 'must be "true" or "false"' in refusal(api, pod(labels={"standpipe.dev/inject": "True"}))
 
 
-def test_injection_fails_closed(api: ApiServer) -> None:
+def test_injection_fails_closed(api: ApiServer, kubernetes: str) -> None:
     """While the mutating policy's binding is away a labelled pod is refused, and told why."""
-    [binding] = [one for one in render(VALUES) if one["kind"] == "MutatingAdmissionPolicyBinding"]
+    rendered = render(VALUES, kubernetes=kubernetes)
+    [binding] = [one for one in rendered if one["kind"] == "MutatingAdmissionPolicyBinding"]
     api.delete(binding)
 
     def check() -> None:

@@ -92,7 +92,7 @@ async def test_service_accounts_are_callers(cluster: ApiServer, tmp_path: Path, 
 async def test_a_deleted_account_is_refused(
     cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With reviews an account that is deleted can call no longer, once review_fresh_s are over, whatever its token says."""
+    """With reviews an account that is deleted can call no longer, once review_fresh_s are over."""
     monkeypatch.setattr(limits, "review_fresh_s", 1)
     await asyncio.to_thread(cluster.namespace, "gone")
     await asyncio.to_thread(cluster.account, "gone", "web")

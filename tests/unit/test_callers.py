@@ -623,6 +623,24 @@ async def test_unknown_keys_are_no_load(tmp_path: Path, telemetry: Telemetry, mo
                 await admitted(known, strangers[0])
 
 
+async def test_a_withdrawn_key_counts_no_longer(
+    tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over https the keys are read every jwks_look_s: one that was withdrawn is out, for tokens that were known too."""
+    monkeypatch.setattr(limits, "jwks_look_s", 0.1)
+    monkeypatch.setattr(limits, "jwks_pause_s", 0.05)
+    issuer, made = Issuer("ES256", "ES256"), Certificates.make(tmp_path / "tls")
+    with ApiServer(made) as server:
+        server.jwks = issuer.jwks()
+        https = {**server.settings(tmp_path), "auth_review": "", "auth_jwks": f"{server.url}/openid/v1/jwks"}
+        async with signed(tmp_path, telemetry, issuer, **https) as known:
+            token = issuer.token(ACME, key="key-0")
+            assert await admitted(known, token) == "acme"
+            server.jwks = issuer.jwks("key-1")
+            await until_refused(known, token)
+            assert await admitted(known, issuer.token(ACME, key="key-1")) == "acme"
+
+
 async def test_a_jwks_over_https_may_come_later(tmp_path: Path, telemetry: Telemetry) -> None:
     """A place that is away when a sidecar starts is asked with the first token; a wrong answer changes nothing."""
     issuer, made = Issuer(), Certificates.make(tmp_path / "tls")

@@ -35,9 +35,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
 def test_what_is_missing_is_found() -> None:
     """A link that leads nowhere and a test that is not there are found; others are not."""
     here = Path(__file__)
-    fine = (
-        "[a](test_docs.py) [b](https://example.com/x) [c](#d) `tests/unit/test_docs.py::test_what_is_missing_is_found`"
-    )
+    fine = "[a](test_docs.py) [b](https://example.com/x) `tests/unit/test_docs.py::test_what_is_missing_is_found`"
     assert missing(fine, here) == []
     wrong = "[a](nothing.md) `tests/unit/test_nothing.py` `tests/unit/test_docs.py::test_that_nobody_wrote`"
     assert missing(wrong, here) == [

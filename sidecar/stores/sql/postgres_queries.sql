@@ -382,6 +382,9 @@ UNION ALL SELECT format('GRANT USAGE ON SCHEMA standpipe TO %%I', %b::text);
 SELECT o.rolname = %b OR (NOT o.rolsuper AND pg_has_role(o.oid, r.oid, 'USAGE'))
 FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner, pg_roles r WHERE n.nspname = 'standpipe' AND r.rolname = %b;
 
+-- name: bind_wait
+SELECT set_config('lock_timeout', %b, false);
+
 -- name: bind
 -- A role is bound to tenants by a restrictive policy on each of their tables, which has the role's name: other roles pay
 -- nothing for it, and it holds for whoever has the role's rights. One row a table, so that each is locked by itself.
