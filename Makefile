@@ -87,7 +87,7 @@ chart-patches: $(VENV)/ready $(TOOLS)/helm4  ## Write the patches of k8s/kustomi
 	$(BIN)/python k8s/chart/patches.py --helm $(TOOLS)/helm4
 
 test-k8s: setup  ## Run the tests of images, chart, policies and pods, and say which tools were missing
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/k8s --timeout 600
+	$(TEST) tests/k8s --timeout 600
 
 bench-k8s: setup $(TOOLS)/helm4  ## Measure the image in pods under podman: sizes, start, memory, calls; needs root and `make image`
 	$(BIN)/python -m tests.k8s.measure
@@ -95,8 +95,11 @@ bench-k8s: setup $(TOOLS)/helm4  ## Measure the image in pods under podman: size
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
 
+# Three at a time on two cores: many tests wait for a server or a clock. Files keep the order of tests/conftest.py.
+TEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
 test: setup  ## Run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not needs'
+	$(TEST) -m 'not needs'
 
 test-long: setup  ## Run the race and the kill -9 rounds 200 times each, and chaos with every plant
 	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults tests/chaos --timeout 3600
