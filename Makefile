@@ -110,6 +110,11 @@ verify: setup lint types layers proto-check  ## Run what CI runs besides the tes
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m k8s.chart.describe --check
+
+.PHONY: chart-docs
+chart-docs: $(VENV)/ready  ## Write the chart's schema and table of values from the comments of values.yaml
+	$(BIN)/python -m k8s.chart.describe
 
 types: $(VENV)/ready
 	$(BIN)/mypy

@@ -115,7 +115,11 @@ class Authority:
             self._host, self._port, timeout=limits.authority_call_ms / 1000, context=context
         )
         connections.append(connection)
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "standpipe"}
+        headers = {
+            "Accept": "application/json, application/jwk-set+json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "standpipe",
+        }
         token = self._token()
         if token:
             headers["Authorization"] = f"Bearer {token}"

@@ -49,9 +49,18 @@ from sidecar.telemetry import Telemetry
 from sidecar.token_file import TokenFile
 from sidecar.tokenreview import TokenReview
 from sidecar.verifier import Verifier, Vouched
+from standpipe.v1 import context_pb2, memory_pb2, policy_pb2, session_pb2
 
 SETTING: Final = "tenants_file"
 NAMESPACE: Final = "{namespace}"
+
+METHODS: Final[Mapping[str, str]] = {
+    method.name: f"{service.name}/{method.name}"
+    for file in (context_pb2, session_pb2, policy_pb2, memory_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+"""Service/Method by the method's name, which no two services share."""
 
 _ACCOUNT: Final = re.compile(r"system:serviceaccount:([^:/]+):[^:/]+")
 _PATTERN: Final = re.compile(r"[!-~]+")
@@ -110,11 +119,8 @@ class _Strict(_LOADER):  # type: ignore[misc]
         return super().construct_mapping(node, deep)
 
 
-def parse(content: bytes, path: str, methods: Mapping[str, str]) -> Tenants:
-    """Read a tenants file. Raises ConfigInvalid, which names the file and the field and quotes nothing.
-
-    `methods` are those of the API: Service/Method by Method.
-    """
+def parse(content: bytes, path: str) -> Tenants:
+    """Read a tenants file. Raises ConfigInvalid, which names the file and the field and quotes nothing."""
 
     def wrong(place: str, must_be: str) -> ConfigInvalid:
         return ConfigInvalid(f"{path}: {place} must be {must_be}", field=SETTING)
@@ -153,7 +159,7 @@ def parse(content: bytes, path: str, methods: Mapping[str, str]) -> Tenants:
                 raise wrong(f"{place}.callers[{number}]", f"of service accounts where the tenant is {NAMESPACE}")
         found: set[str] = set()
         for number, pattern in enumerate(allowed):
-            some = _methods(pattern, methods) if isinstance(pattern, str) else frozenset()
+            some = _methods(pattern) if isinstance(pattern, str) else frozenset()
             if not some:
                 raise wrong(f"{place}.methods[{number}]", "Service/Method of the API, either of which may be *")
             found |= some
@@ -170,9 +176,9 @@ def _expression(pattern: str) -> str:
     return first + "".join(f"(?>[^:/]*?{part})" for part in rest[:-1]) + f"[^:/]*{rest[-1]}"
 
 
-def _methods(pattern: str, methods: Mapping[str, str]) -> frozenset[str]:
+def _methods(pattern: str) -> frozenset[str]:
     expression = re.compile(_expression(pattern))
-    return frozenset(method for method, whole in methods.items() if expression.fullmatch(whole))
+    return frozenset(method for method, whole in METHODS.items() if expression.fullmatch(whole))
 
 
 # --- the callers ---------------------------------------------------------------------------------------------------
@@ -370,12 +376,12 @@ def _token(authorization: Sequence[str]) -> str:
 # --- from the settings ---------------------------------------------------------------------------------------------
 
 
-def tenants_of(config: Config, methods: Mapping[str, str], telemetry: Telemetry) -> Mounted[Tenants] | None:
+def tenants_of(config: Config, telemetry: Telemetry) -> Mounted[Tenants] | None:
     """Read the tenants file, if one is configured. Raises ConfigInvalid."""
     path = config.tenants_file
     if not path:
         return None
-    return Mounted([path], lambda content: parse(content, path, methods), setting=SETTING, telemetry=telemetry)
+    return Mounted([path], lambda content: parse(content, path), setting=SETTING, telemetry=telemetry)
 
 
 def verifier_of(config: Config, telemetry: Telemetry) -> tuple[Verifier | None, list[Mounted[Any]]]:
@@ -404,10 +410,10 @@ def verifier_of(config: Config, telemetry: Telemetry) -> tuple[Verifier | None, 
 
 
 @contextlib.asynccontextmanager
-async def callers_of(config: Config, methods: Mapping[str, str], telemetry: Telemetry) -> AsyncIterator[Callers | None]:
+async def callers_of(config: Config, telemetry: Telemetry) -> AsyncIterator[Callers | None]:
     """Know the callers, and look after what they are known by; None: calls need no credential. Raises ConfigInvalid."""
     verifier, others = verifier_of(config, telemetry)
-    tenants = tenants_of(config, methods, telemetry)
+    tenants = tenants_of(config, telemetry)
     if verifier is None and tenants is None:
         yield None
         return

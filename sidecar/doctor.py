@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 from sidecar import config as settings
 from sidecar import limits
+from sidecar.callers import tenants_of, verifier_of
 from sidecar.config import Config
 from sidecar.embedders import load
 from sidecar.engines import engine_of, hot_of
-from sidecar.errors import ConfigInvalid, StandpipeError
+from sidecar.errors import AuthenticatorUnavailable, ConfigInvalid, StandpipeError
 from sidecar.finding import Finding, failed, ok, warning
+from sidecar.jwks import Jwks
 from sidecar.model import MODEL_FILES, TOKENIZER_FILE, Model, Precision
 from sidecar.remote import SharedEmbedder
+from sidecar.sockets import certificates
 from sidecar.stores.hot import Hot
 from sidecar.stores.record import Record
 from sidecar.telemetry import Log, Telemetry
+from sidecar.token_file import TokenFile
 from sidecar.tokens import Tokenizers
 from sidecar.vault import vault_of
+from sidecar.verifier import Verifier
 from sidecar.view import View
 
 Progress = Callable[[str], None]
@@ -45,6 +50,11 @@ async def examine(config: Config, *, progress: Progress = lambda _area: None) ->
     if not config.embedder_address or config.embedder_fallback:
         progress("model")
         found["model"] = await asyncio.to_thread(_models, config)
+    area = "shared embedder" if config.embedder_address else "model"
+    found[area] += _ranking(found["record store"], found[area])
+    if config.tls_cert_file or config.auth_token_file or config.auth_jwks or config.auth_review or config.tenants_file:
+        progress("callers")
+        found["callers"] = await _callers(config)
     progress("tokenizers")
     found["tokenizers"] = await asyncio.to_thread(_tokenizers, config)
     return found
@@ -119,7 +129,48 @@ async def _replica(address: str, config: Config) -> tuple[Finding, tuple[str, ..
             return failed(address, error.message, advice), ()
     ids = tuple(model.id for model in models)
     said = (f"{model.id} gives {model.dimensions} dimensions on {model.provider}" for model in models)
-    return ok(address, "; ".join(said)), ids
+    return ok(address, "; ".join(said), model_ids=ids), ids
+
+
+async def _callers(config: Config) -> list[Finding]:
+    """Read what callers are known by, and ask who vouches for them."""
+    telemetry, found = Telemetry(Log(level="error")), []
+    try:
+        if certificates(config, telemetry):
+            clients = ", and clients'" if config.tls_client_ca_file else ""
+            found.append(ok("tls_cert_file", f"a certificate and its key{clients}"))
+        tenants = tenants_of(config, telemetry)
+        if tenants:
+            found.append(ok("tenants_file", f"entries: {len(tenants.value.entries)}"))
+        verifier, _ = verifier_of(config, telemetry)
+    except ConfigInvalid as error:
+        return [*found, failed(error.field or "", error.message, f"Correct what the setting `{error.field}` names.")]
+    if verifier is not None:
+        found.append(await _verifier(verifier))
+        verifier.close()
+    return found
+
+
+async def _verifier(verifier: Verifier) -> Finding:
+    advice = "Look at the network, at `auth_ca_file` and at `auth_api_token_file`"
+    try:
+        await verifier.open()
+    except ConfigInvalid as error:
+        return failed("auth_jwks", error.message, "Correct what the setting `auth_jwks` names.")
+    if isinstance(verifier, TokenFile):
+        return ok("auth_token_file", f"tokens: {verifier.count}")
+    if isinstance(verifier, Jwks):
+        if verifier.count:
+            return ok("auth_jwks", f"keys: {verifier.count}")
+        return failed("auth_jwks", "no JWKS is answered", f"{advice}, and at what `auth_jwks` names.")
+    try:
+        await verifier.check("a-token-of-nobody")
+    except AuthenticatorUnavailable:
+        role = "whose account needs the role system:auth-delegator"
+        return failed("auth_review", "the API server makes no review", f"{advice}, {role}.")
+    except StandpipeError:
+        return ok("auth_review", "the API server reviews tokens")
+    return failed("auth_review", "the API server knows a token of nobody", "Look at what `auth_review` names.")
 
 
 def _models(config: Config) -> list[Finding]:
@@ -149,7 +200,25 @@ def _model(config: Config, setting: str, directory: str, precision: Precision) -
     except StandpipeError as error:
         advice = f"`standpipe model fetch` makes the pinned one; or name another with the setting `{setting}`."
         return [*found, failed(setting, error.message, advice)]
-    return [*found, ok(setting, f"{embedder.chosen}, {embedder.dimensions} dimensions on {embedder.provider}")]
+    said = f"{embedder.chosen}, {embedder.dimensions} dimensions on {embedder.provider}"
+    return [*found, ok(setting, said, model_ids=(embedder.id,))]
+
+
+def _ranking(record: Sequence[Finding], models: Sequence[Finding]) -> list[Finding]:
+    """Compare the model that the store ranks by with those that a sidecar of these settings would have."""
+    serving = [one for finding in record for one in finding.model_ids]
+    at_hand = [one for finding in models for one in finding.model_ids]
+    if not serving or not at_hand:
+        return []
+    if serving[0] in at_hand:
+        return [ok("ranking", f"recall ranks by {serving[0]}, which is at hand")]
+    return [
+        warning(
+            "ranking",
+            f"recall ranks by {serving[0]}, and these settings give {', '.join(dict.fromkeys(at_hand))}",
+            "Name it in `embedder_before` until recall has moved; `standpipe model list` shows how far that is.",
+        )
+    ]
 
 
 def _tokenizers(config: Config) -> list[Finding]:

@@ -31,11 +31,13 @@ class Finding:
     """What is so. Never content, never a password."""
     advice: str = ""
     """What to do; empty if nothing is to be done."""
+    model_ids: tuple[str, ...] = ()
+    """The embedding models that it is about, for a check that compares them."""
 
 
-def ok(check: str, found: str) -> Finding:
+def ok(check: str, found: str, *, model_ids: tuple[str, ...] = ()) -> Finding:
     """Return a finding that asks for nothing."""
-    return Finding(check, Outcome.OK, found)
+    return Finding(check, Outcome.OK, found, model_ids=model_ids)
 
 
 def warning(check: str, found: str, advice: str) -> Finding:
@@ -63,9 +65,9 @@ def clock(before_s: float, theirs_s: float, after_s: float) -> Finding:
 
 def ranked_by(model: str) -> Finding:
     """Say which model's vectors rank."""
-    return ok(
-        "recall", f"ranks by {model}" if model else "no embedding model ranks yet: the first sidecar names its own"
-    )
+    if not model:
+        return ok("recall", "no embedding model ranks yet: the first sidecar names its own")
+    return ok("recall", f"ranks by {model}", model_ids=(model,))
 
 
 def parked(count: int) -> Finding:

@@ -58,15 +58,6 @@ SERVICES = (
 )
 
 
-METHODS = {
-    method.name: f"{service.name}/{method.name}"
-    for file in (context_pb2, session_pb2, policy_pb2, memory_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
-"""Service/Method by the method's name, which no two services share."""
-
-
 class Server(Serving):
     """A sidecar: ``async with Server(config) as server``."""
 
@@ -84,7 +75,7 @@ class Server(Serving):
     async def _start(self) -> None:
         config, telemetry, stack = self.config, self.telemetry, self._stack
         tls = self._certificates()
-        callers = await stack.enter_async_context(callers_of(config, METHODS, telemetry))
+        callers = await stack.enter_async_context(callers_of(config, telemetry))
         self.record: Record = await open_record(config)
         stack.push_async_callback(self.record.close)
         if not config.tenants_file and not await self.record.may_be(config.tenant):
@@ -142,7 +133,7 @@ class Server(Serving):
         telemetry.info.labels(version(), self.record.engine, hot.engine, self.provider).set(1)
         telemetry.block_cache_bytes.set_function(lambda: scopes.nbytes)
 
-        boundary = Boundary(tenant=config.tenant, telemetry=telemetry, callers=callers)
+        self.boundary = boundary = Boundary(tenant=config.tenant, telemetry=telemetry, callers=callers)
         sockets = Sockets(config, boundary, tls=tls)
         context_pb2_grpc.add_ContextServiceServicer_to_server(
             ContextServicer(boundary, hydrator, committer, self._info), sockets.services

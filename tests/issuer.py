@@ -163,3 +163,25 @@ class ApiServer:
             "auth_ca_file": str(self.certificates.authority),
             "auth_api_token_file": str(own),
         }
+
+
+class Volume:
+    """A directory that is swapped as kubelet swaps that of a ConfigMap or a Secret: by one symlink."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._count = 0
+        path.mkdir()
+
+    def put(self, **files: str) -> None:
+        """Put all files, in one step."""
+        self._count += 1
+        fresh = self.path / f"..{self._count}"
+        fresh.mkdir()
+        for name, content in files.items():
+            (fresh / name).write_text(content)
+        (self.path / "..data_tmp").symlink_to(fresh.name)
+        (self.path / "..data_tmp").rename(self.path / "..data")
+        for name in files:
+            if not (self.path / name).is_symlink():
+                (self.path / name).symlink_to(f"..data/{name}")

@@ -117,7 +117,7 @@ def write(directory: Path, kind: str, group: str, version: str, name: str, defin
         "definitions": used,
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{kind}_{group or 'core'}_{version}.json".lower()).write_text(json.dumps(schema))
+    (directory / f"{kind}_{group or version}_{version}.json".lower()).write_text(json.dumps(schema))
 
 
 def references(schema: Any) -> Iterator[str]:

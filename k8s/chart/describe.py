@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from sidecar.config import Config
+from sidecar import limits
+from sidecar.config import TENANT, Config
 
 CHART = Path(__file__).parent / "standpipe"
 _HEADING = re.compile(r"# --- (.+?) -+")
@@ -54,6 +55,45 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
             "valueFrom": {"type": "object"},
         },
     },
+    "tenant": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["tenant", "callers"],
+        "properties": {
+            "tenant": {"type": "string", "pattern": rf"^({TENANT.pattern}|\{{namespace\}})$"},
+            "callers": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": limits.tenants_patterns_max,
+                "items": {"type": "string", "pattern": "^[!-~]+$", "maxLength": limits.caller_chars_max},
+            },
+            "methods": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": limits.tenants_patterns_max,
+                "items": {"type": "string", "pattern": "^[A-Za-z*]+/[A-Za-z*]+$"},
+            },
+        },
+    },
+    "grant": {
+        "anyOf": [
+            {"$ref": "#/$defs/role"},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["role", "tenants"],
+                "properties": {
+                    "role": {"$ref": "#/$defs/role"},
+                    "tenants": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "pattern": f"^{TENANT.pattern}$"},
+                    },
+                },
+            },
+        ]
+    },
+    "role": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_$-]{0,62}$"},
     "quantity": {"anyOf": [{"type": "string", "pattern": _QUANTITY}, {"type": "number", "exclusiveMinimum": 0}]},
     "resources": {
         "type": "object",
@@ -199,8 +239,8 @@ def settings() -> dict[str, Any]:
             found |= {"type": "array", "items": {"type": "string", "minLength": 1}}
         else:
             found["type"] = {bool: "boolean", int: "integer", str: "string"}[kind]
-        if kind is int and (limits := _RANGE.search(doc)):
-            least, most, size, unit = limits.groups()
+        if kind is int and (bounds := _RANGE.search(doc)):
+            least, most, size, unit = bounds.groups()
             found["minimum"] = int(least or size) * _UNITS[unit or ""]
             found |= {"maximum": int(most)} if most else {}
         properties[one.name] = found

@@ -116,7 +116,8 @@ class Image:
             place.symlink_to(source.readlink())
         else:
             shutil.copyfile(source, place)
-            place.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+            # Some wheels say of all that it is a program; none of what they hold is started.
+            place.chmod(0o755 if layer == "system" and source.stat().st_mode & 0o100 else 0o644)
         self.own(path, owner)
 
     def write(self, layer: str, path: Path, content: str, owner: str, mode: int = 0o644) -> None:
@@ -197,10 +198,9 @@ class Debian:
 
 def _debian_licences(name: str) -> list[str]:
     path = Path("/usr/share/doc", name, "copyright")
-    if not path.exists():
-        return []
-    lines = path.read_text(errors="replace").splitlines()
-    return sorted({line.removeprefix("License:").strip() for line in lines if line.startswith("License:")} - {""})
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    named = {line.removeprefix("License:").strip() for line in lines if line.startswith("License:")} - {""}
+    return sorted(named) or [f"see {path}"]
 
 
 def system(image: Image) -> None:

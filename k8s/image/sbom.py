@@ -114,7 +114,11 @@ def main(variant: str, image: Path) -> None:
     )
     bom.register_dependency(whole, described)
     place = image / "standpipe" / PLACE
-    place.write_text(make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n")
+    written = json.loads(make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
+    # The library writes them in no order; a build that is done again is to be the same.
+    for each in written["components"]:
+        each["evidence"]["occurrences"].sort(key=lambda occurrence: occurrence["location"])
+    place.write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
     os.utime(place, (EPOCH, EPOCH))
 
 

@@ -139,7 +139,7 @@ async def play(story: Story, *, models_dir: str, embedder: str) -> Played:
         keys.touch(mode=0o600)
         keys.write_text(vault.new_line())
         config = Config(
-            listen=("127.0.0.1:0",),
+            listen=(f"unix:{Path(folder) / 'socket'}",),  # whatever TLS the environment names, a socket has none
             http="",
             encryption_keys_file=str(keys),
             record=f"sqlite:{Path(folder) / 'demo.db'}",

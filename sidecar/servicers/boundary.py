@@ -76,7 +76,7 @@ class Boundary:
         self.telemetry = telemetry
         self.draining = False
         self._callers = callers
-        self._shares = Shares() if callers is not None and callers.several else None
+        self.shares = Shares() if callers is not None and callers.several else None
 
     async def call(
         self,
@@ -141,9 +141,9 @@ class Boundary:
             deadline=deadline,
         )
         _readable(request)
-        if self._shares is None:
+        if self.shares is None:
             return await work(tenant, deadline)
-        with self._shares.of(tenant):
+        with self.shares.of(tenant):
             return await work(tenant, deadline)
 
     def _tenant(self, request: Message) -> str:

@@ -186,9 +186,11 @@ def test_bad_setting_exits_2(flags: tuple[str, ...], variables: dict[str, str], 
 
 
 def test_client_variables_are_no_settings() -> None:
-    """What names a target for the client, and what Kubernetes writes for a Service, do not stop the server."""
+    """What names a target and files for clients, and what Kubernetes writes for a Service, do not stop the server."""
     links = {"STANDPIPE_TARGET": "x:1", "STANDPIPE_SERVICE_HOST": "10.0.0.1", "STANDPIPE_PORT_7460_TCP": "tcp://x"}
-    assert run("serve", "--print-config", **links).returncode == 0
+    files = {f"STANDPIPE_{name}_FILE": "/x" for name in ("TOKEN", "CA", "CERT", "KEY")}
+    assert run("serve", "--print-config", **links, **files).returncode == 0
+    assert run("serve", "--print-config", **files, STANDPIPE_TOKENS_FILE="/x").returncode == 2
 
 
 def test_taken_port_exits_2(server: Serving, tmp_path: Path) -> None:
@@ -598,6 +600,7 @@ def test_migrate_makes_the_schema_and_lets_a_role_in(postgres_server: Postgres) 
         done = run("migrate", *record, "--grant-to", ROLE)
         assert (done.returncode, done.stdout) == (0, missing.replace("missing", "done") + f"granted to {ROLE}\n")
         assert run("migrate", *record).stdout == "the schema is that of this release\n"
+        assert run("migrate", STANDPIPE_RECORD=record[1]).stdout == "the schema is that of this release\n"
         assert run("migrate", *record, "--tenant", "acme").returncode == 2
         other = ("--grant-to", "of_two")
         with postgres_server.connect(name) as db:

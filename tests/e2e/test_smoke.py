@@ -99,6 +99,43 @@ def test_smoke_fails_with_the_step_and_its_error(server: Serving) -> None:
     assert run("smoke", "--token-file", "/nowhere").returncode == 2
 
 
+def test_smoke_shows_who_calls(tmp_path: Path, certificates: Certificates) -> None:
+    """With a token on a socket file, and with a certificate in TLS besides; without a token health alone goes."""
+    tokens, token = tmp_path / "tokens", tmp_path / "token"
+    tokens.write_text("an-older-token-1\nthe-newer-token-1\n")
+    token.write_text("the-newer-token-1\n")
+    mine = Certificates.make(tmp_path / "mine")
+    settings = {
+        "listen": f"unix:{tmp_path}/s.sock,127.0.0.1:0",
+        "http": "",
+        "record": f"sqlite:{tmp_path}/record.db",
+        "embedder": "none",
+        "auth-token-file": str(tokens),
+        "tls-cert-file": str(certificates.certificate),
+        "tls-key-file": str(certificates.key),
+        "tls-client-ca-file": str(mine.authority),
+    }
+    serving = Serving(*(f"--{name}={value}" for name, value in settings.items()))
+    socket, port = serving.started["listen"]
+    tls = ["--ca-file", certificates.authority, "--cert-file", mine.certificate, "--key-file", mine.key]
+    try:
+        for target in (["--target", socket], ["--target", port, *map(str, tls)]):
+            done = run("smoke", *target, "--token-file", str(token))
+            assert (done.returncode, done.stderr) == (0, "")
+            done = run("smoke", *target)
+            assert (done.returncode, done.stdout.split()[:2]) == (1, ["failed", "info"])
+            assert "UNAUTHENTICATED" in done.stderr
+            assert "--token-file" in done.stderr
+            assert run("health", *target).returncode == 0
+        done = run("smoke", "--target", port, "--token-file", str(token), *map(str, tls[:2]))
+        assert done.returncode == 1
+        assert "in TLS as --ca-file, --cert-file and --key-file say" in done.stderr
+    finally:
+        code, _, log = serving.end()
+    assert code == 0
+    assert "newer-token" not in log
+
+
 # --- health ------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,22 @@ ISSUER = "https://kubernetes.default.svc"
 ADMIN_TOKEN = "admin-of-the-test"
 FIELD_MANAGER = "standpipe-test"
 
+RELEASES = {
+    "1.36": ["--runtime-config=admissionregistration.k8s.io/v1beta1=true"],
+    "1.34": [
+        "--emulated-version=1.34",
+        "--emulation-forward-compatible",  # this release's policies are read as v1, which 1.34 had not
+        "--feature-gates=kube:MutatingAdmissionPolicy=true",
+        "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
+    ],
+    "1.33": [
+        "--emulated-version=1.33",
+        "--feature-gates=kube:DynamicResourceAllocation=true",
+        "--runtime-config=resource.k8s.io/v1beta2=true",
+    ],
+}
+"""What an API server of each release is told: one that is older is emulated, with the betas that the chart uses on."""
+
 Manifest = dict[str, Any]
 
 
@@ -81,10 +97,10 @@ class ApiServer(Server):
 
     kind = "kube-apiserver"
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, release: str = "1.36", *flags: str) -> None:
         super().__init__()
         self._binary = tools.need("kube-apiserver")
-        self._flags = flags
+        self._flags = [*RELEASES[release], *flags]
         self._etcd = Etcd()
         self.certificates = Certificates.make(self.directory / "certificates")
         self.address = f"https://{LOOPBACK}:{self.port}"
@@ -101,7 +117,7 @@ class ApiServer(Server):
         self._trust.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the test's authority has no key identifiers
 
     def command(self) -> list[str]:
-        """Return the command line: what a cluster of this release has by default, and the beta API of our policies."""
+        """Return the command line: what a cluster has by default, and what `RELEASES` adds."""
         return [
             str(self._binary),
             f"--etcd-servers={self._etcd.address}",
@@ -117,7 +133,6 @@ class ApiServer(Server):
             f"--service-account-signing-key-file={self._accounts_key}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--endpoint-reconciler-type=none",
-            "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
             *self._flags,
         ]
 

@@ -64,7 +64,7 @@ def mounted(pod: Mapping[str, Any], name: str, volume: Mapping[str, Any], path: 
 def talking(pod: dict[str, Any], *, writers: int = 2, pause_ms: int = 20) -> dict[str, Any]:
     """Put the application into a pod's manifest."""
     chat = container(pod, "chat")
-    chat["command"] = ["python3", "/app/application.py", str(writers), str(pause_ms)]
+    chat["command"] = ["python", "/app/application.py", str(writers), str(pause_ms)]
     mounted(pod, "chat", {"configMap": {"name": "application"}}, "/app")
     return pod
 

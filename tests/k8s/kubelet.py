@@ -289,8 +289,7 @@ class Container:
                     break
             self.ended = True
         except Exception as error:
-            self.events.append(f"cannot run: {error}")
-            raise
+            self.pod.broken = f"{self.name} cannot be run: {error}"
 
     def _start(self) -> None:
         self.starts.append(time.time())
@@ -469,7 +468,7 @@ class Pod:
         self.grace_s: float = self.spec.get("terminationGracePeriodSeconds", 30)
         self.directory = directory()
         self.directory.chmod(0o711)
-        self.id = self.network = ""
+        self.id = self.network = self.broken = ""
         self._init = [Container(self, one, init=True) for one in self.spec.get("initContainers", [])]
         self._applications = [Container(self, one, init=False) for one in self.spec["containers"]]
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -513,12 +512,17 @@ class Pod:
         lasting = [one for one in self._init if one.sidecar] + self._applications
         return not self._thread.is_alive() and all(one.ready for one in lasting)
 
-    def wait_ready(self, *, seconds: float = 60) -> Self:
-        """Wait until it is ready; fail with its containers' logs where it is not in time."""
+    def wait(self, condition: Callable[[], bool], *, seconds: float = 60) -> None:
+        """Wait until something is so; fail with what its containers logged where it is not in time, or cannot be."""
         try:
-            wait_for(lambda: self.ready, "the pod is not ready", seconds=seconds)
+            wait_for(lambda: bool(self.broken) or condition(), "it did not come about", seconds=seconds)
         except TimeoutError as error:
             raise TimeoutError(self.described()) from error
+        assert not self.broken, self.broken
+
+    def wait_ready(self) -> Self:
+        """Wait until it is ready."""
+        self.wait(lambda: self.ready)
         return self
 
     def described(self) -> str:

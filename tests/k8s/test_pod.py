@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.pods import MODEL, MODELS
 from tests.faults.log_check import broken_chain, check_store, every_event, rounds
 from tests.k8s import chat, kubelet, tools
-from tests.servers import Postgres, Redis, wait_for
+from tests.servers import Postgres, Redis
 
 pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.timeout(180)]
 
@@ -51,13 +51,10 @@ def count(pod: kubelet.Pod) -> int:
     return sum(map(len, acknowledged(pod).values()))
 
 
-def more(pod: kubelet.Pod, commits: int = 5, *, seconds: float = 30) -> None:
+def more(pod: kubelet.Pod, commits: int = 5, *, seconds: float = 60) -> None:
     """Wait until so many more commits were acknowledged."""
     before = count(pod)
-    try:
-        wait_for(lambda: count(pod) >= before + commits, "commits", seconds=seconds)
-    except TimeoutError as error:
-        raise TimeoutError(pod.described()) from error
+    pod.wait(lambda: count(pod) >= before + commits, seconds=seconds)
 
 
 def audit(pod: kubelet.Pod, record: Path | str) -> int:
@@ -127,8 +124,8 @@ def test_sigterm_in_the_middle_of_commits(figure: Callable[[str], None]) -> None
         for number in range(1, rounds(3) + 1):
             more(pod, 40)
             sidecar.send(signal.SIGTERM)
-            wait_for(lambda number=number: len(sidecar.starts) > number, "it is started again")
-            wait_for(lambda: sidecar.started, "it has started again")
+            pod.wait(lambda number=number: len(sidecar.starts) > number)
+            pod.wait(lambda: sidecar.started)
         more(pod, 40)
         record = pod.volumes.paths["standpipe-data"] / "record.db"
         pod.stop()
@@ -156,7 +153,7 @@ def test_a_sidecar_that_was_killed_comes_back_under_its_clients() -> None:
         for number in (1, 2):
             more(pod, 10)
             pod["standpipe"].send(signal.SIGKILL)
-            wait_for(lambda number=number: len(pod["standpipe"].starts) > number, "it is started again")
+            pod.wait(lambda number=number: len(pod["standpipe"].starts) > number)
             more(pod, 10)
         assert pod["standpipe"].exits == [137, 137]
         assert (len(pod["chat"].starts), pod["chat"].exits) == (1, [])
@@ -175,7 +172,7 @@ def test_a_broken_model_never_starts_the_pod(tmp_path: Path) -> None:
     manifest = chat.on_sqlite(chat.talking(chat.template()))
     chat.mounted(manifest, "standpipe", {"hostPath": {"path": str(models)}}, "/models")
     with kubelet.Pod(manifest, chat.objects(embedder=MODEL)) as pod:
-        wait_for(lambda: len(pod["standpipe"].exits) >= 2, "it has tried twice")
+        pod.wait(lambda: len(pod["standpipe"].exits) >= 2)
         assert set(pod["standpipe"].exits) == {2}, pod.described()
         assert any("model.int8.onnx" in line for line in pod["standpipe"].logs()), pod.described()
         assert not pod.ready
@@ -192,7 +189,7 @@ def test_a_stuck_sidecar_is_restarted() -> None:
         pod.wait_ready()
         more(pod)
         pod["standpipe"].send(signal.SIGSTOP)
-        wait_for(lambda: len(pod["standpipe"].starts) == 2, "it is started again")
+        pod.wait(lambda: len(pod["standpipe"].starts) == 2)
         more(pod)
         assert pod["standpipe"].events == ["liveness probe failed", "killed after its grace"]
         assert (pod["standpipe"].exits, pod["chat"].exits) == ([137], [])
@@ -205,10 +202,10 @@ def test_who_is_not_of_the_group_cannot_open_the_socket() -> None:
     manifest = chat.on_sqlite(chat.template())
     del manifest["spec"]["securityContext"]["supplementalGroups"]
     code = "import socket; print(socket.socket(socket.AF_UNIX).connect_ex('/run/standpipe/standpipe.sock'))"
-    chat.container(manifest, "chat")["command"] = ["python3", "-c", code]
+    chat.container(manifest, "chat")["command"] = ["python", "-c", code]
     manifest["spec"]["restartPolicy"] = "Never"
     with kubelet.Pod(manifest, chat.objects()) as pod:
-        wait_for(lambda: pod["chat"].ended, "it has tried")
+        pod.wait(lambda: pod["chat"].ended)
         assert pod["chat"].logs() == ["13"], pod.described()
         assert pod["standpipe"].started
 
@@ -245,13 +242,10 @@ def test_readiness_does_not_depend_on_the_stores(stores: tuple[Postgres, Redis])
         while time.monotonic() < give_up:
             assert pod.ready, pod.described()
             time.sleep(0.1)
-        wait_for(
-            lambda: sum(line.get("refused") == "STORE_UNAVAILABLE" for line in pod["chat"].records()) > refused,
-            "calls say that a store is away",
-        )
+        pod.wait(lambda: sum(line.get("refused") == "STORE_UNAVAILABLE" for line in pod["chat"].records()) > refused)
         for one in stores:
             one.start()
-        more(pod, 20, seconds=60)
+        more(pod, 20)
         assert pod.ready
         assert len(pod["standpipe"].starts) == len(pod["chat"].starts) == 1
         pod.stop()

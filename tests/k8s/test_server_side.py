@@ -22,12 +22,17 @@ from tests.servers import wait_for
 pytestmark = [pytest.mark.needs("etcd", "kube-apiserver")]
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+CLASSES: dict[str, Manifest] = {
+    "priorityClassName": {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1000},
+    "runtimeClassName": {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "one"},
+}
+"""What a pod names and a cluster has: without it no pod is admitted."""
 CHARTS = sorted(path.parent for path in (tools.ROOT / "k8s" / "examples").rglob("Chart.yaml"))
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[ApiServer]:
-    """An API server that knows the kinds of the Prometheus operator and of KEDA, and a priority class."""
+    """An API server that knows the kinds of the Prometheus operator and of KEDA."""
     with ApiServer() as server:
         definitions = [
             each
@@ -41,14 +46,6 @@ def api() -> Iterator[ApiServer]:
             served = {"apiVersion": f"{each['spec']['group']}/{each['spec']['versions'][0]['name']}"}
             kind = served | {"kind": each["spec"]["names"]["kind"], "metadata": {}}
             wait_for(lambda kind=kind: known(server, kind), f"{kind['kind']} is served")
-        server.apply(
-            {
-                "apiVersion": "scheduling.k8s.io/v1",
-                "kind": "PriorityClass",
-                "metadata": {"name": "context"},
-                "value": 1000,
-            }
-        )
         yield server
 
 
@@ -78,6 +75,9 @@ def dry_run(api: ApiServer, manifests: list[Manifest], namespace: str) -> int:
         try:
             api.apply(manifest, dry_run=True)
             for pod in pods_of(manifest, inside):
+                for field, named_one in CLASSES.items():
+                    if name := pod["spec"].get(field):
+                        api.apply(named_one | {"metadata": {"name": name}})
                 api.create(pod, dry_run=True)
                 pods += 1
         except Refused as refused:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from k8s.chart import describe
+from sidecar.callers import parse
 from sidecar.config import Config, load
 from sidecar.errors import ConfigInvalid
 from tests.k8s import tools
@@ -59,7 +60,22 @@ GOOD: dict[str, dict[str, Any]] = {
     "tokens that the API server reviews": shared(
         auth={"mode": "review"}, tenants=[{"tenant": "acme", "callers": ["system:serviceaccount:acme:*"]}]
     ),
+    "tokens that the cluster's keys verify": shared(
+        auth={"mode": "jwks"}, tenants=[{"tenant": "{namespace}", "callers": ["system:serviceaccount:*:chat"]}]
+    ),
+    "tokens that keys in a file verify": shared(
+        auth={"mode": "jwks", "jwks": "/keys/jwks.json", "issuer": "https://issuer.example"},
+        tenants=[{"tenant": "a", "callers": ["*"], "methods": ["ContextService/*", "*/EraseSubject"]}],
+    ),
+    "tokens of a file, in TLS": shared(
+        auth={"mode": "tokens", "existingSecret": "t"}, tls={"existingSecret": "tls", "clientCertificates": True}
+    ),
     "certificates alone": shared(auth={}, tls={"existingSecret": "tls", "clientCertificates": True}),
+    "certificates of tenants": shared(
+        auth={},
+        tls={"existingSecret": "tls", "clientCertificates": True},
+        tenants=[{"tenant": "a", "callers": ["spiffe://example/*", "dns:chat"]}],
+    ),
     "an embedder on a GPU": embedder(gpu={"enabled": True}),
     "an embedder alone": {"embedder": {"enabled": True, "tls": {"existingSecret": "tls", "clientCertificates": True}}},
     "a worker that extracts": STORES
@@ -127,6 +143,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"commonLabels": {"app.kubernetes.io/name": "x"}},
         "commonLabels: app.kubernetes.io/name is set by the chart",
     ),
+    "the chart's own label of pods": (
+        shared(pod={"labels": {"app.kubernetes.io/component": "x"}}),
+        "shared.pod.labels: app.kubernetes.io/component is set by the chart",
+    ),
     "KEDA and HPA": (
         shared(autoscaling={"enabled": True}, keda={"enabled": True, "serverAddress": "http://p"}),
         "shared.keda.enabled: must be false where shared.autoscaling.enabled is true",
@@ -182,6 +202,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tenants without callers": (
         shared(tenants=[{"tenant": "a", "callers": ["x"]}]),
         "shared.tenants: must be empty where callers have no names",
+    ),
+    "tenants by tokens that name nobody": (
+        shared(
+            auth={"mode": "tokens", "existingSecret": "t"},
+            tls={"existingSecret": "tls", "clientCertificates": True},
+            tenants=[{"tenant": "a", "callers": ["x"]}],
+        ),
+        "shared.tenants: must be empty where callers have no names",
+    ),
+    "a namespace of certificates": (
+        shared(auth={"mode": "jwks"}, tenants=[{"tenant": "{namespace}", "callers": ["dns:chat"]}]),
+        "shared.tenants: {namespace} must have callers that begin with system:serviceaccount:",
+    ),
+    "a review by nobody": (
+        shared(auth={"mode": "review", "clusterCredentials": False}, tenants=[{"tenant": "a", "callers": ["x"]}]),
+        "shared.auth.clusterCredentials: must be true with auth.mode review",
+    ),
+    "a tenant of two words": (
+        shared(auth={"mode": "jwks"}, tenants=[{"tenant": "a b", "callers": ["x"]}]),
+        "at '/shared/tenants/0/tenant'",
     ),
     "tenants twice": (
         shared(auth={"mode": "jwks"}, tenants=[{"tenant": "a", "callers": ["x"]}], tenantsConfigMap="t"),
@@ -328,11 +368,25 @@ def test_values_that_make_sense_render(helm: str, values: dict[str, Any], tmp_pa
     named = {f"release-standpipe-{name}": name for name in enabled}
     assert {one["metadata"]["name"] for one in found if one["kind"] == "Deployment"} == set(named)
     for one in found:
+        if one["kind"] == "ConfigMap" and "tenants.yaml" in one["data"]:
+            methods = {"HydrateContext": "ContextService/HydrateContext", "EraseSubject": "MemoryService/EraseSubject"}
+            assert parse(one["data"]["tenants.yaml"].encode(), "tenants.yaml", methods).entries
         if one["kind"] == "ConfigMap" and "config.yaml" in one["data"]:
             path = tmp_path / "config.yaml"
             path.write_text(one["data"]["config.yaml"])
             settings = load(path=str(path), environment={})
             assert settings.http == "0.0.0.0:7461", f"kubelets and Prometheus reach {one['metadata']['name']}"
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("sets", [("cloudnativepg",), ("cloudnativepg", "production")], ids="+".join)
+def test_the_examples_values_render(helm: str, sets: tuple[str, ...]) -> None:
+    """The values of the examples fit together, as their comments tell to install them."""
+    files = [part for one in sets for part in ("--values", tools.ROOT / "k8s" / "examples" / one / "values.yaml")]
+    said = tools.run(tools.need(helm), "template", "standpipe", tools.CHART, "--kube-version", "1.36.0", *files)
+    kinds = [one["kind"] for one in yaml.safe_load_all(said) if one]
+    assert kinds.count("Job") == 1
+    assert kinds.count("Deployment") == len(sets)
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -352,6 +406,22 @@ def test_each_message_of_the_templates_is_tried() -> None:
     for line in said:
         words = line.partition(": ")[2].split("{{")[0].rstrip()
         assert any(one.startswith(words) or words.startswith(one) for one in tried), line
+
+
+@pytest.mark.needs("helm4")
+def test_pods_restart_for_settings_and_not_for_tenants(tmp_path: Path) -> None:
+    """Settings are read at start, and the tenants' file whenever it changes."""
+
+    def checksum(**values: Any) -> str:
+        tenants = [{"tenant": "acme", "callers": ["dns:acme"]}]
+        given = shared(**{"auth": {"mode": "jwks"}, "tenants": tenants} | values)
+        found = [one for one in yaml.safe_load_all(render("helm4", given, tmp_path)) if one]
+        (one,) = (one for one in found if one["kind"] == "Deployment")
+        return str(one["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    before = checksum()
+    assert checksum(tenants=[{"tenant": "other", "callers": ["dns:other"]}]) == before
+    assert checksum(settings={"log_level": "warning"}) != before
 
 
 # --- what is made from the comments ----------------------------------------------------------------------------

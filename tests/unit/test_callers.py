@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import callers, jwks, limits, mounted, token_file
-from sidecar.callers import Callers, callers_of
+from sidecar.callers import METHODS, Callers, callers_of
 from sidecar.config import Config
 from sidecar.errors import (
     AuthenticatorUnavailable,
@@ -40,11 +40,10 @@ from sidecar.errors import (
     Unauthenticated,
 )
 from sidecar.mounted import Mounted
-from sidecar.server import METHODS
 from sidecar.servicers.boundary import Shares
 from sidecar.telemetry import Log, Telemetry
 from tests.certificates import Certificates
-from tests.issuer import AUDIENCE, ISSUER, OURS, ApiServer, Issuer, account
+from tests.issuer import AUDIENCE, ISSUER, OURS, ApiServer, Issuer, Volume, account
 
 ACME, UMBRELLA = account("acme"), account("umbrella")
 ENTRIES: list[dict[str, Any]] = [
@@ -64,7 +63,7 @@ def write(path: Path, entries: Any) -> str:
 def parsed(entries: Any) -> callers.Tenants:
     """Read a tenants file's text."""
     text = entries if isinstance(entries, str) else yaml.safe_dump({"tenants": entries})
-    return callers.parse(text.encode(), "tenants.yaml", METHODS)
+    return callers.parse(text.encode(), "tenants.yaml")
 
 
 @pytest.fixture
@@ -231,28 +230,6 @@ def test_any_tenants_file_is_read_or_refused(whole: Any) -> None:
 # --- mounted files ---------------------------------------------------------------------------------------------------
 
 
-class Volume:
-    """A directory that is swapped as kubelet swaps that of a ConfigMap or a Secret: by one symlink."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._count = 0
-        path.mkdir()
-
-    def put(self, **files: str) -> None:
-        """Put all files, in one step."""
-        self._count += 1
-        fresh = self.path / f"..{self._count}"
-        fresh.mkdir()
-        for name, content in files.items():
-            (fresh / name).write_text(content)
-        (self.path / "..data_tmp").symlink_to(fresh.name)
-        (self.path / "..data_tmp").rename(self.path / "..data")
-        for name in files:
-            if not (self.path / name).is_symlink():
-                (self.path / name).symlink_to(f"..data/{name}")
-
-
 def test_a_swapped_volume_is_taken_up(tmp_path: Path, telemetry: Telemetry) -> None:
     """The swap of a symlink is seen; what is wrong leaves the old in force, is logged once, and can be mended."""
     volume = Volume(tmp_path / "volume")
@@ -325,7 +302,7 @@ async def test_tokens_of_a_file(tmp_path: Path, telemetry: Telemetry) -> None:
     """Either of two tokens is taken and no other; one that is taken out no longer is (P8)."""
     path = tmp_path / "tokens"
     path.write_text("first-token-of-ours\r\n  second-token-of-ours  \n")
-    async with callers_of(Config(tenant="acme", auth_token_file=str(path)), METHODS, telemetry) as known:
+    async with callers_of(Config(tenant="acme", auth_token_file=str(path)), telemetry) as known:
         assert known is not None
         for token in ("first-token-of-ours", "second-token-of-ours"):
             assert await admitted(known, token) == "acme"
@@ -371,7 +348,7 @@ async def test_a_bearer_token_has_one_form(tmp_path: Path, telemetry: Telemetry,
     """Anything but one Bearer token of at most bearer_bytes is no credential, and is not quoted."""
     path = tmp_path / "tokens"
     path.write_text("first-token-of-ours\n")
-    async with callers_of(Config(auth_token_file=str(path)), METHODS, telemetry) as known:
+    async with callers_of(Config(auth_token_file=str(path)), telemetry) as known:
         assert known is not None
         with pytest.raises(Unauthenticated) as caught:
             await known.admit(
@@ -398,7 +375,7 @@ async def test_a_token_file_that_is_none_refuses_to_start(tmp_path: Path, teleme
     path = tmp_path / "tokens"
     path.write_text(content)
     with pytest.raises(ConfigInvalid, match=str(path)) as caught:
-        async with callers_of(Config(auth_token_file=str(path)), METHODS, telemetry):
+        async with callers_of(Config(auth_token_file=str(path)), telemetry):
             pass
     assert caught.value.field == "auth_token_file"
     assert not content or content not in caught.value.message
@@ -416,7 +393,7 @@ async def signed(tmp_path: Path, telemetry: Telemetry, issuer: Issuer, **changes
         "tenants_file": write(tmp_path / "tenants.yaml", ENTRIES),
         **changes,
     }
-    async with callers_of(Config(**settings), METHODS, telemetry) as known:
+    async with callers_of(Config(**settings), telemetry) as known:
         assert known is not None
         yield known
 
@@ -646,6 +623,24 @@ async def test_unknown_keys_are_no_load(tmp_path: Path, telemetry: Telemetry, mo
                 await admitted(known, strangers[0])
 
 
+async def test_a_withdrawn_key_counts_no_longer(
+    tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over https the keys are read every jwks_look_s: one that was withdrawn is out, for tokens that were known too."""
+    monkeypatch.setattr(limits, "jwks_look_s", 0.1)
+    monkeypatch.setattr(limits, "jwks_pause_s", 0.05)
+    issuer, made = Issuer("ES256", "ES256"), Certificates.make(tmp_path / "tls")
+    with ApiServer(made) as server:
+        server.jwks = issuer.jwks()
+        https = {**server.settings(tmp_path), "auth_review": "", "auth_jwks": f"{server.url}/openid/v1/jwks"}
+        async with signed(tmp_path, telemetry, issuer, **https) as known:
+            token = issuer.token(ACME, key="key-0")
+            assert await admitted(known, token) == "acme"
+            server.jwks = issuer.jwks("key-1")
+            await until_refused(known, token)
+            assert await admitted(known, issuer.token(ACME, key="key-1")) == "acme"
+
+
 async def test_a_jwks_over_https_may_come_later(tmp_path: Path, telemetry: Telemetry) -> None:
     """A place that is away when a sidecar starts is asked with the first token; a wrong answer changes nothing."""
     issuer, made = Issuer(), Certificates.make(tmp_path / "tls")
@@ -684,7 +679,7 @@ async def reviewed(tmp_path: Path, telemetry: Telemetry) -> AsyncIterator[tuple[
             "token-for-others": (ACME, ["https://kubernetes.default.svc"]),
         }
         settings = {**server.settings(tmp_path), "tenants_file": write(tmp_path / "tenants.yaml", ENTRIES)}
-        async with callers_of(Config(**settings), METHODS, telemetry) as known:
+        async with callers_of(Config(**settings), telemetry) as known:
             assert known is not None
             yield known, server
 
@@ -758,7 +753,7 @@ async def test_another_servers_certificate_is_not_taken(tmp_path: Path, telemetr
             "auth_ca_file": str(other.authority),
             "tenants_file": write(tmp_path / "more.yaml", ENTRIES),
         }
-        async with callers_of(Config(**settings), METHODS, telemetry) as known:
+        async with callers_of(Config(**settings), telemetry) as known:
             assert known is not None
             with pytest.raises(AuthenticatorUnavailable):
                 await admitted(known, "token-of-acme")
@@ -877,7 +872,7 @@ async def test_a_certificates_names_are_a_caller(tmp_path: Path, telemetry: Tele
         tls_client_ca_file="ca",
         tenants_file=write(tmp_path / "tenants.yaml", entries),
     )
-    async with callers_of(config, METHODS, telemetry) as known:
+    async with callers_of(config, telemetry) as known:
         assert known is not None
         assert await admitted(known, names=["spiffe://example/acme/web"]) == "acme"
         assert await admitted(known, names=["dns:a.umbrella.example", "dns:other"]) == "umbrella"

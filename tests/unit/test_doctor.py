@@ -19,12 +19,15 @@ import pytest
 
 from sidecar import doctor, limits
 from sidecar.config import Config
-from sidecar.embed import CUDA
+from sidecar.embed import CUDA, Embedder
 from sidecar.finding import Finding, Outcome
+from sidecar.model import Model
 from sidecar.stores import sqlite
 from sidecar.stores.sqlite import SqliteRecord
 from tests import keys
+from tests.certificates import Certificates
 from tests.contract.record_suite import turn
+from tests.issuer import ISSUER, ApiServer, Issuer
 
 Found = Mapping[tuple[str, str], Finding]
 
@@ -67,6 +70,24 @@ async def test_a_healthy_deployment_has_nothing_to_mend(path: Path, models_direc
     assert {area for area, _ in found} == {"record store", "encryption", "hot store", "model", "tokenizers"}
     assert "CPUExecutionProvider" in found["model", "embedder"].found
     assert f"{sqlite.SCHEMA}, of this release" in found["record store", "schema"].found
+
+
+async def test_another_model_than_the_one_that_ranks(path: Path, models_directory: Path) -> None:
+    """Settings that give another model than the one that ranks are told so, and how to move."""
+    settings = {"record": f"sqlite:{path}", "models_dir": str(models_directory)}
+    assert ("model", "ranking") not in await examine(**settings)  # nothing ranks yet
+    embedder = Embedder(Model.open(models_directory / "all-MiniLM-L6-v2"))
+    record = SqliteRecord(path)
+    await record.open()
+    await record.serve(embedder.id, instead_of="")
+    await record.close()
+    found = (await examine(**settings))["model", "ranking"]
+    assert (found.outcome, embedder.id in found.found) == (Outcome.OK, True)
+    found = (await examine(**settings, precision="fp32"))["model", "ranking"]
+    assert (found.outcome, embedder.id in found.found) == (Outcome.WARNING, True)
+    assert "embedder_before" in found.advice
+    found = (await examine(**settings, precision="fp32", embedder_before="all-MiniLM-L6-v2/int8"))["model", "ranking"]
+    assert found.outcome == Outcome.OK
 
 
 async def test_a_deployment_that_never_started_is_not_made(tmp_path: Path, models_directory: Path) -> None:
@@ -260,3 +281,71 @@ async def test_ranks_that_are_not_as_pinned(models: Path) -> None:
     found = await model_of(models, embedder="none", tokenizers=("o200k_base", "cl100k_base", "unknown"))
     assert unfit(found) == [("tokenizers", "cl100k_base"), ("tokenizers", "unknown")]
     assert "standpipe model ranks" in found["tokenizers", "cl100k_base"].advice
+
+
+# --- callers -----------------------------------------------------------------------------------------------------
+
+
+async def callers(tmp_path: Path, **given: Any) -> Found:
+    """Examine how callers are known."""
+    found = await examine(**no_model(tmp_path / "new.db"), **given)
+    return {check: one for check, one in found.items() if check[0] == "callers"}
+
+
+async def test_how_callers_are_known(tmp_path: Path) -> None:
+    """Tokens, keys, tenants, certificates and an API server that are good are said to be so, with how many they are."""
+    made, issuer = Certificates.make(tmp_path / "tls"), Issuer("ES256", "RS256")
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text("tenants:\n- {tenant: acme, callers: ['system:serviceaccount:acme:*']}\n")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-of-callers-1\n")
+    assert await callers(tmp_path) == {}
+    found = await callers(tmp_path, auth_token_file=str(tokens))
+    assert found["callers", "auth_token_file"].found == "tokens: 1"
+    jwks = {"auth_jwks": str(issuer.write(tmp_path / "jwks.json")), "auth_issuer": ISSUER}
+    tls = {"tls_cert_file": str(made.certificate), "tls_key_file": str(made.key)}
+    found = await callers(tmp_path, **jwks, **tls, tls_client_ca_file=str(made.authority), tenants_file=str(tenants))
+    assert unfit(found) == []
+    assert [one.found for one in found.values()] == [
+        "a certificate and its key, and clients'", "entries: 1", "keys: 2"
+    ]  # fmt: skip
+    with ApiServer(made) as api:
+        found = await callers(tmp_path, **api.settings(tmp_path), tenants_file=str(tenants))
+        assert unfit(found) == []
+        for answer, status in ((None, 403), (b'{"status": 1}', 0)):
+            api.answer, api.status = answer, status
+            found = await callers(tmp_path, **api.settings(tmp_path), tenants_file=str(tenants))
+            assert unfit(found) == [("callers", "auth_review")]
+            assert "system:auth-delegator" in found["callers", "auth_review"].advice
+        api.answer, api.status = None, 0
+        api.accounts["a-token-of-nobody"] = ("anybody", ["standpipe"])
+        found = await callers(tmp_path, **api.settings(tmp_path), tenants_file=str(tenants))
+        assert unfit(found) == [("callers", "auth_review")]
+        https = {
+            **api.settings(tmp_path),
+            "auth_review": "",
+            "auth_jwks": f"{api.url}/openid/v1/jwks",
+            "auth_issuer": ISSUER,
+        }
+        assert unfit(await callers(tmp_path, **https, tenants_file=str(tenants))) == [("callers", "auth_jwks")]
+        api.jwks = issuer.jwks()
+        found = await callers(tmp_path, **https, tenants_file=str(tenants))
+        assert found["callers", "auth_jwks"].found == "keys: 2"
+
+
+async def test_what_is_wrong_with_how_callers_are_known(tmp_path: Path) -> None:
+    """A broken file is named with its setting; nothing that it holds is said."""
+    broken = tmp_path / "broken"
+    broken.write_text("short")
+    found = await callers(tmp_path, auth_token_file=str(broken))
+    assert unfit(found) == [("callers", "auth_token_file")]
+    assert "short" not in repr(found)
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text("tenants:\n- {tenant: acme, callers: ['dns:acme.example']}\n")
+    jwks = {"auth_jwks": str(broken), "auth_issuer": ISSUER}
+    assert unfit(await callers(tmp_path, **jwks, tenants_file=str(tenants))) == [("callers", "auth_jwks")]
+    found = await callers(tmp_path, **jwks, tenants_file=str(broken))
+    assert unfit(found) == [("callers", "tenants_file")]
+    assert str(broken) in found["callers", "tenants_file"].found
+    tls = {"tls_cert_file": str(broken), "tls_key_file": str(broken)}
+    assert unfit(await callers(tmp_path, **tls)) == [("callers", "tls_cert_file")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cryptography import x509
 
 import standpipe
 from standpipe import assistant, errors, tool_call, tool_result, user
+from tests.certificates import Certificates
 
 server = pytest.importorskip("sidecar.server", reason="the server's packages are not installed here")
 config = pytest.importorskip("sidecar.config")
@@ -35,15 +38,13 @@ recall: {floor: false}
 """
 
 
-@pytest_asyncio.fixture
-async def real(directory: Path, connect: Any) -> AsyncIterator[Any]:
-    """Return a client of a real server with an empty store and no embedder."""
+def settings(directory: Path, *addresses: str, **more: Any) -> Any:
+    """Return the settings of a server with an empty store and no embedder, at a socket file and elsewhere."""
     if not (MODELS / "tokenizers" / "cl100k_base.tiktoken").exists():
         pytest.fail(f"no tokenizer ranks in {MODELS}; set STANDPIPE_MODELS_DIR", pytrace=False)
-    address = f"unix:{directory}/s.sock"
-    settings = config.Config(
+    return config.Config(
         tenant="acme",
-        listen=(address,),
+        listen=(f"unix:{directory}/s.sock", *addresses),
         http="",
         plaintext=True,
         record=f"sqlite:{directory}/s.db",
@@ -51,8 +52,15 @@ async def real(directory: Path, connect: Any) -> AsyncIterator[Any]:
         embedder="none",
         tokenizers=("cl100k_base",),
         log_level="error",
+        **more,
     )
-    async with server.Server(settings):
+
+
+@pytest_asyncio.fixture
+async def real(directory: Path, connect: Any) -> AsyncIterator[Any]:
+    """Return a client of a real server with an empty store and no embedder."""
+    address = f"unix:{directory}/s.sock"
+    async with server.Server(settings(directory)):
         client = connect(address, tenant="acme")
         yield client
         await client.close()
@@ -215,3 +223,49 @@ async def test_refusals(real: Any, connect: Any, directory: Path) -> None:
     assert caught.value.reason == "TOKEN_INVALID"
     info = await real.server_info()
     assert {limit.name: limit.value for limit in info.limits}["wire_bytes"] == standpipe.channel.WIRE_BYTES
+
+
+@pytest.mark.asyncio
+async def test_who_calls_changes_while_all_goes_on(directory: Path, connect: Any) -> None:
+    """Tokens and certificates of both sides are renewed on disk, and one client goes on; a wrong token is refused."""
+    ours, mine = (Certificates.make(directory / name) for name in ("ours", "mine"))
+    tokens, token = directory / "tokens", directory / "token"
+    tokens.write_text("the-first-token-1")
+    token.write_text("the-first-token-1")
+    guarded = settings(
+        directory,
+        "127.0.0.1:0",
+        auth_token_file=str(tokens),
+        tls_cert_file=str(ours.certificate),
+        tls_key_file=str(ours.key),
+        tls_client_ca_file=str(mine.authority),
+    )
+    files = {"ca_file": str(ours.authority), "cert_file": str(mine.certificate), "key_file": str(mine.key)}
+    async with server.Server(guarded) as serving:
+        socket, port = serving.addresses
+        clients = [connect(address, token_file=str(token), **files) for address in (socket, port)]
+        sessions = [client.session(f"s{number}", subject="anna") for number, client in enumerate(clients)]
+        for number in range(1, 4):
+            for session in sessions:
+                assert (await session.commit(user("Hi"), expected_version=number - 1)).version == number
+            before, after = f"the-{number}th-token-of-many", f"the-{number + 1}th-token-of-many"
+            tokens.write_text(f"{before}\n{after}\n" if number > 1 else f"the-first-token-1\n{after}\n")
+            await until_taken_up(serving, "auth_token_file", number)
+            token.write_text(after)
+            mine.issue("", x509.DNSName(f"caller-{number}"))
+        wrong = directory / "wrong"
+        wrong.write_text("a-token-of-nobody")
+        for address in (socket, port):
+            for arguments in ({}, {"token_file": str(wrong)}):
+                with pytest.raises(errors.Unauthenticated) as refused:
+                    await connect(address, **files, **arguments).server_info()
+                assert refused.value.reason == "UNAUTHENTICATED"
+                assert "nobody" not in repr(refused.value)
+
+
+async def until_taken_up(serving: Any, setting: str, count: int) -> None:
+    """Wait until the server has taken up a file so many times."""
+    counter = serving.telemetry.mounted_taken_up.labels(setting)
+    async with asyncio.timeout(20):
+        while counter._value.get() < count:
+            await asyncio.sleep(0.05)

@@ -6,9 +6,17 @@
 {{- if $v.shared.enabled }}{{ $opens = append $opens "shared" }}{{ end }}
 {{- if $v.worker.enabled }}{{ $opens = append $opens "worker" }}{{ end }}
 
-{{- range $name, $_ := $v.commonLabels }}
+{{- $labels := dict "commonLabels" $v.commonLabels "pods.labels" $v.pods.labels }}
+{{- range $section := list "shared" "embedder" "worker" "migration" "smoke" }}
+{{- $component := get $v $section }}
+{{- $_ := set $labels (printf "%s.pod.labels" $section) ($component.pod.labels | default dict) }}
+{{- $_ := set $labels (printf "%s.service.labels" $section) (($component.service | default dict).labels | default dict) }}
+{{- end }}
+{{- range $at, $given := $labels }}
+{{- range $name, $_ := $given }}
 {{- if or (hasPrefix "app.kubernetes.io/" $name) (eq $name "helm.sh/chart") }}
-commonLabels: {{ $name }} is set by the chart
+{{ $at }}: {{ $name }} is set by the chart
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -139,8 +147,19 @@ shared.auth.existingSecret: must be empty where auth.mode is not tokens
 {{- if and (has .auth.mode (list "jwks" "review")) (not .tenants) (not .tenantsConfigMap) }}
 shared.tenants: must say which callers act for which tenants, with auth.mode {{ .auth.mode }}
 {{- end }}
-{{- if and (or .tenants .tenantsConfigMap) (not (has .auth.mode (list "jwks" "review"))) (not .tls.clientCertificates) }}
-shared.tenants: must be empty where callers have no names, which auth.mode jwks or review or tls.clientCertificates gives them
+{{- $named := or (has .auth.mode (list "jwks" "review")) (and (eq .auth.mode "none") .tls.clientCertificates) }}
+{{- if and (or .tenants .tenantsConfigMap) (not $named) }}
+shared.tenants: must be empty where callers have no names, which auth.mode jwks or review gives them, or none with tls.clientCertificates
+{{- end }}
+{{- if and (eq .auth.mode "review") (not .auth.clusterCredentials) }}
+shared.auth.clusterCredentials: must be true with auth.mode review: nobody reviews tokens for whom they do not know
+{{- end }}
+{{- range .tenants }}
+{{- range ternary .callers (list) (eq .tenant "{namespace}") }}
+{{- if not (hasPrefix "system:serviceaccount:" .) }}
+shared.tenants: {namespace} must have callers that begin with system:serviceaccount:, which have a namespace
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and .tenants .tenantsConfigMap }}
 shared.tenantsConfigMap: must be empty where shared.tenants is not

@@ -71,9 +71,14 @@ the schema: `standpipe migrate` brings it up. */}}
 {{- end }}
 {{- end -}}
 
+{{/* Whether a sidecar computes on a GPU. */}}
+{{- define "standpipe.sidecar.gpu" -}}
+{{- with .Values.injection.gpu }}{{- if or .resourceName .claims }}true{{ end }}{{ end -}}
+{{- end -}}
+
 {{/* What differs from sidecar to sidecar, for a chart that includes it: taken from the values. */}}
 {{- define "standpipe.sidecar.from" -}}
-image: {{ include "standpipe.imageOf" (dict "root" . "gpu" (not (empty .Values.injection.claims))) | quote }}
+image: {{ include "standpipe.imageOf" (dict "root" . "gpu" (not (empty (include "standpipe.sidecar.gpu" .)))) | quote }}
 cpu: {{ .Values.injection.cpu | quote }}
 memory: {{ .Values.injection.memory | quote }}
 configMap: {{ include "standpipe.componentName" (dict "root" . "component" "sidecar") | quote }}
@@ -98,10 +103,11 @@ keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpip
 {{- define "standpipe.sidecar.parts" -}}
 {{- $values := .root.Values -}}
 {{- $from := .from -}}
+{{- $gpu := include "standpipe.sidecar.gpu" .root -}}
 container:
   name: standpipe
   image: {{ $from.image | quote }}
-  imagePullPolicy: {{ (ternary $values.gpuImage $values.image (not (empty $values.injection.claims))).pullPolicy }}
+  imagePullPolicy: {{ (ternary $values.gpuImage $values.image (not (empty $gpu))).pullPolicy }}
   restartPolicy: Always
   args: [serve]
   env:
@@ -118,7 +124,7 @@ container:
     - name: STANDPIPE_ENCRYPTION_KEYS_FILE
       value: /etc/standpipe/keys/standpipe.keys
     {{- end }}
-    {{- if $values.injection.claims }}
+    {{- if $gpu }}
     - name: STANDPIPE_DEVICE
       value: gpu
     {{- end }}
@@ -163,7 +169,10 @@ container:
     limits:
       memory: {{ $from.memory | quote }}
       ephemeral-storage: 64Mi
-    {{- with $values.injection.claims }}
+      {{- with $values.injection.gpu.resourceName }}
+      {{ . }}: "1"
+      {{- end }}
+    {{- with $values.injection.gpu.claims }}
     claims: {{- toYaml . | nindent 6 }}
     {{- end }}
   securityContext:

@@ -34,16 +34,14 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* UNIT: every object's labels. */}}
+{{/* UNIT, with `labels` beside everybody's: an object's labels. */}}
 {{- define "standpipe.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace "+" "_") | trunc 63 }}
-{{ include "standpipe.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: standpipe
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "standpipe.selectorLabels" . | fromYaml -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace "+" "_") | trunc 63) -}}
+{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "standpipe" -}}
+{{- merge $own (.labels | default dict) .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{/* UNIT, with `name` where it is not the component's, `labels` and `annotations` beside everybody's: an object's head. */}}
@@ -54,10 +52,18 @@ namespace: {{ .root.Release.Namespace }}
 {{- end }}
 labels:
   {{- include "standpipe.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* UNIT, with `annotations` of the chart's own: the head of a pod in a template. */}}
+{{- define "standpipe.podMetadata" -}}
+{{- $pod := include "standpipe.pod" . | fromYaml -}}
+labels:
+  {{- include "standpipe.labels" (merge (dict "labels" $pod.labels) .) | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) $pod.annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -86,7 +86,7 @@ auth_issuer: {{ .issuer | quote }}
 auth_review: {{ .review | quote }}
 {{- end }}
 auth_audience: {{ .audience | quote }}
-{{- if .clusterCredentials }}
+{{- if include "standpipe.asksCluster" $ }}
 auth_ca_file: /var/run/secrets/standpipe-api/ca.crt
 auth_api_token_file: /var/run/secrets/standpipe-api/token
 {{- end }}
@@ -133,6 +133,12 @@ data:
     {{- include "standpipe.config" . | nindent 4 }}
 {{- end -}}
 
+{{/* UNIT of the shared component: whether it asks the cluster's API server about tokens, or for the keys of them. */}}
+{{- define "standpipe.asksCluster" -}}
+{{- $auth := .values.auth -}}
+{{- if and $auth.clusterCredentials (or (eq $auth.mode "review") (and (eq $auth.mode "jwks") (hasPrefix "https:" $auth.jwks))) -}}true{{- end -}}
+{{- end -}}
+
 {{/* UNIT: what callers are known by. Empty for all but the shared component. */}}
 {{- define "standpipe.authVolumes" -}}
 {{- if eq .component "shared" }}
@@ -146,7 +152,7 @@ data:
     - key: {{ $auth.key }}
       path: tokens
 {{- end }}
-{{- if and (has $auth.mode (list "jwks" "review")) $auth.clusterCredentials }}
+{{- if include "standpipe.asksCluster" . }}
 - name: standpipe-api
   projected:
     defaultMode: 0440
@@ -176,7 +182,7 @@ data:
   mountPath: /etc/standpipe/auth
   readOnly: true
 {{- end }}
-{{- if and (has $auth.mode (list "jwks" "review")) $auth.clusterCredentials }}
+{{- if include "standpipe.asksCluster" . }}
 - name: standpipe-api
   mountPath: /var/run/secrets/standpipe-api
   readOnly: true

@@ -80,17 +80,10 @@ spec:
     {{- include "standpipe.strategy" . | nindent 4 }}
   template:
     metadata:
-      labels:
-        {{- include "standpipe.labels" . | nindent 8 }}
-        {{- with $pod.labels }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-      annotations:
-        kubectl.kubernetes.io/default-container: standpipe
-        checksum/config: {{ include "standpipe.config" . | sha256sum }}
-        {{- with $pod.annotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+      {{- $annotations := dict
+          "kubectl.kubernetes.io/default-container" "standpipe"
+          "checksum/config" (include "standpipe.config" . | sha256sum) }}
+      {{- include "standpipe.podMetadata" (merge (dict "annotations" $annotations) .) | nindent 6 }}
     spec:
       serviceAccountName: {{ include "standpipe.serviceAccountName" . }}
       {{- include "standpipe.podSpec" (merge (dict "grace" (add (include "standpipe.drainSeconds" .) $sleep 5)) .) | nindent 6 }}
@@ -116,6 +109,7 @@ spec:
             sleep:
               seconds: {{ $sleep }}
         {{- end }}
+        terminationMessagePolicy: FallbackToLogsOnError
         securityContext:
           {{- toYaml $pod.containerSecurityContext | nindent 10 }}
         volumeMounts:
@@ -165,7 +159,7 @@ resourceClaims:
 {{- end }}
 {{- with $pod.extraInitContainers }}
 initContainers:
-  {{- toYaml . | nindent 2 }}
+{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end -}}
 
