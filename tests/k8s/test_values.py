@@ -369,8 +369,7 @@ def test_values_that_make_sense_render(helm: str, values: dict[str, Any], tmp_pa
     assert {one["metadata"]["name"] for one in found if one["kind"] == "Deployment"} == set(named)
     for one in found:
         if one["kind"] == "ConfigMap" and "tenants.yaml" in one["data"]:
-            methods = {"HydrateContext": "ContextService/HydrateContext", "EraseSubject": "MemoryService/EraseSubject"}
-            assert parse(one["data"]["tenants.yaml"].encode(), methods).entries
+            assert parse(one["data"]["tenants.yaml"].encode(), "tenants.yaml").entries
         if one["kind"] == "ConfigMap" and "config.yaml" in one["data"]:
             path = tmp_path / "config.yaml"
             path.write_text(one["data"]["config.yaml"])
