@@ -248,7 +248,8 @@ block_cache_bytes: Final = 256 << 20
 """Recall blocks in process, least recently used out first."""
 
 policy_cache_max: Final = 256
-"""Parsed policy versions in process."""
+"""Parsed policy versions in process, and routes that are followed, of which a lease's renewal reads each. Beyond, the
+call that needs one reads it."""
 
 append_queue_max: Final = 1024
 """Commits that wait for the writer; beyond, OVERLOADED."""
