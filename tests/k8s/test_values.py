@@ -77,6 +77,13 @@ GOOD: dict[str, dict[str, Any]] = {
         tenants=[{"tenant": "a", "callers": ["spiffe://example/*", "dns:chat"]}],
     ),
     "an embedder on a GPU": embedder(gpu={"enabled": True}),
+    "a small sidecar": {
+        "injection": {
+            "enabled": True,
+            "memory": "256Mi",
+            "namespaces": [{"name": "a", "settings": {"block_cache_bytes": 1 << 20, "embedder_address": ["e:7460"]}}],
+        }
+    },
     "an embedder alone": {"embedder": {"enabled": True, "tls": {"existingSecret": "tls", "clientCertificates": True}}},
     "a worker that extracts": STORES
     | {"worker": {"enabled": True, "extraction": {"enabled": True, "url": "https://llm.example/v1", "model": "m"}}},
@@ -126,6 +133,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two hot stores": (
         shared() | {"hot": {"address": "redis://redis", "existingSecret": "redis"}},
         "hot.address: must be empty where hot.existingSecret is named",
+    ),
+    "caches that do not fit": (
+        shared(settings={"block_cache_bytes": 1 << 30}),
+        "shared.resources.limits.memory: must be at least 1304Mi, 1088Mi of it for",
+    ),
+    "a sidecar whose caches do not fit": (
+        {"injection": {"enabled": True, "namespaces": [{"name": "a"}, {"name": "b", "memory": "512Mi"}]}},
+        "injection.namespaces[1].memory: must be at least 536Mi, 320Mi of it for",
+    ),
+    "sidecars whose caches do not fit": (
+        {
+            "injection": {"enabled": True, "memory": "320Mi", "namespaces": [{"name": "a"}]},
+            "embedder": {"enabled": True},
+        },
+        "injection.memory: must be at least 450Mi, 320Mi of it for",
     ),
     "the chart's own setting": (
         shared() | {"settings": {"listen": ["0.0.0.0:1"]}},
@@ -369,8 +391,7 @@ def test_values_that_make_sense_render(helm: str, values: dict[str, Any], tmp_pa
     assert {one["metadata"]["name"] for one in found if one["kind"] == "Deployment"} == set(named)
     for one in found:
         if one["kind"] == "ConfigMap" and "tenants.yaml" in one["data"]:
-            methods = {"HydrateContext": "ContextService/HydrateContext", "EraseSubject": "MemoryService/EraseSubject"}
-            assert parse(one["data"]["tenants.yaml"].encode(), "tenants.yaml", methods).entries
+            assert parse(one["data"]["tenants.yaml"].encode(), "tenants.yaml").entries
         if one["kind"] == "ConfigMap" and "config.yaml" in one["data"]:
             path = tmp_path / "config.yaml"
             path.write_text(one["data"]["config.yaml"])
