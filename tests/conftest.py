@@ -13,6 +13,9 @@ from tests.servers import Postgres, Redis, RedisCluster, logs
 settings.register_profile("standpipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("standpipe")
 
+LONGEST = {"test_rolling.py", "test_neighbours.py", "test_freshness.py", "test_cli.py", "test_chaos.py"}
+"""Files whose tests take minutes together."""
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
@@ -48,6 +51,11 @@ def redis_cluster() -> Iterator[RedisCluster]:
     """A cluster for a module's tests, which may do to it what they mend again."""
     with RedisCluster() as cluster:
         yield cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what takes long go first, and unit tests last, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

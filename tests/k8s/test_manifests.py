@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,6 @@ SCORE_WANTED = ("container-seccomp-profile", "container-ports-check")
 """Checks beyond its usual ones."""
 ALL_WELL = 10
 """The grade of kube-score that asks for nothing; a warning has 5, and what is critical 1."""
-SCORE_CHOSEN = ("pod-networkpolicy",)
-"""Checks of what a set of values chooses: they hold for the sets of which a comment says "guarded"."""
 SCORE_FLAGS = ("--min-replicas-deployment", "1", "--min-replicas-hpa", "1")
 """One embedder, or one pod on SQLite, is a choice too: callers go on without an embedder."""
 SCORE_CPU = "--ignore-container-cpu-limit"
@@ -90,9 +88,9 @@ def conform(text: str, version: str, *, fails: bool = False) -> str:
     return tools.run(tools.need("kubeconform"), *flags, *locations, "-", stdin=text, fails=fails)
 
 
-def findings(text: str, *, ignored: Sequence[str] = ()) -> list[str]:
+def findings(text: str) -> list[str]:
     """Return what kube-score minds in manifests, warnings too, but for the checks that are ignored."""
-    without = [part for check in (*SCORE_IGNORED, *ignored) for part in ("--ignore-test", check)]
+    without = [part for check in SCORE_IGNORED for part in ("--ignore-test", check)]
     wanted = [part for check in SCORE_WANTED for part in ("--enable-optional-test", check)]
     flags = ("--kubernetes-version", "v1.33", SCORE_CPU, *SCORE_FLAGS, "-o", "json")
     said = tools.run(tools.need("kube-score"), "score", *flags, *wanted, *without, "-", stdin=text, fails=None)
@@ -217,18 +215,7 @@ def test_a_wrong_shape_is_found(what: str, version: str) -> None:
 @pytest.mark.parametrize("values", VALUES, ids=named)
 def test_kube_score_minds_nothing(values: Path) -> None:
     """No finding stands but those of the checks that are ignored with a reason."""
-    guarded = "guarded" in values.read_text()
-    assert findings(rendered("helm4", values), ignored=() if guarded else SCORE_CHOSEN) == []
-
-
-@pytest.mark.needs("helm4", "kube-score")
-def test_some_sets_have_all_that_is_chosen() -> None:
-    """The checks of what is chosen are made of sets of values, each of which would fail if less were there."""
-    guarded = [values for values in VALUES if "guarded" in values.read_text()]
-    assert guarded
-    for values in guarded:
-        text = rendered("helm4", values).replace("kind: NetworkPolicy", "kind: NoNetworkPolicy")
-        assert any("pod-networkpolicy" in finding for finding in findings(text))
+    assert findings(rendered("helm4", values)) == []
 
 
 @pytest.mark.needs("kube-score")
