@@ -332,7 +332,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         shared() | {"pods": {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
         "shared.pod.extraEnv: A is there twice",
     ),
+    "a setting that a sidecar has no choice of": (
+        {"injection": {"enabled": True, "settings": {"http": "127.0.0.1:1"}}},
+        "injection.settings.http: is set by the chart: use bindAddress",
+    ),
+    "a setting of one namespace's sidecars": (
+        {"injection": {"enabled": True, "namespaces": [{"name": "chat", "settings": {"plaintext": True}}]}},
+        "injection.namespaces: chat: settings.plaintext: is set by the chart: use encryption.plaintext",
+    ),
+    "a namespace twice": (
+        {"injection": {"enabled": True, "namespaces": [{"name": "chat"}, {"name": "chat"}]}},
+        "injection.namespaces: chat is there twice",
+    ),
     # --- by the schema: one value alone
+    "a namespace without a name": (
+        {"injection": {"namespaces": [{"secret": "x"}]}},
+        "at '/injection/namespaces/0': missing property 'name'",
+    ),
+    "a namespace's unknown setting": (
+        {"injection": {"namespaces": [{"name": "x", "settings": {"tenants": "acme"}}]}},
+        "at '/injection/namespaces/0/settings': additional properties 'tenants' not allowed",
+    ),
     "an unknown value": (shared(replica=3), "at '/shared': additional properties 'replica' not allowed"),
     "an unknown section": ({"sharde": {}}, "additional properties 'sharde' not allowed"),
     "an unknown setting": ({"settings": {"drain": 5}}, "at '/settings': additional properties 'drain' not allowed"),

@@ -95,7 +95,26 @@ encryption.existingSecret: must name a Secret with the keys, or encryption.plain
 {{- end }}
 {{- end }}
 
-{{- /* injection */}}
+{{- /* injection: what settings of sidecars have values of their own, for all and in one namespace */}}
+{{- $sidecars := dict "injection.settings" ($v.injection.settings | default dict) }}
+{{- $names := list }}
+{{- range $v.injection.namespaces }}
+{{- $_ := set $sidecars (printf "injection.namespaces: %s: settings" .name) (.settings | default dict) }}
+{{- if has .name $names }}
+injection.namespaces: {{ .name }} is there twice
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- range $at, $given := $sidecars }}
+{{- range $name, $instead := dict
+    "hot" "hot, or the Secret's key hot" "record" "record, or the Secret's key record" "listen" "shared for other addresses"
+    "http" "bindAddress" "encryption_keys_file" "encryption, or the Secret's key standpipe.keys"
+    "plaintext" "encryption.plaintext" "device" "injection.gpu" }}
+{{- if hasKey $given $name }}
+{{ $at }}.{{ $name }}: is set by the chart: use {{ $instead }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and $v.injection.enabled (semverCompare "<1.34-0" .Capabilities.KubeVersion.Version) }}
 injection.enabled: must be false before Kubernetes 1.34, which has no MutatingAdmissionPolicy to serve: include the chart's templates in a chart of yours, or use k8s/kustomize
 {{- end }}
