@@ -98,7 +98,7 @@ TEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 test: setup  ## Run the tests
 	$(TEST) -m 'not needs'
 
-test-long: setup  ## Run the race and the kill -9 rounds 200 times each, and chaos with every plant
+test-long: setup  ## Run races, faults and kill -9 for 200 rounds each, and chaos with every plant
 	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults tests/chaos --timeout 3600
 
 RECORD ?= postgresql
