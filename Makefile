@@ -53,7 +53,7 @@ $(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock | $(VENV)/ready
 
 K8S_TOOLS := helm3 helm4 helm-unittest kubeconform kube-score promtool kustomize etcd kube-apiserver
 
-k8s-tools: $(addprefix $(TOOLS)/,$(K8S_TOOLS)) $(TOOLS)/schemas/ready  ## Build Helm, an API server and what else tests of k8s/ use; needs Go
+k8s-tools: $(addprefix $(TOOLS)/,$(K8S_TOOLS)) $(TOOLS)/schemas/ready  ## Build Helm, an API server and what else tests of k8s/ use; needs Go 1.26
 
 # Their versions stand in .ci/k8s/go.mod. Go itself sees that a tool is up to date, so that a new clone costs seconds.
 # $(1): the tool, $(2): its package, $(3): flags of the build.
