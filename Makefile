@@ -15,7 +15,7 @@ KUBE_SCORE := github.com/zegl/kube-score/cmd/kube-score@v1.20.0
 # The stock gRPC client that a test lists and calls the API with.
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
-.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed bench-sizing lock clean k8s-tools test-k8s
+.PHONY: help setup tools demo test test-gpu test-long chaos verify proto lint types layers eval eval-engines eval-pii eval-safety eval-embed bench bench-embed bench-sizing bench-k8s lock clean k8s-tools test-k8s
 
 help:  ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ chart-patches: $(VENV)/ready $(TOOLS)/helm4  ## Write the patches of k8s/kustomi
 
 test-k8s: setup  ## Run the tests of images, chart, policies and pods, and say which tools were missing
 	$(TEST) tests/k8s --timeout 600
+
+bench-k8s: setup $(TOOLS)/helm4  ## Measure the image in pods under podman: sizes, start, memory, calls; needs root and `make image`
+	$(BIN)/python -m tests.k8s.measure
 
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)

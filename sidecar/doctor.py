@@ -105,7 +105,8 @@ async def _shared(config: Config) -> list[Finding]:
 async def _replica(address: str, config: Config) -> tuple[Finding, tuple[str, ...]]:
     """Return what is to be said of a replica, and the ids of its models."""
     wait_s = limits.examine_ms / 1000
-    advice = "Look at the network, at `standpipe embed` there, and at what `embedder_address` names."
+    certificates_too = ", and at the certificates of both" if config.embedder_ca_file else ""
+    advice = f"Look at the network, at `standpipe embed` there, at what `embedder_address` names{certificates_too}."
     try:
         shared = SharedEmbedder(
             [address],

@@ -248,7 +248,8 @@ block_cache_bytes: Final = 256 << 20
 """Recall blocks in process, least recently used out first."""
 
 policy_cache_max: Final = 256
-"""Parsed policy versions in process."""
+"""Parsed policy versions in process, and routes that are followed, of which a lease's renewal reads each. Beyond, the
+call that needs one reads it."""
 
 append_queue_max: Final = 1024
 """Commits that wait for the writer; beyond, OVERLOADED."""
@@ -443,6 +444,10 @@ wrapping_command_ms: Final = 10_000
 
 drain_ms: Final = 1500
 """From SIGTERM to the last answer: Kubernetes gives a sidecar 2 s after the pod's grace period."""
+
+connection_age_ms: Final = 300_000
+"""After which a client is asked to connect anew, give or take a tenth; its calls end first. Only then does it ask for
+the server's addresses again: pods that were added beside this one get work within minutes."""
 
 breaker_failures_max: Final = 5
 """Failures of a store in a row before calls to it fail at once: one lost connection is no outage."""

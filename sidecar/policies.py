@@ -33,7 +33,7 @@ class Policies:
     record: Record
     tokenizers: Tokenizers
     _versions: OrderedDict[tuple[str, str, int], Policy] = field(default_factory=OrderedDict)
-    _routes: dict[tuple[str, str], _Pointer] = field(default_factory=dict)
+    _routes: OrderedDict[tuple[str, str], _Pointer] = field(default_factory=OrderedDict)
 
     def nearest(self, tenant: str, route: str, *, since: float = 0.0) -> Policy | None:
         """Return the policy that the route pointed at when it was last seen, if it is at hand.
@@ -43,7 +43,12 @@ class Policies:
         pointer = self._routes.get((tenant, route))
         if pointer is None or pointer.asked_at < since:
             return None
-        return self._versions.get((tenant, pointer.policy_name, pointer.policy_version))
+        version = (tenant, pointer.policy_name, pointer.policy_version)
+        found = self._versions.get(version)
+        if found is not None:  # what is used stays, whatever other tenants use
+            self._routes.move_to_end((tenant, route))
+            self._versions.move_to_end(version)
+        return found
 
     async def follow(self, tenant: str, route: str, stored: StoredRoute | None, *, asked_at: float) -> Policy:
         """Return the policy of a route as it was just read. Raises RouteNotFound."""
@@ -66,11 +71,11 @@ class Policies:
     def _saw(self, tenant: str, route: str, stored: StoredRoute | None, *, asked_at: float) -> _Pointer:
         name, version = (stored.policy_name, stored.policy_version) if stored else (DEFAULT, 0)
         pointer = _Pointer(name, version, asked_at)
-        if len(self._routes) >= limits.policy_cache_max and (tenant, route) not in self._routes:
-            self._routes.clear()
         held = self._routes.get((tenant, route))
         if held is None or held.asked_at <= asked_at:
             self._routes[tenant, route] = pointer
+        if len(self._routes) > limits.policy_cache_max:
+            self._routes.popitem(last=False)
         return pointer
 
     async def version(self, tenant: str, name: str, version: int) -> Policy:

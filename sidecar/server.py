@@ -18,6 +18,7 @@ from sidecar.embed import Embedder
 from sidecar.embedders import embedders_of
 from sidecar.engines import open_hot, open_record
 from sidecar.erasure import Eraser
+from sidecar.errors import ConfigInvalid
 from sidecar.export import Exporter
 from sidecar.gateway import Gateway
 from sidecar.hydrate import Hydrator
@@ -77,6 +78,8 @@ class Server(Serving):
         callers = await stack.enter_async_context(callers_of(config, telemetry))
         self.record: Record = await open_record(config)
         stack.push_async_callback(self.record.close)
+        if not config.tenants_file and not await self.record.may_be(config.tenant):
+            raise ConfigInvalid("the record store binds this role to other tenants", field="tenant")
         models = Path(config.models_dir)
         tokenizers = Tokenizers(models / "tokenizers", config.tokenizers)
         counters = {}

@@ -35,6 +35,7 @@ from sidecar.telemetry import Log, Telemetry
 _OPTIONS = (
     ("grpc.max_receive_message_length", limits.wire_bytes),
     ("grpc.max_send_message_length", limits.wire_bytes),
+    ("grpc.max_connection_age_ms", limits.connection_age_ms),
     ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a lottery
 )
 

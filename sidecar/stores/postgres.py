@@ -1007,6 +1007,10 @@ class PostgresRecord(Record):
     async def signing_key(self) -> bytes:
         return self._signing_key
 
+    async def may_be(self, tenant: str) -> bool:
+        (found,) = await self._ask([_Asked(_NOBODY, [("may_be", (tenant,))], _first(lambda row: row[0]))])
+        return bool(found)
+
     async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:
         rows = await self._write("append", *_append_values(event), sight=_Sight(event.tenant), deadline=deadline)
         return _appended(event, rows[0])

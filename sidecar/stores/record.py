@@ -101,6 +101,8 @@ R33 `serve` names the one model of the store whose vectors rank, if the one name
 R34 `drop_model` removes a model's vectors, work orders and name; InvalidField for the one that serves. No snapshot
     holds a part of a subject's vectors. It may be called again, and goes on where it was broken off. A process that
     still works on the model may begin it anew (R14): it is dropped when nobody does.
+R35 `may_be` tells whether the store lets its caller serve a tenant. Where it does not, the tenant's reads find nothing,
+    and its writes raise ConfigInvalid. Stores that bind nobody say True.
 """
 
 from __future__ import annotations
@@ -692,6 +694,10 @@ class Record(ABC):
     @abstractmethod
     async def signing_key(self) -> bytes:
         """Return the deployment's 32-byte key, made by the first `open`; it signs tokens and receipts."""
+
+    async def may_be(self, tenant: str) -> bool:
+        """Return whether the store lets its caller serve a tenant (R35)."""
+        return True
 
     @abstractmethod
     async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:

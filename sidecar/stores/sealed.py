@@ -429,6 +429,9 @@ class SealedRecord(Record):
     async def signing_key(self) -> bytes:
         return await self.inner.signing_key()
 
+    async def may_be(self, tenant: str) -> bool:
+        return await self.inner.may_be(tenant)
+
     # --- the log ---
 
     async def append(self, event: NewEvent, *, deadline: Deadline | None = None) -> Appended:

@@ -2368,3 +2368,10 @@ class RecordSuite:
             await other.append(turn(subjects[0], subject=subjects[0]))
         await dropping
         assert not [subject for subject in subjects if (await scope_of(record, subject, model="old")).vectors]
+
+    # --- R35 ---
+
+    async def test_r35_who_is_not_bound_may_be_any_tenant(self, record: Record) -> None:
+        """A store that binds nobody lets its caller serve whatever tenant (R35)."""
+        assert await record.may_be("acme")
+        assert await record.may_be("a tenant that nobody has")

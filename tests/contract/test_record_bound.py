@@ -6,20 +6,25 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from sidecar import limits
+from sidecar.config import Config
 from sidecar.errors import ConfigInvalid, StoreUnavailable
+from sidecar.server import Server
 from sidecar.stores import postgres
 from sidecar.stores.postgres import ANY_TENANT, PostgresRecord, migrate
 from sidecar.stores.record import Read
 from tests.contract.postgres import ROLE, RawPostgres, unmigrated
 from tests.contract.record_suite import MODEL, scope_of, turn
 from tests.contract.test_record_postgres import DEPLOYMENT, EVERY_READ, fill
+from tests.e2e.pods import MODELS
 from tests.servers import Postgres
 
 Bind = Callable[..., str]
@@ -51,7 +56,7 @@ def bind(postgres_server: Postgres, place: str) -> Bind:
 
 def login(server: Postgres, place: str, role: str) -> str:
     """Return the address of a database for a role, whose name may hold anything."""
-    return psycopg.conninfo.make_conninfo(server.dsn(place), user=role)
+    return server.dsn(place, user=quote(role))
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ async def fetch(record: PostgresRecord, reads: Sequence[Read]) -> list[Any]:
 async def test_a_bound_role_is_no_other_tenant(
     bind: Bind, opened: Callable[[str], Any], postgres_server: Postgres, place: str
 ) -> None:
-    """P8: its engine reads nothing of another tenant and writes nothing as one; its own it reads and writes as ever."""
+    """P8: its engine reads nothing of another tenant and writes nothing as one; its own it reads and writes (R35)."""
     role = await asyncio.to_thread(bind, "acme")
     owner = await opened(ROLE)
     await fill(owner)
@@ -88,6 +93,8 @@ async def test_a_bound_role_is_no_other_tenant(
     assert await fetch(record, theirs) == await fetch(owner, [replace(read, tenant="nobody") for read in EVERY_READ])
     assert (await record.append(turn("mine"))).version == 1
     assert (await scope_of(record)).position
+    assert await record.may_be("acme")
+    assert not [tenant for tenant in ("rival", "acm", "acme,", "{acme}", "") if await record.may_be(tenant)]
     before = raw.dump()
     for tenant in ("rival", "nobody"):
         for event in (turn("s", tenant=tenant), turn("private", tenant=tenant, subject="eve")):
@@ -264,3 +271,18 @@ async def test_who_is_not_bound_pays_nothing(bind: Bind, postgres_server: Postgr
 
     assert "ANY" in plan(bound)
     assert "ANY" not in plan(free)
+
+
+async def test_a_sidecar_of_another_tenant_does_not_start(
+    bind: Bind, postgres_server: Postgres, place: str, tmp_path: Path
+) -> None:
+    """A sidecar whose role may not be its tenant says so at start, and shows nobody an empty memory."""
+    role = await asyncio.to_thread(bind, "acme", "beta")
+    common = {"record_migrate": False, "plaintext": True, "embedder": "none", "http": "", "models_dir": str(MODELS)}
+    config = Config(record=login(postgres_server, place, role), listen=(f"unix:{tmp_path}/s",), tenant="acme", **common)
+    async with Server(config):
+        pass
+    with pytest.raises(ConfigInvalid) as caught:
+        async with Server(replace(config, tenant="rival")):
+            pass
+    assert caught.value.field == "tenant"

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
+from cryptography import x509
 
 from sidecar import limits
 from sidecar.config import Config
@@ -23,11 +24,12 @@ from sidecar.doctor import _shared
 from sidecar.embed import Embedder
 from sidecar.errors import ConfigInvalid, Overloaded
 from sidecar.finding import Outcome
+from sidecar.remote import SharedEmbedder
 from sidecar.server import Server
-from sidecar.telemetry import Log
+from sidecar.telemetry import Log, Telemetry
 from standpipe.v1 import context_pb2
 from tests.certificates import Certificates
-from tests.e2e.embedders import EmbedderProcess, embedding, total
+from tests.e2e.embedders import EmbedderProcess, Gated, embedding, total
 from tests.e2e.pods import MODEL, MODELS, RECALL, ROOT, Local, Pod, answered, serving, settings, shown, until
 from tests.proxy import Proxy
 from tests.replica import Replica
@@ -416,11 +418,12 @@ async def test_texts_travel_in_tls(tmp_path: Path, embedder: Embedder) -> None:
                 assert (await pod.info()).embedding.model_id == ""
 
 
-async def test_an_embedder_asks_who_calls(tmp_path: Path) -> None:
+async def test_an_embedder_asks_who_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`standpipe embed` under mTLS serves those with a certificate of its authority alone; doctor tells."""
     ours, mine = (Certificates.make(tmp_path / name) for name in ("ours", "mine"))
     shown = {"embedder_cert_file": str(mine.certificate), "embedder_key_file": str(mine.key)}
     others = {"embedder_cert_file": str(ours.certificate), "embedder_key_file": str(ours.key)}
+    monkeypatch.setattr(limits, "examine_ms", 3000)
     with EmbedderProcess(**_guarded(ours, mine.authority)) as process:
         trusting: dict[str, Any] = {"embedder_address": (process.target,), "embedder_ca_file": str(ours.authority)}
         for number, (files, good) in enumerate(((shown, True), (others, False), ({}, False))):
@@ -432,6 +435,7 @@ async def test_an_embedder_asks_who_calls(tmp_path: Path) -> None:
                     await until(lambda pod=pod: left_alone(pod))
             found = await _shared(Config(plaintext=True, **trusting, **files))
             assert [one.outcome for one in found] == [Outcome.OK if good else Outcome.FAILED]
+            assert good or "certificates" in found[0].advice
 
 
 async def test_renewed_certificates_are_shown_to_the_embedder(tmp_path: Path) -> None:
@@ -467,6 +471,38 @@ async def test_renewed_certificates_are_shown_to_the_embedder(tmp_path: Path) ->
             await asyncio.to_thread(process.restart)
             await until(embeds)
             assert total(pod.metrics(), "mounted_taken_up_total", setting="embedder_ca_file") == 1
+
+
+async def test_a_call_under_way_ends_as_it_began(tmp_path: Path, embedder: Embedder) -> None:
+    """Certificates are renewed in the middle of a call: it is answered, and so is the next, over another connection."""
+    ours, mine = (Certificates.make(tmp_path / name) for name in ("ours", "mine"))
+    gated = Gated(embedder, opened=True)
+    async with embedding(gated, **_guarded(ours, mine.authority)) as served:
+        telemetry = Telemetry(Log(io.StringIO()))
+        files = {"ca_file": ours.authority, "cert_file": mine.certificate, "key_file": mine.key}
+        named = {name: str(path) for name, path in files.items()}
+        async with SharedEmbedder(served.server.addresses, telemetry, **named) as shared:
+            await shared.changed.wait()
+            (model,), (replica,) = shared.models(), shared._replicas
+            gated.open.clear()
+            before = asyncio.create_task(model.embed_query("What was before?", deadline_s=30))
+            while not replica.in_flight:
+                await asyncio.sleep(0.01)
+            channel = replica._channel
+            mine.issue("", x509.DNSName("renewed"))
+            assert shared._tls is not None
+            await asyncio.to_thread(shared._tls.look)
+            after = asyncio.create_task(model.embed_query("What comes after?", deadline_s=30))
+            while replica.in_flight < 2:
+                await asyncio.sleep(0.01)
+            assert replica._channel is not channel
+            assert replica._closing
+            gated.open.set()
+            for task in (before, after):
+                assert (await task).shape == (model.dimensions,)
+            async with asyncio.timeout(20):
+                while replica._closing:
+                    await asyncio.sleep(0.01)
 
 
 def _guarded(ours: Certificates, callers: Path) -> dict[str, str]:

@@ -69,6 +69,40 @@ def talking(pod: dict[str, Any], *, writers: int = 2, pause_ms: int = 20) -> dic
     return pod
 
 
+def labelled(namespace: str) -> dict[str, Any]:
+    """Return a Deployment of the application as its author writes it: of the sidecar it has the label alone."""
+    labels = {"app.kubernetes.io/name": "chat", "standpipe.dev/inject": "true"}
+    pod = template()
+    of_example = container(pod, "chat")
+    pod = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                name: value for name, value in pod["spec"]["securityContext"].items() if name != "supplementalGroups"
+            },
+            "containers": [{name: of_example[name] for name in ("name", "image", "securityContext", "resources")}],
+            "volumes": [],
+        },
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "chat", "namespace": namespace},
+        "spec": {"selector": {"matchLabels": labels}, "template": talking(pod)},
+    }
+
+
+def files_of(pod: Mapping[str, Any]) -> str:
+    """Return the name of the Secret that the sidecar's tokens come from."""
+    sources = next(one["projected"]["sources"] for one in pod["spec"]["volumes"] if one["name"] == "standpipe-config")
+    return next(
+        str(one["secret"]["name"])
+        for one in sources
+        if "tokens" in {item["key"] for item in one.get("secret", {}).get("items", [])}
+    )
+
+
 def on_sqlite(pod: dict[str, Any]) -> dict[str, Any]:
     """Give the sidecar of a pod's manifest a volume for its record store."""
     mounted(pod, "standpipe", {"emptyDir": {}}, "/data")

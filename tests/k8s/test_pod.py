@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import keys
 from tests.e2e.pods import MODEL, MODELS
 from tests.faults.log_check import broken_chain, check_store, every_event, rounds
 from tests.k8s import chat, kubelet, tools
+from tests.k8s.apiserver import ApiServer
+from tests.k8s.test_admission import in_force, render
 from tests.servers import Postgres, Redis
 
 pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.timeout(180)]
@@ -208,6 +211,76 @@ def test_who_is_not_of_the_group_cannot_open_the_socket() -> None:
         pod.wait(lambda: pod["chat"].ended)
         assert pod["chat"].logs() == ["13"], pod.described()
         assert pod["standpipe"].started
+
+
+def test_tokens_change_under_calls() -> None:
+    """A kubelet swaps the token's files on both sides, one after the other: no call fails, and the old one ends."""
+    first, second, third = ((letter * 43) for letter in "abc")
+    manifest = chat.on_sqlite(chat.talking(chat.template(), writers=4))
+    chat.mounted(manifest, "chat", {"secret": {"secretName": "token"}}, "/token")
+    chat.container(manifest, "chat")["env"].append({"name": "STANDPIPE_TOKEN_FILE", "value": "/token/token"})
+    files = chat.files_of(manifest)
+    objects = [
+        *chat.objects(auth_token_file="/etc/standpipe/auth/tokens"),
+        chat.secret(files, tokens=f"{first}\n"),
+        chat.secret("token", token=first),
+    ]
+    with kubelet.Pod(manifest, objects) as pod:
+
+        def accepts(*tokens: str) -> None:
+            before = taken_up()
+            pod.change(chat.secret(files, tokens="".join(f"{one}\n" for one in tokens)))
+            pod.wait(lambda: taken_up() > before)
+            more(pod)
+
+        def taken_up() -> int:
+            return sum(line["event"] == "changed files taken up" for line in pod["standpipe"].records())
+
+        def unauthenticated() -> bool:
+            return any(line.get("code") == "UNAUTHENTICATED" for line in pod["chat"].records())
+
+        pod.wait_ready()
+        more(pod)
+        accepts(second, first)
+        pod.change(chat.secret("token", token=second))
+        more(pod, 20)
+        accepts(second)
+        assert not unauthenticated(), pod.described()
+        pod.change(chat.secret("token", token=third))
+        pod.wait(unauthenticated)
+        accepts(third)
+        pod.stop()
+        audit(pod, pod.volumes.paths["standpipe-data"] / "record.db")
+
+
+@pytest.mark.needs("etcd", "kube-apiserver")
+def test_from_a_label_to_a_running_pod() -> None:
+    """A Deployment's pod with the label alone becomes, by a real API server's admission, a pod that runs and talks."""
+    settings = {"tenant": "acme", "embedder": "none"}
+    injected = {"enabled": True, "namespaces": [{"name": "chat", "image": chat.IMAGE, "settings": settings}]}
+    with ApiServer() as api:
+        api.namespace("chat", {"pod-security.kubernetes.io/enforce": "restricted"})
+        manifests = render({"injection": injected})
+        for manifest in manifests:
+            api.apply(manifest)
+        in_force(api)
+        deployment = api.create(chat.labelled("chat"))
+        # A ReplicaSet's controller does this; the API server has none.
+        pod = {"apiVersion": "v1", "kind": "Pod", **deployment["spec"]["template"]}
+        pod["metadata"] |= {"name": "chat-0", "namespace": "chat"}
+        admitted = api.create(pod)
+    assert chat.container(admitted, "standpipe")["restartPolicy"] == "Always"
+    objects = [
+        *(one for one in manifests if one["kind"] == "ConfigMap"),
+        *(one for one in chat.objects() if one["metadata"]["name"] == "application"),
+        chat.secret("standpipe", record="sqlite:/data/record.db", hot="memory", **{"standpipe.keys": keys.LINE}),
+    ]
+    with kubelet.Pod(chat.on_sqlite(admitted), objects) as running:
+        running.wait_ready()
+        more(running, 20)
+        running.stop()
+        assert (running["standpipe"].exits, running["chat"].exits) == ([0], [0])
+        audit(running, running.volumes.paths["standpipe-data"] / "record.db")
 
 
 # --- with real stores --------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ where Pod Security's "restricted" is enforced.
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,18 @@ import yaml
 
 from tests.k8s import tools
 from tests.k8s.apiserver import ApiServer, Manifest, Refused
-from tests.k8s.test_manifests import EXAMPLES, OVERLAYS, VALUES, WITHOUT_SCHEMA, documents, is_whole, named, rendered
+from tests.k8s.test_manifests import (
+    EXAMPLES,
+    OVERLAYS,
+    VALUES,
+    VERSIONS,
+    WITHOUT_SCHEMA,
+    documents,
+    injects,
+    is_whole,
+    named,
+    rendered,
+)
 from tests.servers import wait_for
 
 pytestmark = [pytest.mark.needs("etcd", "kube-apiserver")]
@@ -30,23 +43,36 @@ CLASSES: dict[str, Manifest] = {
 CHARTS = sorted(path.parent for path in (tools.ROOT / "k8s" / "examples").rglob("Chart.yaml"))
 
 
+OLDEST, NEWEST = VERSIONS
+
+
 @pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    """An API server that knows the kinds of the Prometheus operator and of KEDA."""
-    with ApiServer() as server:
-        definitions = [
-            each
-            for path in sorted((tools.need("schemas") / "crds").glob("*.yaml"))
-            for each in documents(path.read_text())
-        ]
-        assert definitions
-        for each in definitions:
-            server.apply(each)
-        for each in definitions:
-            served = {"apiVersion": f"{each['spec']['group']}/{each['spec']['versions'][0]['name']}"}
-            kind = served | {"kind": each["spec"]["names"]["kind"], "metadata": {}}
-            wait_for(lambda kind=kind: known(server, kind), f"{kind['kind']} is served")
-        yield server
+def servers() -> Iterator[Callable[[str], ApiServer]]:
+    """API servers by version, each started once."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda version: start(stack, version))
+
+
+@pytest.fixture
+def api(request: pytest.FixtureRequest, servers: Callable[[str], ApiServer]) -> ApiServer:
+    """Return the API server of the version in `param`."""
+    return servers(request.param)
+
+
+def start(stack: ExitStack, version: str) -> ApiServer:
+    """Start an API server that knows the kinds of the Prometheus operator and of KEDA."""
+    server = stack.enter_context(ApiServer(version.rpartition(".")[0]))
+    files = sorted((tools.need("schemas") / "crds").glob("*.yaml"))
+    definitions = [each for path in files for each in documents(path.read_text())]
+    assert definitions
+    for each in definitions:
+        server.apply(each)
+    for each in definitions:
+        spec = each["spec"]
+        served = f"{spec['group']}/{spec['versions'][0]['name']}"
+        kind = {"apiVersion": served, "kind": spec["names"]["kind"], "metadata": {}}
+        wait_for(lambda kind=kind: known(server, kind), f"{kind['kind']} is served")
+    return server
 
 
 def known(api: ApiServer, kind: Manifest) -> bool:
@@ -101,13 +127,23 @@ def pods_of(manifest: Manifest, namespace: str) -> Iterator[Manifest]:
 
 
 @pytest.mark.needs("helm4", "schemas")
-@pytest.mark.parametrize("values", VALUES, ids=named)
-def test_the_chart_is_taken(api: ApiServer, values: Path) -> None:
-    """For each set of values; what is injected later is a pod of somebody else's."""
-    dry_run(api, documents(rendered("helm4", values)), "standpipe")
+@pytest.mark.parametrize(
+    ("api", "version", "values"),
+    [
+        pytest.param(version, version, values, id=f"{named(values)}-{version}")
+        for version in VERSIONS
+        for values in VALUES
+        if version == NEWEST or not injects(values)
+    ],
+    indirect=["api"],
+)
+def test_the_chart_is_taken(api: ApiServer, version: str, values: Path) -> None:
+    """For each set of values, by the oldest and the newest Kubernetes that have all of what it asks for."""
+    dry_run(api, documents(rendered("helm4", values, version)), "standpipe")
 
 
 @pytest.mark.needs("helm4", "schemas")
+@pytest.mark.parametrize("api", [NEWEST], indirect=True)
 @pytest.mark.parametrize("chart", CHARTS, ids=named)
 def test_the_examples_charts_are_taken(api: ApiServer, chart: Path, tmp_path: Path) -> None:
     """With the dependency on the chart beside them, which needs no network."""
@@ -116,6 +152,7 @@ def test_the_examples_charts_are_taken(api: ApiServer, chart: Path, tmp_path: Pa
 
 
 @pytest.mark.needs("schemas")
+@pytest.mark.parametrize("api", [NEWEST], indirect=True)
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
 def test_the_examples_are_taken(api: ApiServer, example: Path) -> None:
     """Whole manifests; those of operators that no Go module has are left out."""
@@ -124,6 +161,7 @@ def test_the_examples_are_taken(api: ApiServer, example: Path) -> None:
 
 
 @pytest.mark.needs("kustomize", "schemas")
+@pytest.mark.parametrize("api", VERSIONS, indirect=True)
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=named)
 def test_the_overlays_are_taken(api: ApiServer, overlay: Path) -> None:
     """What kustomize makes of each."""
@@ -138,6 +176,7 @@ def build(chart: Path, directory: Path) -> Path:
     return here
 
 
+@pytest.mark.parametrize("api", [NEWEST], indirect=True)
 def test_a_field_that_nobody_knows_is_refused(api: ApiServer) -> None:
     """The check above would see a typing error."""
     manifest: Manifest = yaml.safe_load("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, daat: {}}")

@@ -40,8 +40,11 @@ from sidecar.errors import (
     Unauthenticated,
 )
 from sidecar.mounted import Mounted
+from sidecar.policies import Policies
 from sidecar.servicers.boundary import Shares
+from sidecar.stores.sqlite import SqliteRecord
 from sidecar.telemetry import Log, Telemetry
+from sidecar.tokens import Tokenizers
 from tests.certificates import Certificates
 from tests.issuer import AUDIENCE, ISSUER, OURS, ApiServer, Issuer, Volume, account
 
@@ -944,3 +947,19 @@ def test_no_tenant_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert press("a") == 30
     held.close()
     assert shares._at_work == {}
+
+
+async def test_a_tenant_that_is_used_stays_at_hand(
+    tmp_path: Path, models_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of others come once, the route and policy of a tenant that goes on calling are not given up."""
+    monkeypatch.setattr(limits, "policy_cache_max", 4)
+    record = SqliteRecord(tmp_path / "record.db")
+    await record.open()
+    policies = Policies(record, Tokenizers(models_directory / "tokenizers", ("o200k_base",)))
+    await policies.follow("busy", "default", None, asked_at=1.0)
+    for number in range(20):
+        assert policies.nearest("busy", "default") is not None
+        await policies.follow(f"other-{number}", "default", None, asked_at=1.0)
+    assert len(policies.routes_in_use()) == 4
+    await record.close()

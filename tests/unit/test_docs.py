@@ -9,12 +9,12 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-DOCUMENTS: Final = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "k8s").rglob("*.md"))]
+DOCUMENTS: Final = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "k8s").rglob("*.md"))]
 
 
 def missing(text: str, place: Path) -> list[str]:
-    """Return the links of a document, and the tests that it names, that lead nowhere."""
-    found = []
+    """Return the links of a document, and the tests that it names, that lead nowhere; and what a merge left behind."""
+    found = re.findall(r"^(?:<{7}|>{7}) .*", text, re.MULTILINE)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         path = link.partition("#")[0]
         if path and "://" not in path and not (place.parent / path).exists():
@@ -37,8 +37,11 @@ def test_what_is_missing_is_found() -> None:
     here = Path(__file__)
     fine = "[a](test_docs.py) [b](https://example.com/x) `tests/unit/test_docs.py::test_what_is_missing_is_found`"
     assert missing(fine, here) == []
-    wrong = "[a](nothing.md) `tests/unit/test_nothing.py` `tests/unit/test_docs.py::test_that_nobody_wrote`"
+    wrong = (
+        "<<<<<<< HEAD\n[a](nothing.md) `tests/unit/test_nothing.py` `tests/unit/test_docs.py::test_that_nobody_wrote`"
+    )
     assert missing(wrong, here) == [
+        "<<<<<<< HEAD",
         "nothing.md",
         "tests/unit/test_nothing.py::",
         "tests/unit/test_docs.py::test_that_nobody_wrote",

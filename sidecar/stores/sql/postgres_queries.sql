@@ -398,6 +398,14 @@ FROM pg_class c, (SELECT %b::text AS role, %b::text[] AS tenants) AS w
 WHERE c.relnamespace = 'standpipe'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
     AND c.relrowsecurity ORDER BY c.relname;
 
+-- name: may_be
+-- Whether every policy that binds this role lets it be a tenant.
+SELECT NOT row_security_active('standpipe.sessions') OR NOT EXISTS (
+    SELECT 1 FROM pg_policy p
+    WHERE p.polrelid = 'standpipe.sessions'::regclass AND NOT p.polpermissive
+        AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS r WHERE r <> 0 AND pg_has_role(r, 'USAGE'))
+        AND %b <> ALL (substring(pg_get_expr(p.polqual, p.polrelid) FROM '\{.*\}')::text[]));
+
 -- name: bind_new_tables
 -- Who is bound to tenants is so in a table that has just been made.
 SELECT format('CREATE POLICY %I ON standpipe.%I AS RESTRICTIVE TO %s USING (%s)', p.polname, c.relname,
