@@ -844,6 +844,25 @@ async def test_known_callers_stay_known_while_the_server_is_away(
                 await asyncio.sleep(0.1)
 
 
+async def test_known_callers_do_not_wait_for_a_server_that_hangs(
+    tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A review that is over while the server hangs costs one call half its time at most; then nobody waits (P12)."""
+    monkeypatch.setattr(limits, "review_fresh_s", 0.05)
+    async with reviewed(tmp_path, telemetry) as (known, server):
+        assert await admitted(known, "token-of-acme") == "acme"
+        server.hold.clear()
+        await asyncio.sleep(0.1)
+        assert await admitted(known, "token-of-acme", within_s=0.4) == "acme"
+        async with asyncio.timeout(20):
+            while not known._verifier.away:
+                await asyncio.sleep(0.02)
+        asked = len(server.reviews)
+        for _ in range(50):
+            assert await admitted(known, "token-of-acme", within_s=0.0) == "acme"
+        assert len(server.reviews) <= asked + 1
+
+
 async def test_what_is_known_is_bounded(tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond callers_known_max the oldest is forgotten, of tokens, of refusals and of rights, and asked for anew."""
     monkeypatch.setattr(limits, "callers_known_max", 2)
