@@ -53,7 +53,7 @@ $(TOOLS)/onnxruntime-gpu/ready: .ci/gpu.lock | $(VENV)/ready
 
 K8S_TOOLS := helm3 helm4 helm-unittest kubeconform kube-score promtool kustomize etcd kube-apiserver
 
-k8s-tools: $(addprefix $(TOOLS)/,$(K8S_TOOLS)) $(TOOLS)/schemas/ready  ## Build Helm, an API server and what else tests of k8s/ use; needs Go
+k8s-tools: $(addprefix $(TOOLS)/,$(K8S_TOOLS)) $(TOOLS)/schemas/ready  ## Build Helm, an API server and what else tests of k8s/ use; needs Go 1.26
 
 # Their versions stand in .ci/k8s/go.mod. Go itself sees that a tool is up to date, so that a new clone costs seconds.
 # $(1): the tool, $(2): its package, $(3): flags of the build.
@@ -101,7 +101,7 @@ TEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 test: setup  ## Run the tests
 	$(TEST) -m 'not needs'
 
-test-long: setup  ## Run the race and the kill -9 rounds 200 times each, and chaos with every plant
+test-long: setup  ## Run races, faults and kill -9 for 200 rounds each, and chaos with every plant
 	TEST_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/faults tests/chaos --timeout 3600
 
 RECORD ?= postgresql

@@ -48,6 +48,22 @@ ROWS: dict[str, list[Panel]] = {
             [("max by (pod) (max_over_time(standpipe_event_loop_lag_seconds{%}[@]))", "{{pod}}")],
         ),
     ],
+    "Callers": [
+        ("Credentials", "reqps", [(per_second("standpipe_authentications_total", "outcome"), "{{outcome}}")]),
+        (
+            "Questions to who vouches",
+            "reqps",
+            [(per_second("standpipe_authority_calls_total", "outcome"), "{{outcome}}")],
+        ),
+        (
+            "Changed files",
+            "short",
+            [
+                ("sum by (setting) (increase(standpipe_mounted_taken_up_total{%}[@]))", "{{setting}}, taken up"),
+                ("sum by (setting) (increase(standpipe_mounted_refused_total{%}[@]))", "{{setting}}, refused"),
+            ],
+        ),
+    ],
     "Bundles": [
         (
             "Tokens of a bundle",

@@ -60,7 +60,7 @@ async def test_kill_9_of_the_embedder(embedder: Embedder) -> None:
     askers = [Asker(callers[number % 6], texts, random.Random(dice.random())) for number in range(CALLERS)]
     asking = [asyncio.ensure_future(asker.ask()) for asker in askers]
     try:
-        for _ in range(rounds(20)):
+        for _ in range(rounds(6)):
             before = [asker.answered for asker in askers]
 
             async def all_served(before: list[int] = before) -> bool:

@@ -105,7 +105,7 @@ async def _load(
     await asyncio.gather(*tasks)
 
 
-@pytest.mark.timeout(120 + 8 * rounds(10))
+@pytest.mark.timeout(120 + 8 * rounds(5))
 async def test_what_was_acknowledged_survives_kill_9(fleet: Fleet) -> None:
     """Acknowledged commits outlive kill -9 of one process or both, once, in order (P1, P3), and are read (P4)."""
     print(f"TEST_SEED={SEED}")
@@ -113,7 +113,7 @@ async def test_what_was_acknowledged_survives_kill_9(fleet: Fleet) -> None:
     processes = list(await asyncio.gather(fleet.start(), fleet.start()))
     writers = [Writer(f"kill-{number}") for number in range(WRITERS)]
     had_happened = had_not = 0
-    for number in range(rounds(10)):
+    for number in range(rounds(5)):
         pods = [process.client() for process in processes]
         dying = dice.choice([[0], [1], [0, 1]])
         before = {writer.session: writer.version for writer in writers}
@@ -150,7 +150,7 @@ async def test_what_was_acknowledged_survives_kill_9(fleet: Fleet) -> None:
     check_store(fleet.record)
     total = sum(writer.version for writer in writers)
     print(
-        f"{rounds(10)} kills, {total} acknowledged commits, {sum(w.reads for w in writers)} reads through the other "
+        f"{rounds(5)} kills, {total} acknowledged commits, {sum(w.reads for w in writers)} reads through the other "
         f"process; of those in doubt {had_happened} had happened and {had_not} had not"
     )
     assert total > 0

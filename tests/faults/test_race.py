@@ -21,14 +21,14 @@ async def _committers(fleet: Fleet) -> list[Pod]:
     return [fleet.pod(process) for _ in range(CHANNELS // 2) for process in (first, second)]
 
 
-@pytest.mark.timeout(120 + 3 * rounds(20))
+@pytest.mark.timeout(120 + 3 * rounds(10))
 async def test_one_of_64_commits_wins_each_version(fleet: Fleet) -> None:
     """Of 64 commits at one version over two processes one wins and each loser learns who (P2); a retry replays (P3)."""
     pods = await _committers(fleet)
     session, version = "", 0
     winners: dict[str, list[tuple[int, str, bytes]]] = {}
     wins_by_process = [0, 0]
-    for number in range(rounds(20)):
+    for number in range(rounds(10)):
         if number % 2 == 0:
             session, version = f"race-{number}", 0
             winners[session] = []
@@ -59,7 +59,7 @@ async def test_one_of_64_commits_wins_each_version(fleet: Fleet) -> None:
     for name, expected in winners.items():
         assert read_log(fleet.record, name) == expected
     check_store(fleet.record)
-    print(f"{rounds(20)} rounds of {COMMITTERS}; wins by process: {wins_by_process}")
+    print(f"{rounds(10)} rounds of {COMMITTERS}; wins by process: {wins_by_process}")
 
 
 async def test_one_request_id_from_everywhere_commits_once(fleet: Fleet) -> None:

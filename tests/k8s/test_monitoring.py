@@ -70,11 +70,12 @@ def test_values_of_labels_are_ones_that_there_are() -> None:
         "reason": {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()},  # noqa: SIM118
         "status": {code.name for code in grpc.StatusCode},
         "method": {method.name for service in services for method in service.methods},
+        "outcome": set(re.findall(r'outcome\("(\w+)"\)', (tools.ROOT / "sidecar" / "callers.py").read_text())),
         "cause": set(re.findall(r'"([a-z_]+)"', (tools.ROOT / "sidecar" / "hydrate.py").read_text())),
     }
     seen = 0
     for which, query in QUERIES.items():
-        for label, values in re.findall(r'(reason|status|method|cause)[!=]~?"([^"]*)"', query):
+        for label, values in re.findall(r'(reason|status|method|outcome|cause)[!=]~?"([^"]*)"', query):
             for value in filter(None, values.split("|")):
                 assert value in known[label], (which, value)
                 seen += 1
@@ -192,6 +193,8 @@ SOUND = {
     calls(): f"0+60x{LONG}",
     calls("CommitTurn"): f"0+60x{LONG}",
     calls("CommitTurn", "ABORTED", "VERSION_CONFLICT"): f"0+3x{LONG}",
+    series("standpipe_authentications_total", outcome="accepted"): f"0+120x{LONG}",
+    series("standpipe_mounted_refused_total", setting="tls_cert_file"): f"1x{LONG}",
     bucket("0.25"): f"0+60x{LONG}",
     bucket("0.5"): f"0+60x{LONG}",
     bucket("1.0"): f"0+60x{LONG}",
@@ -217,6 +220,12 @@ Case = dict[str, str | None]
 def refusals(status: str, reason: str, method: str = "HydrateContext", *, many: float, few: float) -> tuple[Case, Case]:
     """Return cases of so many and so few calls a minute that end so, beside 120 that end well."""
     which = calls(method, status, reason)
+    return {which: f"0+{many}x{LONG}"}, {which: f"0+{few}x{LONG}"}
+
+
+def looks(outcome: str, *, many: float, few: float) -> tuple[Case, Case]:
+    """Return cases of so many and so few credentials a minute that fare so, beside 120 that are accepted."""
+    which = series("standpipe_authentications_total", outcome=outcome)
     return {which: f"0+{many}x{LONG}"}, {which: f"0+{few}x{LONG}"}
 
 
@@ -264,9 +273,13 @@ CASES: dict[str, tuple[Case, Case]] = {
         {series("standpipe_commit_conflicts_total"): f"0+30x{LONG}"},
         {series("standpipe_commit_conflicts_total"): f"0+10x{LONG}"},
     ),
-    "StandpipeAuthenticationFails": refusals("UNAUTHENTICATED", "UNAUTHENTICATED", many=12, few=3),
-    "StandpipeAuthenticatorUnavailable": refusals("UNAVAILABLE", "AUTHENTICATOR_UNAVAILABLE", many=3, few=0.5),
-    "StandpipeTenantDenied": refusals("PERMISSION_DENIED", "TENANT_DENIED", many=2, few=0.1),
+    "StandpipeAuthenticationFails": looks("refused", many=12, few=3),
+    "StandpipeAuthenticatorUnavailable": looks("unavailable", many=3, few=0.5),
+    "StandpipeTenantDenied": looks("denied", many=2, few=0.1),
+    "StandpipeFileRefused": (
+        {series("standpipe_mounted_refused_total", setting="tenants_file"): f"0x5 1x{LONG}"},
+        {series("standpipe_mounted_refused_total", setting="tenants_file"): f"1x{LONG}"},
+    ),
     "StandpipeDegraded": (
         {series("standpipe_degraded_total", source="recall", cause="store_timed_out"): f"0+6x{LONG}"},
         {series("standpipe_degraded_total", source="recall", cause="store_timed_out"): f"0+1x{LONG}"},
