@@ -61,6 +61,8 @@ class Authority:
         # Threads of its own: the process's others must not wait for an address that hangs in a look-up of its name.
         self._threads = ThreadPoolExecutor(limits.authority_calls_max, thread_name_prefix="authority")
         self._waiting = 0
+        self.away = False
+        """Whether the last call had no good answer."""
         self._token()
 
     async def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
@@ -83,6 +85,7 @@ class Authority:
         if len(data) > limits.authority_answer_bytes:
             raise self._failed("too long")
         self._breaker.success()
+        self.away = False
         self._telemetry.authority_calls.labels("answered").inc()
         return data
 
@@ -143,6 +146,7 @@ class Authority:
     def _failed(self, cause: str, *, dead: bool = True) -> AuthenticatorUnavailable:
         if dead:
             self._breaker.failure()
+        self.away = True
         self._telemetry.authority_calls.labels("failed").inc()
         self._telemetry.log.warning("authority failed", cause=cause)
         return AuthenticatorUnavailable("what vouches for callers' tokens cannot answer just now")

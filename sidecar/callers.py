@@ -43,7 +43,6 @@ from sidecar.errors import (
     TenantDenied,
     Unauthenticated,
 )
-from sidecar.jwks import Jwks
 from sidecar.mounted import Mounted, follow
 from sidecar.telemetry import Telemetry
 from sidecar.token_file import TokenFile
@@ -288,17 +287,21 @@ class Callers:
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
         now = time.monotonic()
-        if known is not None and now < known.fresh_until:
+        good = known is not None and now < known.good_until
+        if known is not None and (now < known.fresh_until or (good and verifier.away)):
             if now >= known.again_at and digest not in self._asking:
                 self._ask_again(verifier, token, digest)
             return known.name
+        left_s = max(0.0, deadline - now)
         try:
-            async with asyncio.timeout(max(0.0, deadline - now)):
+            async with asyncio.timeout(left_s / 2 if good else left_s):  # the call has yet to be done
                 found = await verifier.check(token)
         except TimeoutError:
+            if known is not None and good:
+                return known.name
             raise DeadlineExceeded("the deadline passed while the token was checked", phase="authenticate") from None
         except AuthenticatorUnavailable:
-            if known is not None and now < known.good_until:
+            if known is not None and good:
                 return known.name
             raise
         except Unauthenticated:
@@ -399,6 +402,8 @@ def verifier_of(config: Config, telemetry: Telemetry) -> tuple[Verifier | None, 
     if config.auth_review:
         assert authority is not None
         return TokenReview(audience=config.auth_audience, authority=authority), files
+    from sidecar.jwks import Jwks
+
     jwks = Jwks(
         authority.path if authority else place,
         issuer=config.auth_issuer,

@@ -110,6 +110,11 @@ class Jwks:
         return self._keys
 
     @property
+    def away(self) -> bool:
+        """Never: it vouches for no longer than it must not ask."""
+        return False
+
+    @property
     def count(self) -> int:
         """How many keys are in force."""
         return len(self._keys)

@@ -438,7 +438,7 @@ class _Replica:
         """Take another channel, since one keeps the certificates that it was opened with; what is under way ends on
         the one before.
         """
-        closing = asyncio.create_task(self._channel.close(limits.embed_call_ms / 1000))
+        closing = asyncio.create_task(_retired(self._channel))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         self.open()
@@ -648,6 +648,15 @@ class _Hedging:
 
 class _WrongAnswer(ValueError):
     """What an embedder must not answer; the message says what, and holds nothing of it."""
+
+
+async def _retired(channel: grpc.aio.Channel) -> None:
+    """Close a channel when its calls have ended; at once when cancelled."""
+    try:
+        await channel.close(limits.embed_call_ms / 1000)
+    except asyncio.CancelledError:
+        await channel.close()
+        raise
 
 
 def _certificates(

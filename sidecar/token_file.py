@@ -44,6 +44,11 @@ class TokenFile:
         return self._tokens.value
 
     @property
+    def away(self) -> bool:
+        """Never: it vouches for no longer than it must not ask."""
+        return False
+
+    @property
     def count(self) -> int:
         """How many tokens are in force."""
         return len(self._tokens.value)

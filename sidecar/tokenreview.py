@@ -36,6 +36,11 @@ class TokenReview:
         """Always the same."""
         return self._authority
 
+    @property
+    def away(self) -> bool:
+        """Whether the API server does not answer."""
+        return self._authority.away
+
     async def open(self) -> None:
         """Prepare nothing: a server that is away may come."""
 

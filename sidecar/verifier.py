@@ -27,6 +27,10 @@ class Verifier(Protocol):
     def basis(self) -> object:
         """By what it tells: what was vouched for on the basis of another object holds no more."""
 
+    @property
+    def away(self) -> bool:
+        """Whether what it has to ask failed to answer, so that who is known need not wait for it again."""
+
     async def open(self) -> None:
         """Prepare. Raises ConfigInvalid for what cannot come right by itself."""
 

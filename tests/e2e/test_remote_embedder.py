@@ -22,7 +22,7 @@ from sidecar import limits
 from sidecar.config import Config
 from sidecar.doctor import _shared
 from sidecar.embed import Embedder
-from sidecar.errors import ConfigInvalid, Overloaded
+from sidecar.errors import ConfigInvalid, Draining, Overloaded
 from sidecar.finding import Outcome
 from sidecar.remote import SharedEmbedder
 from sidecar.server import Server
@@ -503,6 +503,16 @@ async def test_a_call_under_way_ends_as_it_began(tmp_path: Path, embedder: Embed
             async with asyncio.timeout(20):
                 while replica._closing:
                     await asyncio.sleep(0.01)
+            gated.open.clear()
+            left = asyncio.create_task(model.embed_query("Who is left?", deadline_s=30))
+            while not replica.in_flight:
+                await asyncio.sleep(0.01)
+            mine.issue("", x509.DNSName("again"))
+            await asyncio.to_thread(shared._tls.look)
+            await replica._look()
+            assert replica._closing
+        with pytest.raises(Draining):  # a close does not wait for what is left on either channel
+            await left
 
 
 def _guarded(ours: Certificates, callers: Path) -> dict[str, str]:

@@ -188,7 +188,7 @@ def test_a_pod_with_no_lists_gets_all(api: ApiServer) -> None:
     [sidecar] = found["initContainers"]
     assert (sidecar["name"], sidecar["restartPolicy"], sidecar["image"]) == ("standpipe", "Always", IMAGE)
     assert sidecar["args"] == ["serve"]
-    assert sidecar["resources"]["requests"] == {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "16Mi"}
+    assert sidecar["resources"]["requests"] == {"cpu": "100m", "memory": "640Mi", "ephemeral-storage": "16Mi"}
     assert sidecar["startupProbe"]["httpGet"] == {"path": "/startupz", "port": 7461, "scheme": "HTTP"}
     assert names(found["volumes"]) == ["standpipe-socket", "standpipe-config"]
     assert found["securityContext"]["supplementalGroups"] == [10001]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar import doctor, limits
+from sidecar import callers, config, doctor, limits
 from sidecar.config import Config
 from tests.e2e.pods import Pod, refused, serving, until
+from tests.k8s import tools
 from tests.k8s.apiserver import ISSUER, ApiServer
 
 pytestmark = pytest.mark.needs("etcd", "kube-apiserver")
@@ -132,3 +133,53 @@ async def test_a_server_that_may_not_review_says_so(cluster: ApiServer, tmp_path
     found = await doctor.examine(Config(**given, record=f"sqlite:{tmp_path}/new.db", embedder="none", plaintext=True))
     (finding,) = [one for one in found["callers"] if one.check == "auth_review"]
     assert "system:auth-delegator" in finding.advice
+
+
+BASE: dict[str, Any] = {
+    "record": {"existingSecret": "standpipe-record"},
+    "hot": {"existingSecret": "standpipe-hot"},
+    "encryption": {"existingSecret": "standpipe-keys"},
+}
+TLS = {"existingSecret": "standpipe-tls", "clientCertificates": True}
+TENANTS = [
+    {"tenant": "acme", "callers": ["system:serviceaccount:acme:*", "spiffe://example.org/acme/*", "dns:acme.example"]},
+    {"tenant": "{namespace}", "callers": ["system:serviceaccount:*:chat"], "methods": ["ContextService/*"]},
+]
+JWKS = {"mode": "jwks", "issuer": "https://issuer.example"}
+
+
+@pytest.mark.needs("helm4")
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"auth": {"mode": "tokens", "existingSecret": "standpipe-tokens"}},
+        {"auth": {"mode": "review"}, "tenants": TENANTS},
+        {"auth": {"mode": "review"}, "tenants": TENANTS, "tls": TLS},
+        {"auth": {**JWKS}, "tenants": TENANTS},
+        {"auth": {**JWKS, "jwks": "https://issuer.example/keys", "clusterCredentials": False}, "tenants": TENANTS},
+        {"auth": {**JWKS, "jwks": "/etc/keys/jwks.json", "clusterCredentials": False}, "tenants": TENANTS},
+        {"tenants": TENANTS, "tls": TLS},
+    ],
+    ids=["tokens", "review", "review-tls", "jwks", "jwks-elsewhere", "jwks-file", "certificates"],
+)
+def test_what_the_chart_writes_is_taken(tmp_path: Path, shared: dict[str, Any]) -> None:
+    """For each way to know callers the chart writes settings and a tenants file that a server starts with."""
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({**BASE, "shared": {"enabled": True, **shared}}))
+    text = tools.run(tools.need("helm4"), "template", "standpipe", tools.CHART, "--values", values)
+    data = {}
+    for manifest in yaml.safe_load_all(text):
+        if manifest and manifest["kind"] == "ConfigMap":
+            data |= manifest["data"]
+    (tmp_path / "config.yaml").write_text(data["config.yaml"])
+    found = config.load(path=str(tmp_path / "config.yaml"), environment={})
+    auth = shared.get("auth", {})
+    ways = {"tokens": "auth_token_file", "jwks": "auth_jwks", "review": "auth_review"}
+    for mode, name in ways.items():
+        assert bool(getattr(found, name)) is (auth.get("mode") == mode), name
+    assert bool(found.tls_client_ca_file) is ("tls" in shared)
+    assert bool(found.tenants_file) is ("tenants" in shared)
+    if "tenants" in shared:
+        rights = callers.parse(data["tenants.yaml"].encode(), "tenants.yaml")
+        assert rights.rights(["system:serviceaccount:acme:web"]).keys() == {"acme"}
+        assert rights.rights(["system:serviceaccount:red:chat"]).keys() == {"red"}

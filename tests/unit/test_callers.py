@@ -14,6 +14,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -844,6 +846,25 @@ async def test_known_callers_stay_known_while_the_server_is_away(
                 await asyncio.sleep(0.1)
 
 
+async def test_known_callers_do_not_wait_for_a_server_that_hangs(
+    tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A review that is over while the server hangs costs one call half its time at most; then nobody waits (P12)."""
+    monkeypatch.setattr(limits, "review_fresh_s", 0.05)
+    async with reviewed(tmp_path, telemetry) as (known, server):
+        assert await admitted(known, "token-of-acme") == "acme"
+        server.hold.clear()
+        await asyncio.sleep(0.1)
+        assert await admitted(known, "token-of-acme", within_s=0.4) == "acme"
+        async with asyncio.timeout(20):
+            while not known._verifier.away:
+                await asyncio.sleep(0.02)
+        asked = len(server.reviews)
+        for _ in range(50):
+            assert await admitted(known, "token-of-acme", within_s=0.0) == "acme"
+        assert len(server.reviews) <= asked + 1
+
+
 async def test_what_is_known_is_bounded(tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond callers_known_max the oldest is forgotten, of tokens, of refusals and of rights, and asked for anew."""
     monkeypatch.setattr(limits, "callers_known_max", 2)
@@ -963,3 +984,9 @@ async def test_a_tenant_that_is_used_stays_at_hand(
         await policies.follow(f"other-{number}", "default", None, asked_at=1.0)
     assert len(policies.routes_in_use()) == 4
     await record.close()
+
+
+def test_who_has_no_jwks_does_not_load_its_library() -> None:
+    """A server imports the library of signed tokens where it is configured, and not before."""
+    code = "import sys, sidecar.server; sys.exit('jwt' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

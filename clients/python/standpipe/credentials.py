@@ -20,6 +20,9 @@ __all__ = ["FileInvalid", "TlsFiles", "TokenFile", "tls"]
 TOKEN_BYTES_MAX: Final = 64 << 10
 """What is read of a token's file. Real tokens have some 2 KiB, and gRPC's servers take 8 to 16 KiB of metadata."""
 
+_READINGS_MAX: Final = 5
+"""Of files that change while they are read; a mount is swapped once a minute at most."""
+
 _TOKEN: Final = re.compile(rb"[!-~]+")
 
 _Stamp: TypeAlias = tuple[tuple[int, ...], ...]
@@ -92,7 +95,20 @@ class TlsFiles:
         return True
 
     def _read(self) -> grpc.ChannelCredentials:
-        self._seen = _stamp(self._paths)
+        """Read all files as they are at one time. Raises FileInvalid."""
+        for _ in range(_READINGS_MAX):
+            self._seen = _stamp(self._paths)
+            try:
+                found = self._read_once()
+            except FileInvalid:
+                if _stamp(self._paths) == self._seen:
+                    raise
+            else:
+                if _stamp(self._paths) == self._seen:
+                    return found
+        raise FileInvalid("what it names changes while it is read", field="ca_file")
+
+    def _read_once(self) -> grpc.ChannelCredentials:
         try:
             authorities = Path(self._ca_file).read_bytes()
             ssl.create_default_context(cafile=self._ca_file)

@@ -50,6 +50,22 @@ settings.encryption_keys_command: must be left out where encryption.existingSecr
 encryption.existingSecret: must name a Secret with the keys, or encryption.plaintext be true
 {{- end }}
 
+{{- /* memory: a cache that is full evicts, and a container that is over its limit is killed */}}
+{{- if $v.shared.enabled }}
+{{- $config := include "standpipe.config" (dict "root" $ "component" "shared" "values" $v.shared) | fromYaml }}
+{{- include "standpipe.tooLittle" (dict "at" "shared.resources.limits.memory" "memory" $v.shared.resources.limits.memory "config" $config) }}
+{{- end }}
+{{- if $v.injection.enabled }}
+{{- $config := include "standpipe.config" (dict "root" $ "component" "sidecar" "values" $v.injection) | fromYaml }}
+{{- range $number, $namespace := $v.injection.namespaces }}
+{{- $own := hasKey $namespace "memory" }}
+{{- $at := ternary (printf "injection.namespaces[%d].memory" $number) "injection.memory" $own }}
+{{- $all := deepCopy $config }}
+{{- range $name, $value := $namespace.settings }}{{ $_ := set $all $name $value }}{{ end }}
+{{- include "standpipe.tooLittle" (dict "at" $at "memory" (ternary $namespace.memory $v.injection.memory $own) "config" $all) }}
+{{- end }}
+{{- end }}
+
 {{- /* settings that have values of their own */}}
 {{- range $section := list "" "shared" "embedder" "worker" }}
 {{- $at := ternary "settings" (printf "%s.settings" $section) (eq $section "") }}
@@ -79,7 +95,26 @@ encryption.existingSecret: must name a Secret with the keys, or encryption.plain
 {{- end }}
 {{- end }}
 
-{{- /* injection */}}
+{{- /* injection: what settings of sidecars have values of their own, for all and in one namespace */}}
+{{- $sidecars := dict "injection.settings" ($v.injection.settings | default dict) }}
+{{- $names := list }}
+{{- range $v.injection.namespaces }}
+{{- $_ := set $sidecars (printf "injection.namespaces: %s: settings" .name) (.settings | default dict) }}
+{{- if has .name $names }}
+injection.namespaces: {{ .name }} is there twice
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- range $at, $given := $sidecars }}
+{{- range $name, $instead := dict
+    "hot" "hot, or the Secret's key hot" "record" "record, or the Secret's key record" "listen" "shared for other addresses"
+    "http" "bindAddress" "encryption_keys_file" "encryption, or the Secret's key standpipe.keys"
+    "plaintext" "encryption.plaintext" "device" "injection.gpu" }}
+{{- if hasKey $given $name }}
+{{ $at }}.{{ $name }}: is set by the chart: use {{ $instead }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and $v.injection.enabled (semverCompare "<1.34-0" .Capabilities.KubeVersion.Version) }}
 injection.enabled: must be false before Kubernetes 1.34, which has no MutatingAdmissionPolicy to serve: include the chart's templates in a chart of yours, or use k8s/kustomize
 {{- end }}
@@ -236,6 +271,24 @@ worker.extraction.enabled: must be false where worker.enabled is
 {{- end }}
 {{- if and $v.migration.enabled (not $v.migration.existingSecret) }}
 migration.existingSecret: must name a Secret with the URI of the schema's owner
+{{- end }}
+{{- end -}}
+
+{{/*
+at, memory and config, the settings in force: that memory is less than a process without a model (130 MiB) or with one
+(216 MiB) takes, as k8s/docs/sizing.md has it measured, and its caches when they are full. Only Mi and Gi are understood.
+*/}}
+{{- define "standpipe.tooLittle" -}}
+{{- $memory := toString .memory }}
+{{- if regexMatch "^[0-9]+[MG]i$" $memory }}
+{{- $given := mul (regexFind "^[0-9]+" $memory | int) (ternary 1024 1 (hasSuffix "Gi" $memory)) }}
+{{- $embedder := get .config "embedder" | default "all-MiniLM-L6-v2" }}
+{{- $model := and (ne $embedder "none") (or (empty (get .config "embedder_address")) (get .config "embedder_fallback")) }}
+{{- $caches := div (add (get .config "view_cache_bytes" | default 67108864 | int64) (get .config "block_cache_bytes" | default 268435456 | int64)) 1048576 }}
+{{- $needed := add $caches (ternary 216 130 (not (empty $model))) }}
+{{- if lt $given $needed }}
+{{ .at }}: must be at least {{ $needed }}Mi, {{ $caches }}Mi of it for view_cache_bytes and block_cache_bytes, which can be less
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -82,7 +82,8 @@ image: {{ include "standpipe.imageOf" (dict "root" . "gpu" (not (empty (include 
 cpu: {{ .Values.injection.cpu | quote }}
 memory: {{ .Values.injection.memory | quote }}
 configMap: {{ include "standpipe.componentName" (dict "root" . "component" "sidecar") | quote }}
-files: {name: {{ .Values.injection.secret | quote }}}
+files: {{ .Values.injection.secret | quote }}
+tls: {{ .Values.embedderClient.existingSecret | default .Values.injection.secret | quote }}
 record: {{ include "standpipe.sidecar.secret" (list . .Values.record "record") }}
 hot: {{ include "standpipe.sidecar.secret" (list . .Values.hot "hot") }}
 keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpipe.keys") }}
@@ -97,6 +98,15 @@ keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpip
 {{ dict "name" $values.injection.secret "key" (index $ 2) | toJson }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Where a Secret's certificates are. */}}
+{{- define "standpipe.sidecar.certificates" -}}
+- {key: ca.crt, path: tls/ca.crt}
+{{- if or (eq .from.files .from.tls) .root.Values.embedderClient.certificate }}
+- {key: tls.crt, path: tls/tls.crt}
+- {key: tls.key, path: tls/tls.key}
+{{- end }}
 {{- end -}}
 
 {{/* The whole of it, as one mapping: container, volumes, mount, env. Takes root, the chart's context, and from. */}}
@@ -209,13 +219,18 @@ volumes:
             items: [{key: {{ $from.keys.key | quote }}, path: keys/standpipe.keys}]
         {{- end }}
         - secret:
-            name: {{ $from.files.name | quote }}
+            name: {{ $from.files | quote }}
             optional: true
             items:
-              - {key: tls.crt, path: tls/tls.crt}
-              - {key: tls.key, path: tls/tls.key}
-              - {key: ca.crt, path: tls/ca.crt}
               - {key: tokens, path: auth/tokens}
+              {{- if eq $from.files $from.tls }}
+              {{- include "standpipe.sidecar.certificates" . | nindent 14 }}
+              {{- else }}
+        - secret:
+            name: {{ $from.tls | quote }}
+            items:
+              {{- include "standpipe.sidecar.certificates" . | nindent 14 }}
+              {{- end }}
 mount:
   - name: standpipe-socket
     mountPath: /run/standpipe
