@@ -115,7 +115,10 @@ class Image:
         if source.is_symlink():
             place.symlink_to(source.readlink())
         else:
-            shutil.copyfile(source, place)
+            if source.is_relative_to(APP):
+                place.hardlink_to(source)  # what lies there is thrown away, and can have 2 GB
+            else:
+                shutil.copyfile(source, place)
             # Some wheels say of all that it is a program; none of what they hold is started.
             place.chmod(0o755 if layer == "system" and source.stat().st_mode & 0o100 else 0o644)
         self.own(path, owner)

@@ -344,6 +344,8 @@ def test_the_commands_run_beside_a_server(image: str, shared: Path) -> None:
         assert "boiler" in said("memory", "search", "ana", "boiler")
         assert said("policy", "list")
         assert said("subject", "export", "ana")
+        assert said("health")
+        assert said("smoke")
     done = standpipe("doctor", *settings, options=(f"--volume={shared}/data:/var/lib/standpipe",))
     assert "failed" not in done
     standpipe("rebuild", *settings, options=(f"--volume={shared}/data:/var/lib/standpipe",))

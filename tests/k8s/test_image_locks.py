@@ -27,7 +27,7 @@ def asked(extra: str) -> set[str]:
 
 @pytest.mark.parametrize(("variant", "extra"), [("cpu", "sidecar"), ("cuda13", "sidecar-gpu")])
 def test_an_image_holds_all_that_is_asked_for(variant: str, extra: str) -> None:
-    """A dependency that is new in pyproject.toml is in the images too, by `make lock`, and no machine is named there."""
+    """A dependency that is new in pyproject.toml is in the images too, by `make lock`; no host is named."""
     text = (IMAGE / f"{variant}.lock").read_text()
     assert asked(extra) <= locked(text).keys()
     assert "://" not in text
