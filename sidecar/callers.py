@@ -43,7 +43,6 @@ from sidecar.errors import (
     TenantDenied,
     Unauthenticated,
 )
-from sidecar.jwks import Jwks
 from sidecar.mounted import Mounted, follow
 from sidecar.telemetry import Telemetry
 from sidecar.token_file import TokenFile
@@ -403,6 +402,8 @@ def verifier_of(config: Config, telemetry: Telemetry) -> tuple[Verifier | None, 
     if config.auth_review:
         assert authority is not None
         return TokenReview(audience=config.auth_audience, authority=authority), files
+    from sidecar.jwks import Jwks
+
     jwks = Jwks(
         authority.path if authority else place,
         issuer=config.auth_issuer,

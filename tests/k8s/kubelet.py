@@ -97,6 +97,11 @@ def _within(namespace: str) -> Iterator[None]:
             assert libc.setns(ours.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
 
 
+@functools.cache
+def _image_user(image: str) -> str:
+    return podman("image", "inspect", image, "--format", "{{.Config.User}}")
+
+
 # --- volumes ---------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +289,6 @@ class Container:
                 self._watch()
                 self.ready = self.started = False
                 self.exits.append(int(podman("wait", self.id)))
-                podman("rm", "-f", self.id)
                 if not (always or (on_failure and self.exits[-1])) or self._stopping.wait(self.pod.back_off_s):
                     break
             self.ended = True
@@ -295,8 +299,7 @@ class Container:
         self.starts.append(time.time())
         pid_file = self.pod.directory / f"{self.name}-{len(self.starts)}.pid"
         log = self.pod.directory / f"{self.name}-{len(self.starts) - 1}.log"
-        self.id = podman("create", "--pidfile", pid_file, "--log-opt", f"path={log}", *self._flags())
-        podman("start", self.id)
+        self.id = podman("run", "--detach", "--pidfile", pid_file, "--log-opt", f"path={log}", *self._flags())
         self.pid = int(pid_file.read_text())
         if self._fd >= 0:
             os.close(self._fd)
@@ -310,8 +313,7 @@ class Container:
         """Return podman's words for the manifest."""
         spec, security = self.spec, self.security
         user, group = self.pod.user(spec)
-        image = json.loads(podman("image", "inspect", spec["image"]))[0]["Config"]
-        runs_as = str(user) if user is not None else image.get("User", "")
+        runs_as = str(user) if user is not None else _image_user(spec["image"])
         if security.get("runAsNonRoot", self.pod.security.get("runAsNonRoot")):
             assert re.fullmatch(r"[1-9]\d*(:\d+)?", runs_as), f"{self.name} must not run as root, but as {runs_as!r}"
         words = ["--pod", self.pod.id, "--pull", "never", "--log-driver", "k8s-file", "--no-healthcheck"]

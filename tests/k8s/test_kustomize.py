@@ -16,7 +16,7 @@ from tests.k8s.test_manifests import documents
 COMPONENT = tools.ROOT / "k8s" / "kustomize" / "sidecar"
 MOUNT = {"name": "standpipe-socket", "mountPath": "/run/standpipe"}
 TARGET = {"name": "STANDPIPE_TARGET", "value": "unix:/run/standpipe/standpipe.sock"}
-BUILDERS = ["kustomize", "kubectl"]
+BUILDERS = [pytest.param(tool, marks=pytest.mark.needs(tool)) for tool in ("kustomize", "kubectl")]
 
 
 def build(tool: str, directory: Path) -> list[dict[str, Any]]:
@@ -56,7 +56,6 @@ def test_the_patches_are_what_the_template_gives() -> None:
 @pytest.mark.parametrize("tool", BUILDERS)
 def test_each_kind_of_workload_gets_a_sidecar(tool: str, kind: str, tmp_path: Path) -> None:
     """The sidecar is first, what was there stays, and each container of the application has socket and variable."""
-    tools.need(tool)
     mode = {"name": "MODE", "value": "chat"}
     at = {"name": "cache", "mountPath": "/cache"}
     containers = [
@@ -88,6 +87,5 @@ def test_each_kind_of_workload_gets_a_sidecar(tool: str, kind: str, tmp_path: Pa
 @pytest.mark.parametrize("tool", BUILDERS)
 def test_others_are_left_alone(tool: str, tmp_path: Path) -> None:
     """Without the label a workload comes out as it went in, and nothing else comes out."""
-    tools.need(tool)
     given = workload("Deployment", "other", {"app": "other"})
     assert build(tool, overlay(tmp_path, given)) == [given]

@@ -14,6 +14,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -982,3 +984,9 @@ async def test_a_tenant_that_is_used_stays_at_hand(
         await policies.follow(f"other-{number}", "default", None, asked_at=1.0)
     assert len(policies.routes_in_use()) == 4
     await record.close()
+
+
+def test_who_has_no_jwks_does_not_load_its_library() -> None:
+    """A server imports the library of signed tokens where it is configured, and not before."""
+    code = "import sys, sidecar.server; sys.exit('jwt' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
