@@ -78,10 +78,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "CONTAINERS_CONF": str(settings)}
 
 
-def podman(*words: str | Path, check: bool = True) -> str:
+def podman(*words: str | Path) -> str:
     """Run podman, and return what it wrote; it must succeed."""
     done = subprocess.run(["podman", *words], env=_environment(), capture_output=True, text=True, check=False)
-    assert not (check and done.returncode), f"podman {words[0]}: {done.stderr or done.stdout}"
+    assert not done.returncode, f"podman {words[0]}: {done.stderr or done.stdout}"
     return done.stdout.strip()
 
 
@@ -269,10 +269,6 @@ class Container:
         if self._thread.ident:
             self._thread.join(30)
         assert not self._thread.is_alive(), f"{self.name} did not end"
-
-    def run(self, *command: str) -> int:
-        """Run a command in it, as an exec probe is, and return its exit code."""
-        return subprocess.run(["podman", "exec", self.id, *command], env=_environment(), check=False).returncode
 
     def processes(self) -> list[int]:
         """Return the ids, on this host, of the processes that run in it."""
