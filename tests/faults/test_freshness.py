@@ -277,11 +277,11 @@ async def test_a_fault_at_every_transition(world: World) -> None:
     assert world.seen["died"] == len(COMMIT_POINTS)
 
 
-@pytest.mark.timeout(300 + 2 * rounds(20))
+@pytest.mark.timeout(300 + 2 * rounds(60))
 async def test_faults_together(world: World) -> None:
     """Several faults in one round, a death among them, over many rounds at random points: nobody sees less (P4)."""
     dice = world.dice
-    for _ in range(rounds(20)):
+    for _ in range(rounds(60)):
         count = dice.choice([1, 2, 2, 3, 4])
         strikes = [(dice.choice([*COMMIT_POINTS, *READ_POINTS]), dice.choice(ACTIONS)) for _ in range(count)]
         await one_round(world, strikes, dies_at=dice.choice(["", *COMMIT_POINTS]))
