@@ -993,6 +993,12 @@ def _prepare(path: Path, *, busy_ms: int) -> bytes:
         _stored_schema(db)  # before anything is changed in what may not be ours
         db.execute("COMMIT")
         db.execute("PRAGMA journal_mode = WAL")
+        # Where SQLite has its own temporary files, in all of this process: a container's root is read-only, and VACUUM
+        # needs as much room as the file. Its environment variables are read once, when the driver is imported.
+        # Set once: another connection may be using it.
+        if not any(db.execute("PRAGMA temp_store_directory").fetchone() or ()):
+            beside = str(path.absolute().parent).replace("'", "''")
+            db.execute(f"PRAGMA temp_store_directory = '{beside}'")
         db.execute("BEGIN IMMEDIATE")  # of several processes that start together one migrates, the others wait
         for number in range(_stored_schema(db) + 1, SCHEMA + 1):
             for statement in _statements(MIGRATIONS[number]):

@@ -29,6 +29,19 @@ pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.timeout(180)]
 DRAIN_S = 2.0
 """Drained in 1.5 s and gone: a sidecar's process must end in what Kubernetes gives it."""
 
+ERASE = """
+import asyncio, standpipe
+from standpipe.turn import user
+async def main():
+    async with standpipe.connect() as client:
+        session = client.session("long", subject="ben")
+        for version in range(80):
+            await session.commit([user("forget me " * 5000)], expected_version=version)
+        print((await client.memory("ben").erase(deadline_ms=60000)).ByteSize())
+asyncio.run(main())
+"""
+"""SQLite writes its whole file anew, for which it needs a place for a second one (P11)."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _image() -> None:
@@ -109,6 +122,8 @@ def test_the_application_hydrates_and_commits(figure: Callable[[str], None]) -> 
         assert (status_code, "standpipe_hydrate" in page) == (200, True)
         with pytest.raises(ConnectionRefusedError):
             pod.get("/", 7460)  # gRPC is at the loopback, and never at the pod's address
+        erased = kubelet.podman("exec", application.id, "python", "-c", ERASE)
+        assert int(erased) > 0, "with no directory to write to but the record store's"
         figure(f"pod: {started['seconds']} s from the sidecar's first step to its start with its own embedder")
         record = pod.volumes.paths["standpipe-data"] / "record.db"
         pod.stop()
