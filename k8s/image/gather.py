@@ -39,7 +39,8 @@ PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SITE = APP / "lib" / PYTHON / "site-packages"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 USER = 10001
-EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH") or 0)
+EPOCH = 315532800
+"""The time of every file, whatever is built, the first of 1980: so a layer that holds the same is the same."""
 
 STDLIB_LEFT_OUT = (
     # Tests, teaching, packaging and documentation.

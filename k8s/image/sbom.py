@@ -118,8 +118,9 @@ def main(variant: str, image: Path) -> None:
     # The library writes them in no order; a build that is done again is to be the same.
     for each in written["components"]:
         each["evidence"]["occurrences"].sort(key=lambda occurrence: occurrence["location"])
+    before = place.stat()
     place.write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
-    os.utime(place, (EPOCH, EPOCH))
+    os.utime(place, (before.st_atime, before.st_mtime))
 
 
 if __name__ == "__main__":

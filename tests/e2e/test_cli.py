@@ -29,7 +29,7 @@ from standpipe.v1.error_pb2 import ErrorReason
 from tests import keys
 from tests.contract.postgres import ROLE, unmigrated
 from tests.e2e.pods import MODELS, ROOT
-from tests.servers import Postgres
+from tests.servers import Postgres, wait_for
 
 WAIT_S = 30.0
 POLICY = """\
@@ -483,10 +483,16 @@ def test_work_ends_at_a_signal(tmp_path: Path) -> None:
     """A worker is ready and counts on its HTTP port, and a signal ends it with exit code 0."""
     flags = ("--record", f"sqlite:{tmp_path / 'record.db'}", "--http", "127.0.0.1:0")
     working = Serving(*flags, command="work")
-    for page, shown in (("readyz", "ok"), ("metrics", 'standpipe_projection_lag_seconds{model="')):
+
+    def shows(page: str, words: str) -> bool:
         with urllib.request.urlopen(f"http://{working.started['http']}/{page}", timeout=WAIT_S) as answer:
-            assert shown in answer.read().decode()
-    code, out, log = working.end()
+            return words in answer.read().decode()
+
+    try:
+        assert shows("readyz", "ok")
+        wait_for(lambda: shows("metrics", 'standpipe_projection_lag_seconds{model="'), "the lag", seconds=WAIT_S)
+    finally:
+        code, out, log = working.end()
     assert (code, out, [json.loads(line)["event"] for line in log.splitlines()]) == (0, "", ["stopped"])
 
 

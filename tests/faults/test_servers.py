@@ -95,16 +95,19 @@ def test_sentinels_promote_a_replica() -> None:
         assert sentinel.url.endswith("/standpipe")
 
 
-def test_nothing_outlives_a_run_that_is_killed() -> None:
-    """Servers and their directories are gone after kill -9 of whoever started them."""
+def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
+    """Servers and their directories are gone after kill -9 of whoever started them, and what it had planned is done."""
     program = (
         "import sys, time\n"
-        "from tests.servers import Postgres, Redis\n"
+        "from tests.servers import Postgres, Redis, at_the_end, forget_end\n"
+        "for name in ('planned', 'forgotten'):\n"
+        "    at_the_end('touch', f'{sys.argv[1]}/{name}')\n"
+        "forget_end('touch', f'{sys.argv[1]}/forgotten')\n"
         "for server in (Postgres().start(), Redis().start()):\n"
         "    print(server.popen.pid, server.directory, flush=True)\n"
         "time.sleep(600)\n"
     )
-    run = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with run:
         assert run.stdout is not None
         started = [run.stdout.readline().split() for _ in range(2)]
@@ -113,3 +116,4 @@ def test_nothing_outlives_a_run_that_is_killed() -> None:
     for pid, directory in started:
         wait_for(lambda pid=pid: not psutil.pid_exists(int(pid)), "the server is gone")  # type: ignore[misc]
         wait_for(lambda directory=directory: not Path(directory).exists(), "its directory is gone")  # type: ignore[misc]
+    assert [one.name for one in tmp_path.iterdir()] == ["planned"]

@@ -39,7 +39,7 @@ async def write(client: standpipe.Client, name: str, pause_s: float) -> None:
             done = await session.commit(turn, expected_version=version, request_id=in_doubt, deadline_ms=10_000)
         except errors.StandpipeError as error:
             say(refused=error.reason, code=error.code, commit=in_doubt)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
             continue
         version, in_doubt = done.version, ""
         say(acknowledged=[name, done.version, done.request_id, done.event_hash], replayed=done.replayed)

@@ -78,10 +78,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "CONTAINERS_CONF": str(settings)}
 
 
-def podman(*words: str | Path, check: bool = True) -> str:
+def podman(*words: str | Path) -> str:
     """Run podman, and return what it wrote; it must succeed."""
     done = subprocess.run(["podman", *words], env=_environment(), capture_output=True, text=True, check=False)
-    assert not (check and done.returncode), f"podman {words[0]}: {done.stderr or done.stdout}"
+    assert not done.returncode, f"podman {words[0]}: {done.stderr or done.stdout}"
     return done.stdout.strip()
 
 
@@ -95,6 +95,11 @@ def _within(namespace: str) -> Iterator[None]:
             yield
         finally:
             assert libc.setns(ours.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+
+
+@functools.cache
+def _image_user(image: str) -> str:
+    return podman("image", "inspect", image, "--format", "{{.Config.User}}")
 
 
 # --- volumes ---------------------------------------------------------------------------------------------------
@@ -265,10 +270,6 @@ class Container:
             self._thread.join(30)
         assert not self._thread.is_alive(), f"{self.name} did not end"
 
-    def run(self, *command: str) -> int:
-        """Run a command in it, as an exec probe is, and return its exit code."""
-        return subprocess.run(["podman", "exec", self.id, *command], env=_environment(), check=False).returncode
-
     def processes(self) -> list[int]:
         """Return the ids, on this host, of the processes that run in it."""
         return [int(line) for line in podman("top", self.id, "hpid").splitlines()[1:]]
@@ -284,7 +285,6 @@ class Container:
                 self._watch()
                 self.ready = self.started = False
                 self.exits.append(int(podman("wait", self.id)))
-                podman("rm", "-f", self.id)
                 if not (always or (on_failure and self.exits[-1])) or self._stopping.wait(self.pod.back_off_s):
                     break
             self.ended = True
@@ -295,8 +295,7 @@ class Container:
         self.starts.append(time.time())
         pid_file = self.pod.directory / f"{self.name}-{len(self.starts)}.pid"
         log = self.pod.directory / f"{self.name}-{len(self.starts) - 1}.log"
-        self.id = podman("create", "--pidfile", pid_file, "--log-opt", f"path={log}", *self._flags())
-        podman("start", self.id)
+        self.id = podman("run", "--detach", "--pidfile", pid_file, "--log-opt", f"path={log}", *self._flags())
         self.pid = int(pid_file.read_text())
         if self._fd >= 0:
             os.close(self._fd)
@@ -310,8 +309,7 @@ class Container:
         """Return podman's words for the manifest."""
         spec, security = self.spec, self.security
         user, group = self.pod.user(spec)
-        image = json.loads(podman("image", "inspect", spec["image"]))[0]["Config"]
-        runs_as = str(user) if user is not None else image.get("User", "")
+        runs_as = str(user) if user is not None else _image_user(spec["image"])
         if security.get("runAsNonRoot", self.pod.security.get("runAsNonRoot")):
             assert re.fullmatch(r"[1-9]\d*(:\d+)?", runs_as), f"{self.name} must not run as root, but as {runs_as!r}"
         words = ["--pod", self.pod.id, "--pull", "never", "--log-driver", "k8s-file", "--no-healthcheck"]

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from tests.k8s import tools
+from tests.k8s.apiserver import ApiServer, Refused
 from tests.k8s.test_manifests import VERSIONS, conform, documents
+from tests.servers import wait_for
 
 K8S: Final = tools.ROOT / "k8s"
 EXAMPLES: Final = {
@@ -69,6 +71,36 @@ def test_values_of_documents_render(excerpt: str, tmp_path: Path) -> None:
     conform(render("helm4", base, given), VERSIONS[-1])
 
 
+@pytest.mark.needs("helm4", "etcd", "kube-apiserver")
+def test_the_production_injects() -> None:
+    """The example's policies on a real API server: the example's pods get the sidecar with the example's settings."""
+    files = [K8S / "examples" / name for name in EXAMPLES["production"]]
+    policies = [one for one in documents(render("helm4", *files)) if "injection" in one["metadata"]["labels"].values()]
+    (deployment,) = documents((K8S / "examples" / "production" / "chat.yaml").read_text())
+    spec = deployment["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": spec["metadata"] | {"name": "chat-1", "namespace": "chat"}}
+
+    def sidecar(api: ApiServer) -> dict[str, Any] | None:
+        try:
+            containers = api.create(pod | {"spec": spec["spec"]}, dry_run=True)["spec"].get("initContainers")
+        except Refused:  # until its parameters are known
+            return None
+        return dict(containers[0]) if containers else None
+
+    with ApiServer() as api:
+        api.namespace("chat", {"pod-security.kubernetes.io/enforce": "restricted"})
+        for one in policies:
+            api.apply(one)
+        wait_for(lambda: sidecar(api) is not None, "the policies are in force")
+        found = sidecar(api)
+    assert found
+    assert (found["name"], found["restartPolicy"], found["args"]) == ("standpipe", "Always", ["serve"])
+    assert found["image"].startswith("registry.example/standpipe:")
+    assert found["resources"]["limits"]["memory"] == "384Mi"
+    (settings,) = [one["data"]["config.yaml"] for one in policies if one["kind"] == "ConfigMap"]
+    assert yaml.safe_load(settings)["embedder_address"] == ["standpipe-embedder.standpipe.svc:7460"]
+
+
 def test_documents_have_values() -> None:
     """There are excerpts: a change of how they are fenced would not silently leave none."""
-    assert len(excerpts()) >= 4
+    assert len(excerpts()) >= 3

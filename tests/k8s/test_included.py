@@ -45,6 +45,10 @@ def included(directory: Path, values: dict[str, Any]) -> Config:
             {"plaintext": True, "encryption_keys_file": ""},
         ),
         ({"encryption": {"existingSecret": ""}}, {"encryption_keys_file": "/etc/standpipe/keys/standpipe.keys"}),
+        (
+            {"encryption": {"existingSecret": ""}, "settings": {"encryption_keys_command": "vault keys"}},
+            {"encryption_keys_file": "", "encryption_keys_command": "vault keys"},
+        ),
         ({"injection": {"gpu": {"claims": [{"name": "gpu"}]}}}, {"device": "gpu", "embed_precision": "fp16"}),
         ({"injection": {"gpu": {"resourceName": "nvidia.com/gpu.shared"}}}, {"device": "gpu"}),
         (

@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from tests.k8s import tools
-from tests.k8s.apiserver import ApiServer, Manifest, Refused
+from tests.k8s.apiserver import ApiServer, Manifest, Refused, write_kubeconfig
 from tests.k8s.test_manifests import (
     EXAMPLES,
+    HERE,
     OVERLAYS,
     VALUES,
     VERSIONS,
@@ -166,6 +167,28 @@ def test_the_examples_are_taken(api: ApiServer, example: Path) -> None:
 def test_the_overlays_are_taken(api: ApiServer, overlay: Path) -> None:
     """What kustomize makes of each."""
     assert dry_run(api, documents(tools.run(tools.need("kustomize"), "build", overlay)), "overlays")
+
+
+@pytest.mark.needs("helm3", "helm4")
+@pytest.mark.parametrize("api", [NEWEST], indirect=True)
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+def test_helm_installs_upgrades_and_removes_it(api: ApiServer, helm: str, tmp_path: Path) -> None:
+    """For real: what a release has is there, changes with its values, and is gone after it."""
+    here = ("--namespace", "standpipe", "--kubeconfig", write_kubeconfig(api, tmp_path / "kubeconfig"))
+    values = ("--values", HERE / "values" / "injection.yaml")
+    for namespace in ("standpipe", "chat", "agents"):
+        api.namespace(namespace)
+    settings = "/api/v1/namespaces/chat/configmaps/standpipe-sidecar"
+    policies = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"
+    tools.run(tools.need(helm), "install", "standpipe", tools.CHART, *here, *values)
+    assert len(api.call("GET", policies)["items"]) == 1
+    assert api.call("GET", settings)["data"]["cpu"] == "100m"
+    tools.run(tools.need(helm), "upgrade", "standpipe", tools.CHART, *here, *values, "--set", "injection.cpu=2")
+    assert api.call("GET", settings)["data"]["cpu"] == "2"
+    tools.run(tools.need(helm), "uninstall", "standpipe", *here)
+    assert not api.call("GET", policies)["items"]
+    with pytest.raises(Refused, match="not found"):
+        api.call("GET", settings)
 
 
 def build(chart: Path, directory: Path) -> Path:

@@ -114,6 +114,8 @@ keys: {{ include "standpipe.sidecar.secret" (list . .Values.encryption "standpip
 {{- $values := .root.Values -}}
 {{- $from := .from -}}
 {{- $gpu := include "standpipe.sidecar.gpu" .root -}}
+{{- $given := merge (dict) ($values.injection.settings | default dict) ($values.settings | default dict) -}}
+{{- $keys := not (or $values.encryption.plaintext (hasKey $given "encryption_keys_command")) -}}
 container:
   name: standpipe
   image: {{ $from.image | quote }}
@@ -130,7 +132,7 @@ container:
     {{- if $values.encryption.plaintext }}
     - name: STANDPIPE_PLAINTEXT
       value: "true"
-    {{- else }}
+    {{- else if $keys }}
     - name: STANDPIPE_ENCRYPTION_KEYS_FILE
       value: /etc/standpipe/keys/standpipe.keys
     {{- end }}
@@ -213,7 +215,7 @@ volumes:
         - configMap:
             name: {{ $from.configMap | quote }}
             items: [{key: config.yaml, path: config.yaml}]
-        {{- if not $values.encryption.plaintext }}
+        {{- if $keys }}
         - secret:
             name: {{ $from.keys.name | quote }}
             items: [{key: {{ $from.keys.key | quote }}, path: keys/standpipe.keys}]
