@@ -15,7 +15,7 @@ import pytest
 from tests.chaos.checker import check
 from tests.chaos.history import Event, History
 from tests.chaos.load import Load
-from tests.e2e.pods import MODEL, RECALL, Fleet, Pod, exact, section, until
+from tests.e2e.pods import MODEL, RECALL, ROOT, Fleet, Pod, exact, section, until
 from tests.e2e.talk import a_wish, converse, publish
 from tests.faults.log_check import broken_chain, check_store, every_event
 from tests.upgrade.releases import BEFORE, Database, unpack
@@ -146,13 +146,16 @@ async def test_a_rollout_under_load(fleet: Fleet, before: Path, shared: Database
 
 @pytest.mark.timeout(300)
 async def test_another_model_beside_the_release_before(fleet: Fleet, before: Path, shared: Database) -> None:
-    """Today's pods move to another embedding model; the release before goes on with its own, and recalls as ever."""
+    """Pods of both releases move to another embedding model together: recall is never empty, and they agree."""
     stores = {"record": shared.record, "hot": shared.hot, "embedder": MODEL}
+    moving = {**stores, "precision": "fp32", "embedder_before": f"{MODEL}/int8"}
     dice = random.Random(19)
-    old = fleet.pod(await fleet.start(root=before, **stores))
-    await converse(old, dice, turns=20, prefix="before-")
-    new = fleet.pod(await fleet.start(**stores, precision="fp32", embedder_before=f"{MODEL}/int8"))
-    pods, served = (old, new), []
+    first = await fleet.start(root=before, **stores)
+    await converse(fleet.pod(first), dice, turns=20, prefix="before-")
+    await fleet.pod(first).embedded()
+    assert await first.terminate() == 0
+    pods = [fleet.pod(await fleet.start(root=root, **moving)) for root in (before, ROOT)]
+    served = []
 
     async def ask() -> None:
         for pod in pods:
@@ -162,17 +165,16 @@ async def test_another_model_beside_the_release_before(fleet: Fleet, before: Pat
 
     async def moved() -> bool:
         await ask()
-        return (await new.info()).embedding.precision == "fp32"
+        return [(await pod.info()).embedding.precision for pod in pods] == ["fp32", "fp32"]
 
-    await old.embedded()
     await ask()
-    assert exact(served[0].bundle) == exact(served[1].bundle)
     await until(moved, seconds=60)
-    await converse(old, dice, turns=5, prefix="beside-")
+    for number, pod in enumerate(pods):
+        await converse(pod, dice, turns=5, prefix=f"beside-{number}-")
     for pod in pods:
         await pod.embedded()
     await ask()
-    assert (await old.info()).embedding.precision == "int8"
+    assert exact(served[-1].bundle) == exact(served[-2].bundle)
     for answer in served:  # of either release and either model
         for pod in pods:
             assert exact((await pod.replay(answer.receipt)).bundle) == exact(answer.bundle)
