@@ -23,7 +23,7 @@ SERVICES = (embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_n
 
 _DRAIN_SHARE = 0.8
 """Of the drain, after which what still waits for a run is refused: what gRPC has to end by itself when the time is up
-may end as CANCELLED, which no client retries."""
+may end as CANCELLED, which not all clients retry."""
 
 
 class EmbedServer(Serving):

@@ -82,7 +82,7 @@ class Sockets:
         """Refuse new calls, and let those at work end, for at most `drain_ms` in all."""
         self._boundary.draining = True
         await self._health.enter_graceful_shutdown()
-        # What gRPC has taken in and not yet handed over when it stops ends as CANCELLED, which no client retries.
+        # What gRPC has taken in and not yet handed over when it stops ends as CANCELLED, which not all clients retry.
         pause_s = min(_DRAIN_PAUSE_S, self._config.drain_ms / 1000)
         await asyncio.sleep(pause_s)
         await self._server.stop(self._config.drain_ms / 1000 - pause_s)

@@ -48,7 +48,9 @@ SERVICE_CONFIG: Final[Mapping[str, Any]] = {
                 "initialBackoff": "0.1s",
                 "backoffMultiplier": 3,
                 "maxBackoff": "2s",
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # CANCELLED is what gRPC answers for a call that a server took in just when it stopped; one that the
+                # caller cancels is not retried.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],

@@ -156,10 +156,10 @@ async def test_turn_takes_tools_and_leaves_the_answers_errors_alone(client: Any,
 
 
 @pytest.mark.asyncio
-async def test_unavailable_is_retried_by_the_channel(client: Any, double: Double) -> None:
-    """UNAVAILABLE twice and then success is success, under one request id; nothing else is retried."""
+async def test_a_server_that_stops_is_retried_by_the_channel(client: Any, double: Double) -> None:
+    """UNAVAILABLE, or a call that a stopping server dropped, and then success is success, under one request id."""
     down = Fault("UNAVAILABLE", "STORE_UNAVAILABLE", retry_ms=200, store="record")
-    double.plan("CommitTurn", down, down)
+    double.plan("CommitTurn", down, Fault("CANCELLED"))
     commit = await client.session("s").commit(user("Hi"), expected_version=0)
     assert commit.version == 1
     assert [request.request_id for request in double.asked("CommitTurn")] == [commit.request_id] * 3
@@ -210,7 +210,6 @@ async def test_append_sends_no_version(client: Any, double: Double) -> None:
         (Fault("RESOURCE_EXHAUSTED", "STORE_FULL"), errors.ResourceExhausted, "STORE_FULL"),
         (Fault("DATA_LOSS", "STORE_CORRUPT"), errors.DataLoss, "STORE_CORRUPT"),
         (Fault("INTERNAL", "INTERNAL"), errors.Internal, "INTERNAL"),
-        (Fault("CANCELLED"), errors.Cancelled, ""),
         (Fault("UNKNOWN"), errors.StandpipeError, ""),
         (Fault("ABORTED"), errors.Conflict, ""),
         (Fault("NOT_FOUND", "SESSION_NOT_FOUND", domain="elsewhere.dev"), errors.NotFound, ""),
@@ -445,11 +444,11 @@ async def test_plain_text_is_no_turn(client: Any, double: Double) -> None:
     assert not double.requests
 
 
-def test_the_service_config_retries_unavailable_alone() -> None:
-    """The config is what gRPC reads: bounded, with backoff, throttled, for all methods, UNAVAILABLE only."""
+def test_the_service_config_retries_what_a_stopping_server_answers() -> None:
+    """The config is what gRPC reads: bounded, with backoff, throttled, for all methods, and for nothing else."""
     (method,) = json.loads(json.dumps(wire.SERVICE_CONFIG))["methodConfig"]
     assert method["name"] == [{}]
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     assert 2 <= method["retryPolicy"]["maxAttempts"] <= 5
     assert 0 < wire.SERVICE_CONFIG["retryThrottling"]["maxTokens"] <= 1000
     dialer: Any = standpipe.connect("", options=[("grpc.enable_http_proxy", 1)])._wire
