@@ -46,8 +46,8 @@ _ULIMIT_NOFILE = 1 << 20
 _SIDECAR_GRACE_S = 2.0
 """However long the application took to end, a sidecar has this."""
 _FIELDS = {
-    "pod": "automountServiceAccountToken containers dnsPolicy enableServiceLinks initContainers nodeSelector "
-    "preemptionPolicy priority restartPolicy schedulerName securityContext serviceAccount serviceAccountName "
+    "pod": "automountServiceAccountToken containers dnsPolicy enableServiceLinks hostAliases initContainers "
+    "nodeSelector preemptionPolicy priority restartPolicy schedulerName securityContext serviceAccount serviceAccountName "
     "terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes",
     "pod's securityContext": "fsGroup fsGroupChangePolicy runAsGroup runAsNonRoot runAsUser seccompProfile "
     "supplementalGroups supplementalGroupsPolicy",
@@ -57,7 +57,7 @@ _FIELDS = {
     "runAsUser seccompProfile",
     "probe": "exec failureThreshold grpc httpGet initialDelaySeconds periodSeconds successThreshold "
     "terminationGracePeriodSeconds timeoutSeconds",
-    "volumeMount": "mountPath name readOnly",
+    "volumeMount": "mountPath name readOnly subPath",
 }
 
 
@@ -330,7 +330,8 @@ class Container:
             kind = next(set(one) - {"name"} for one in self.pod.spec["volumes"] if one["name"] == mount["name"])
             fixed = kind & {"configMap", "secret", "projected", "downwardAPI"}
             mode = "ro" if fixed or mount.get("readOnly") else "rw"
-            words += ["--volume", f"{self.pod.volumes.paths[mount['name']]}:{mount['mountPath']}:{mode}"]
+            source = (self.pod.volumes.paths[mount["name"]] / mount.get("subPath", "")).resolve()
+            words += ["--volume", f"{source}:{mount['mountPath']}:{mode}"]
         variables = self._variables()
         words += [f"--env={name}={value}" for name, value in variables.items()]
         expanded = {key: [_expand(one, variables) for one in spec.get(key, [])] for key in ("command", "args")}
@@ -474,7 +475,9 @@ class Pod:
 
     def __enter__(self) -> Self:
         self.volumes = _Volumes(self)
-        self.id = podman("pod", "create", "--network=none", "--share=net,ipc,uts", f"--name={self.directory.name}")
+        hosts = [f"{name}:{one['ip']}" for one in self.spec.get("hostAliases", []) for name in one["hostnames"]]
+        words = ["--network=none", "--share=net,ipc,uts", *(f"--add-host={host}" for host in hosts)]
+        self.id = podman("pod", "create", *words, f"--name={self.directory.name}")
         at_the_end("podman", "pod", "rm", "-f", "-t", "0", self.id)
         podman("pod", "start", self.id)
         infra = podman("pod", "inspect", self.id, "--format", "{{.InfraContainerID}}")
