@@ -47,8 +47,8 @@ _SIDECAR_GRACE_S = 2.0
 """However long the application took to end, a sidecar has this."""
 _FIELDS = {
     "pod": "automountServiceAccountToken containers dnsPolicy enableServiceLinks hostAliases initContainers "
-    "nodeSelector preemptionPolicy priority restartPolicy schedulerName securityContext serviceAccount serviceAccountName "
-    "terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes",
+    "nodeSelector preemptionPolicy priority restartPolicy schedulerName securityContext serviceAccount "
+    "serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes",
     "pod's securityContext": "fsGroup fsGroupChangePolicy runAsGroup runAsNonRoot runAsUser seccompProfile "
     "supplementalGroups supplementalGroupsPolicy",
     "container": "args command env envFrom image imagePullPolicy livenessProbe name ports readinessProbe resources "
