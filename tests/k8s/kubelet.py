@@ -332,6 +332,7 @@ class Container:
             mode = "ro" if fixed or mount.get("readOnly") else "rw"
             source = (self.pod.volumes.paths[mount["name"]] / mount.get("subPath", "")).resolve()
             words += ["--volume", f"{source}:{mount['mountPath']}:{mode}"]
+        words += ["--volume", f"{self.pod.directory / 'hosts'}:/etc/hosts:ro"]
         variables = self._variables()
         words += [f"--env={name}={value}" for name, value in variables.items()]
         expanded = {key: [_expand(one, variables) for one in spec.get(key, [])] for key in ("command", "args")}
@@ -475,9 +476,11 @@ class Pod:
 
     def __enter__(self) -> Self:
         self.volumes = _Volumes(self)
-        hosts = [f"{name}:{one['ip']}" for one in self.spec.get("hostAliases", []) for name in one["hostnames"]]
-        words = ["--network=none", "--share=net,ipc,uts", *(f"--add-host={host}" for host in hosts)]
-        self.id = podman("pod", "create", *words, f"--name={self.directory.name}")
+        names = [{"ip": "127.0.0.1", "hostnames": ["localhost"]}, *self.spec.get("hostAliases", [])]
+        hosts = self.directory / "hosts"
+        hosts.write_text("".join(f"{one['ip']}\t{' '.join(one['hostnames'])}\n" for one in names))
+        hosts.chmod(0o644)
+        self.id = podman("pod", "create", "--network=none", "--share=net,ipc,uts", f"--name={self.directory.name}")
         at_the_end("podman", "pod", "rm", "-f", "-t", "0", self.id)
         podman("pod", "start", self.id)
         infra = podman("pod", "inspect", self.id, "--format", "{{.InfraContainerID}}")

@@ -29,10 +29,10 @@ VALUES: dict[str, Any] = {
     "shared": {
         "enabled": True,
         "replicas": 1,
-        "preStopSleepSeconds": 0,
         "auth": {"mode": "jwks", "jwks": "/jwks/keys.json", "issuer": ISSUER, "clusterCredentials": False},
         "tenants": [{"tenant": "acme", "callers": [account(NAMESPACE, "standpipe-smoke")]}],
         "pod": {
+            "preStopSleepSeconds": 0,
             "extraVolumes": [
                 {"name": "data", "emptyDir": {}},
                 {"name": "jwks", "configMap": {"name": "jwks"}},
