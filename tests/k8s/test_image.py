@@ -67,12 +67,6 @@ def standpipe(*words: str | Path, options: Sequence[str | Path] = (), image: str
     return podman("run", "--rm", *limits(), *RESTRICTED, *options, image, *words, fails=fails)
 
 
-def there(image: str) -> None:
-    """Skip a test whose image is not here."""
-    if subprocess.run([tools.need("podman"), "image", "exists", image], check=False).returncode:
-        tools.missing("image", f"no image {image}: `make image` makes it")
-
-
 @dataclass(frozen=True)
 class Entry:
     """A file of the image: what a listing says of it, and of some the content."""
@@ -98,7 +92,7 @@ class Content:
 def content(request: pytest.FixtureRequest) -> Content:
     """Read an image as a container begins with it."""
     image = request.param
-    there(image)
+    tools.image(image)
     files, sbom = {}, b""
     container = podman("create", *limits(), image).strip().splitlines()[-1]
     try:
@@ -253,7 +247,7 @@ def test_scanners_find_debians_packages(content: Content) -> None:
 @pytest.fixture(scope="module")
 def image() -> str:
     """Return the image for CPUs."""
-    there(IMAGE)
+    tools.image(IMAGE)
     return IMAGE
 
 
@@ -424,7 +418,7 @@ def test_sigterm_ends_it_in_order(image: str, shared: Path) -> None:
 
 def test_without_a_gpu_the_image_for_gpus_refuses_to_use_one() -> None:
     """It says what is missing, and commands that need none run."""
-    there(CUDA_IMAGE)
+    tools.image(CUDA_IMAGE)
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine may have a GPU")
     said = standpipe("embed", "--device", "gpu", image=CUDA_IMAGE, fails=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import subprocess
 from typing import Any
 
 import pytest
@@ -48,8 +47,7 @@ def _image() -> None:
     """Skip where there is no image, or nobody who may run it."""
     if os.geteuid():
         tools.missing("podman", "podman must run as root to enter a pod's network")
-    if subprocess.run(["podman", "image", "exists", chat.IMAGE], check=False).returncode:
-        tools.missing("image", f"no image {chat.IMAGE}: `make image` makes it")
+    tools.image(chat.IMAGE)
 
 
 def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:

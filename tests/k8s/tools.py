@@ -31,6 +31,13 @@ def need(name: str) -> Path:
     return Path(found) if found else missing(name, f"no {name} on this machine")
 
 
+def image(name: str) -> None:
+    """Skip a test whose image is not in podman's store."""
+    target = "image-cuda13" if name.endswith("-cuda13") else "image"
+    if subprocess.run([need("podman"), "image", "exists", name], check=False).returncode:
+        missing(target, f"no image {name}: `make {target}` makes it")
+
+
 def missing(name: str, why: str) -> NoReturn:
     """Skip a test for want of a tool, or of what the tool may do here; fail it where CI has promised the tool."""
     if os.environ.get("CI") and name in EXPECTED:
