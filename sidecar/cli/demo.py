@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,10 @@ def demo(directory: Path, embedder: str, *, plain: bool, as_json: bool) -> None:
     from sidecar.demo import play, story
 
     _check_models(directory, embedder)
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        show.fail("there is no directory to write to; TMPDIR names one")
     done = asyncio.run(play.play(story.load(), models_dir=str(directory), embedder=embedder))
     if as_json:
         click.echo(json.dumps(figures(done), indent=2, ensure_ascii=False))

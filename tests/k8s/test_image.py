@@ -346,8 +346,9 @@ def test_the_commands_run_beside_a_server(image: str, shared: Path) -> None:
 
 
 def test_the_demo_runs_in_the_image(image: str) -> None:
-    """It alone asks for a directory for what passes, as any tmpfs is."""
+    """It alone asks for a directory for what passes, as any tmpfs is, and says so where there is none."""
     assert "asyncio.run(main())" in standpipe("demo", options=("--tmpfs", "/tmp"))
+    assert "TMPDIR names one" in standpipe("demo", fails=True)
 
 
 def test_an_embedder_serves_and_a_sidecar_uses_it(image: str, shared: Path) -> None:

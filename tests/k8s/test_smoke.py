@@ -28,7 +28,7 @@ VALUES: dict[str, Any] = {
     "shared": {
         "enabled": True,
         "replicas": 1,
-        "auth": {"mode": "jwks", "jwks": "/jwks/keys.json", "issuer": ISSUER, "clusterCredentials": False},
+        "auth": {"mode": "jwks", "jwks": "/jwks/keys.json", "issuer": ISSUER},
         "tenants": [{"tenant": "acme", "callers": [account(NAMESPACE, "standpipe-smoke")]}],
         "pod": {
             "preStopSleepSeconds": 0,
