@@ -7,6 +7,7 @@ where Pod Security's "restricted" is enforced.
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -105,11 +106,22 @@ def dry_run(api: ApiServer, manifests: list[Manifest], namespace: str) -> int:
                 for field, named_one in CLASSES.items():
                     if name := pod["spec"].get(field):
                         api.apply(named_one | {"metadata": {"name": name}})
-                api.create(pod, dry_run=True)
+                wait_for(lambda pod=pod: admitted(api, pod), "admission knows the classes that were made")
                 pods += 1
         except Refused as refused:
             raise AssertionError(f"{manifest['kind']} {manifest['metadata']['name']}: {refused}") from None
     return pods
+
+
+def admitted(api: ApiServer, pod: Manifest) -> bool:
+    """Create a pod without storing it; return False where admission, which watches, has not seen its class yet."""
+    try:
+        api.create(pod, dry_run=True)
+    except Refused as refused:
+        if re.search(r"(Priority|Runtime)Class .*(was|not) found", refused.message):
+            return False
+        raise
+    return True
 
 
 def pods_of(manifest: Manifest, namespace: str) -> Iterator[Manifest]:
