@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.k8s import tools
+from tests.k8s import chat, tools
 
 HERE = Path(__file__).parent
 
@@ -19,6 +20,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for name in mark.args:
             tools.need(name)
+
+
+@pytest.fixture(scope="session")
+def pods() -> None:
+    """Skip where there is no image to run pods of, or nobody who may run them."""
+    if os.geteuid():
+        tools.missing("podman", "podman must run as root to enter a pod's network")
+    tools.image(chat.IMAGE)
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +54,7 @@ _FIELDS = {
     "restartPolicy securityContext startupProbe terminationMessagePath terminationMessagePolicy volumeMounts",
     "securityContext": "allowPrivilegeEscalation capabilities readOnlyRootFilesystem runAsGroup runAsNonRoot "
     "runAsUser seccompProfile",
-    "probe": "exec failureThreshold grpc httpGet initialDelaySeconds periodSeconds successThreshold "
+    "probe": "failureThreshold httpGet initialDelaySeconds periodSeconds successThreshold "
     "terminationGracePeriodSeconds timeoutSeconds",
     "volumeMount": "mountPath name readOnly subPath",
 }
@@ -401,36 +400,13 @@ class Container:
     def _passes(self, probe: Manifest) -> bool:
         timeout_s = probe.get("timeoutSeconds", 1)
         try:
-            if "exec" in probe:
-                done = subprocess.run(
-                    ["podman", "exec", self.id, *probe["exec"]["command"]],
-                    env=_environment(),
-                    timeout=timeout_s,
-                    capture_output=True,
-                    check=False,
-                )
-                return done.returncode == 0
-            if "grpc" in probe:
-                words = [sys.executable, "-c", _GRPC_PROBE, f"{ADDRESS}:{probe['grpc']['port']}"]
-                words += [probe["grpc"].get("service", ""), str(timeout_s)]
-                return subprocess.run(["nsenter", f"--net={self.pod.network}", *words], check=False).returncode == 0
             get = probe["httpGet"]
             assert get.get("scheme", "HTTP") == "HTTP", "HTTPS"
             ports = {one["name"]: one["containerPort"] for one in self.spec.get("ports", []) if "name" in one}
             host, port = get.get("host", ADDRESS), ports.get(get["port"], get["port"])
             return 200 <= self.pod.get(get.get("path", "/"), port, host=host, timeout_s=timeout_s)[0] < 400
-        except (OSError, http.client.HTTPException, subprocess.TimeoutExpired):
+        except (OSError, http.client.HTTPException):
             return False
-
-
-_GRPC_PROBE = """
-import sys, grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-target, service, timeout_s = sys.argv[1:]
-stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(target))
-answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=float(timeout_s))
-sys.exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
-"""
 
 
 def _ref(ref: Manifest) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The image is `make image`'s, or the one that TEST_IMAGE names. Podman must run a
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
@@ -18,12 +17,12 @@ import pytest
 from tests import keys
 from tests.e2e.pods import MODEL, MODELS
 from tests.faults.log_check import broken_chain, check_store, every_event, rounds
-from tests.k8s import chat, kubelet, tools
+from tests.k8s import chat, kubelet
 from tests.k8s.apiserver import ApiServer
 from tests.k8s.test_admission import in_force, render
 from tests.servers import Postgres, Redis
 
-pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.usefixtures("pods"), pytest.mark.timeout(180)]
 
 DRAIN_S = 2.0
 """Drained in 1.5 s and gone: a sidecar's process must end in what Kubernetes gives it."""
@@ -40,14 +39,6 @@ async def main():
 asyncio.run(main())
 """
 """SQLite writes its whole file anew, for which it needs a place for a second one (P11)."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _image() -> None:
-    """Skip where there is no image, or nobody who may run it."""
-    if os.geteuid():
-        tools.missing("podman", "podman must run as root to enter a pod's network")
-    tools.image(chat.IMAGE)
 
 
 def acknowledged(pod: kubelet.Pod) -> dict[str, list[tuple[int, str, str]]]:

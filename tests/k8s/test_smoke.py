@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from tests import keys
 from tests.issuer import AUDIENCE, ISSUER, Issuer, account
 from tests.k8s import chat, kubelet, tools
 
-pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs("podman", "helm4"), pytest.mark.usefixtures("pods"), pytest.mark.timeout(180)]
 
 NAMESPACE = "prod"
 REPOSITORY, _, TAG = chat.IMAGE.rpartition(":")
@@ -40,14 +39,6 @@ VALUES: dict[str, Any] = {
         },
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _image() -> None:
-    """Skip where there is no image, or nobody who may run it."""
-    if os.geteuid():
-        tools.missing("podman", "podman must run as root to enter a pod's network")
-    tools.image(chat.IMAGE)
 
 
 def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
