@@ -163,6 +163,38 @@ define generate
 	rm -f $(foreach name,error turn fact bundle,$(1)/standpipe/v1/$(name)_pb2_grpc.py)
 endef
 
+# Those of the other languages. The plugins' versions are the runtimes' that clients/ asks for, or older.
+STUB_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11 google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+STUB_JAVA := com.google.protobuf:protoc:3.25.8 io.grpc:protoc-gen-grpc-java:1.82.0
+
+$(TOOLS)/stubs/ready: Makefile
+	rm -rf $(@D) && mkdir -p $(@D)
+	for plugin in $(STUB_GO); do GOBIN=$(CURDIR)/$(@D) go install $$plugin || exit 1; done
+	for plugin in $(STUB_JAVA); do \
+	    mvn -q -B dependency:copy -Dartifact=$$plugin:exe:linux-x86_64 -DoutputDirectory=$(CURDIR)/$(@D) || exit 1; \
+	    name=$$(echo $$plugin | cut -d: -f2) && mv $(@D)/$$name-*.exe $(@D)/$$name && chmod +x $(@D)/$$name; \
+	done
+	@touch $@
+
+.PHONY: stubs
+stubs: $(TOOLS)/stubs/ready $(TOOLS)/buf/ready $(VENV)/ready  ## Write the stubs of clients/ in Go, TypeScript and Java from protos/; needs Go, npm and Maven
+	$(call generate-clients,clients)
+
+BUF := $(CURDIR)/$(TOOLS)/buf/node_modules/.bin/buf
+STUB_PATH := $(CURDIR)/$(TOOLS)/stubs:$(CURDIR)/$(TOOLS)/buf/node_modules/.bin
+GOOGLE_PROTOS = $(shell $(BIN)/python -c 'import google.rpc; print(list(google.rpc.__path__)[0].removesuffix("/google/rpc"))')
+STUB_TREES := go/standpipe java/src/main/java/dev/standpipe/v1 typescript/src/gen
+
+# $(1): the folder that stands for clients/. TypeScript has no package with the messages of gRPC's errors.
+define generate-clients
+	rm -rf $(addprefix $(1)/,$(STUB_TREES))
+	cd protos && PATH="$(STUB_PATH):$$PATH" $(BUF) generate --path standpipe -o $(CURDIR)/$(1)
+	rm -rf build/google && mkdir -p build/google/google/rpc
+	cp $(GOOGLE_PROTOS)/google/rpc/status.proto $(GOOGLE_PROTOS)/google/rpc/error_details.proto build/google/google/rpc/
+	cd build/google && PATH="$(STUB_PATH):$$PATH" $(BUF) generate -o $(CURDIR)/$(1)/typescript/src/gen \
+	    --template '{"version":"v2","plugins":[{"local":"protoc-gen-es","out":".","opt":["target=ts","import_extension=js"]}]}'
+endef
+
 .PHONY: proto-check
 proto-check: $(TOOLS)/protoc/ready  ## Check that the stubs are what the protos give, and what buf says of them
 	rm -rf build/proto && mkdir -p build/proto
@@ -170,10 +202,22 @@ proto-check: $(TOOLS)/protoc/ready  ## Check that the stubs are what the protos 
 	@for stub in $$(cd build/proto && find . -name '*.py*'); do \
 	    case $$stub in ./sidecar/*) there=$$stub;; *) there=clients/python/$$stub;; esac; \
 	    cmp -s build/proto/$$stub $$there || { echo "$$there is not what protos/ gives: run make proto"; exit 1; }; \
-	done; echo "stubs are what the protos give"
+	done; echo "Python's stubs are what the protos give"
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory buf; \
 	elif [ -n "$$CI" ]; then echo "npm is expected in CI, for buf"; exit 1; \
 	else echo "skipped buf: no npm"; fi
+	@if command -v npm >/dev/null && command -v go >/dev/null && command -v mvn >/dev/null; then \
+	    $(MAKE) --no-print-directory stubs-check; \
+	elif [ -n "$$CI" ]; then echo "npm, Go and Maven are expected in CI, for the stubs"; exit 1; \
+	else echo "skipped the stubs of Go, TypeScript and Java: npm, Go and Maven write them"; fi
+
+.PHONY: stubs-check
+stubs-check: $(TOOLS)/stubs/ready $(TOOLS)/buf/ready $(VENV)/ready
+	rm -rf build/stubs && mkdir -p build/stubs
+	$(call generate-clients,build/stubs)
+	@for tree in $(STUB_TREES); do \
+	    diff -rq build/stubs/$$tree clients/$$tree || { echo "clients/$$tree is not what protos/ gives: run make stubs"; exit 1; }; \
+	done; echo "the stubs of Go, TypeScript and Java are what the protos give"
 
 .PHONY: buf
 buf: $(TOOLS)/buf/ready

@@ -188,7 +188,7 @@ LONG = 24 * 60
 
 SOUND = {
     UP: f"1x{LONG}",
-    series("standpipe_build_info", version="0.5.0", record="postgresql", hot="redis", provider="cpu"): f"1x{LONG}",
+    series("standpipe_build_info", version="0.6.0", record="postgresql", hot="redis", provider="cpu"): f"1x{LONG}",
     series("standpipe_event_loop_lag_seconds"): f"0.01x{LONG}",
     calls(): f"0+60x{LONG}",
     calls("CommitTurn"): f"0+60x{LONG}",

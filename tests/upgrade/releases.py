@@ -16,14 +16,14 @@ import pytest
 
 from tests.e2e.pods import ROOT
 
-_0_4_0 = "427f89afca27a9d1dfb8fbcacc96c7110f22dc30"
+_0_5_0 = "dbb02d14e01ed9b304d63abab3eb12bab82c81aa"
 
 BEFORE = {
-    "sqlite+memory": _0_4_0,
-    "postgresql+memory": _0_4_0,
-    "postgresql+redis": _0_4_0,
+    "sqlite+memory": _0_5_0,
+    "postgresql+memory": _0_5_0,
+    "postgresql+redis": _0_5_0,
 }
-"""By engines: release 0.4.0, which served on all of them."""
+"""By engines: release 0.5.0, which served on all of them."""
 
 _PARTS = ("sidecar", "clients/python", "tests/__init__.py", "tests/e2e/__init__.py", "tests/e2e/serve.py")
 

@@ -15,15 +15,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17standpipe/v1/turn.proto\x12\x0cstandpipe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\x08\x45ventRef\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\x05\x65ntry\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_entry\"G\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05media\x18\x02 \x01(\x0b\x32\x13.standpipe.v1.MediaH\x00\x42\t\n\x07\x63ontent\"=\n\x05Media\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xc7\x01\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.standpipe.v1.Role\x12\x0f\n\x07speaker\x18\x02 \x01(\t\x12-\n\tspoken_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x04 \x01(\t\x12!\n\x05parts\x18\x05 \x03(\x0b\x32\x12.standpipe.v1.Part\x12)\n\tcitations\x18\x06 \x03(\x0b\x32\x16.standpipe.v1.EventRef\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"@\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"\x9c\x01\n\tTurnEntry\x12(\n\x07message\x18\x01 \x01(\x0b\x32\x15.standpipe.v1.MessageH\x00\x12+\n\ttool_call\x18\x02 \x01(\x0b\x32\x16.standpipe.v1.ToolCallH\x00\x12/\n\x0btool_result\x18\x03 \x01(\x0b\x32\x18.standpipe.v1.ToolResultH\x00\x42\x07\n\x05\x65ntry\"H\n\x04Turn\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.standpipe.v1.TurnEntry\x12\x16\n\x0e\x62undle_receipt\x18\x02 \x01(\x0c\"\x1b\n\nSessionEnd\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\"\xf4\x01\n\x05\x45vent\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x30\n\x0c\x63ommitted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rprevious_hash\x18\x05 \x01(\x0c\x12\x0c\n\x04hash\x18\x06 \x01(\x0c\x12\"\n\x04turn\x18\x07 \x01(\x0b\x32\x12.standpipe.v1.TurnH\x00\x12/\n\x0bsession_end\x18\x08 \x01(\x0b\x32\x18.standpipe.v1.SessionEndH\x00\x42\x06\n\x04\x62ody*r\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x12\x11\n\rROLE_DOCUMENT\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17standpipe/v1/turn.proto\x12\x0cstandpipe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\x08\x45ventRef\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\x05\x65ntry\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_entry\"G\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05media\x18\x02 \x01(\x0b\x32\x13.standpipe.v1.MediaH\x00\x42\t\n\x07\x63ontent\"=\n\x05Media\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xc7\x01\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.standpipe.v1.Role\x12\x0f\n\x07speaker\x18\x02 \x01(\t\x12-\n\tspoken_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x04 \x01(\t\x12!\n\x05parts\x18\x05 \x03(\x0b\x32\x12.standpipe.v1.Part\x12)\n\tcitations\x18\x06 \x03(\x0b\x32\x16.standpipe.v1.EventRef\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"@\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"\xae\x01\n\tTurnEntry\x12(\n\x07message\x18\x01 \x01(\x0b\x32\x15.standpipe.v1.MessageH\x00\x12+\n\ttool_call\x18\x02 \x01(\x0b\x32\x16.standpipe.v1.ToolCallH\x00\x12/\n\x0btool_result\x18\x03 \x01(\x0b\x32\x18.standpipe.v1.ToolResultH\x00\x12\x10\n\x08\x61pp_json\x18\x04 \x01(\tB\x07\n\x05\x65ntry\"H\n\x04Turn\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.standpipe.v1.TurnEntry\x12\x16\n\x0e\x62undle_receipt\x18\x02 \x01(\x0c\"\x1b\n\nSessionEnd\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\"\xf4\x01\n\x05\x45vent\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x30\n\x0c\x63ommitted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rprevious_hash\x18\x05 \x01(\x0c\x12\x0c\n\x04hash\x18\x06 \x01(\x0c\x12\"\n\x04turn\x18\x07 \x01(\x0b\x32\x12.standpipe.v1.TurnH\x00\x12/\n\x0bsession_end\x18\x08 \x01(\x0b\x32\x18.standpipe.v1.SessionEndH\x00\x42\x06\n\x04\x62ody*r\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x12\x11\n\rROLE_DOCUMENT\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'standpipe.v1.turn_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_ROLE']._serialized_start=1128
-  _globals['_ROLE']._serialized_end=1242
+  _globals['_ROLE']._serialized_start=1146
+  _globals['_ROLE']._serialized_end=1260
   _globals['_EVENTREF']._serialized_start=74
   _globals['_EVENTREF']._serialized_end=151
   _globals['_PART']._serialized_start=153
@@ -37,11 +37,11 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TOOLRESULT']._serialized_start=553
   _globals['_TOOLRESULT']._serialized_end=617
   _globals['_TURNENTRY']._serialized_start=620
-  _globals['_TURNENTRY']._serialized_end=776
-  _globals['_TURN']._serialized_start=778
-  _globals['_TURN']._serialized_end=850
-  _globals['_SESSIONEND']._serialized_start=852
-  _globals['_SESSIONEND']._serialized_end=879
-  _globals['_EVENT']._serialized_start=882
-  _globals['_EVENT']._serialized_end=1126
+  _globals['_TURNENTRY']._serialized_end=794
+  _globals['_TURN']._serialized_start=796
+  _globals['_TURN']._serialized_end=868
+  _globals['_SESSIONEND']._serialized_start=870
+  _globals['_SESSIONEND']._serialized_end=897
+  _globals['_EVENT']._serialized_start=900
+  _globals['_EVENT']._serialized_end=1144
 # @@protoc_insertion_point(module_scope)

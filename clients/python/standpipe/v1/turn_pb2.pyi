@@ -87,14 +87,16 @@ class ToolResult(_message.Message):
     def __init__(self, call_id: _Optional[str] = ..., content: _Optional[str] = ..., is_error: bool = ...) -> None: ...
 
 class TurnEntry(_message.Message):
-    __slots__ = ("message", "tool_call", "tool_result")
+    __slots__ = ("message", "tool_call", "tool_result", "app_json")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALL_FIELD_NUMBER: _ClassVar[int]
     TOOL_RESULT_FIELD_NUMBER: _ClassVar[int]
+    APP_JSON_FIELD_NUMBER: _ClassVar[int]
     message: Message
     tool_call: ToolCall
     tool_result: ToolResult
-    def __init__(self, message: _Optional[_Union[Message, _Mapping]] = ..., tool_call: _Optional[_Union[ToolCall, _Mapping]] = ..., tool_result: _Optional[_Union[ToolResult, _Mapping]] = ...) -> None: ...
+    app_json: str
+    def __init__(self, message: _Optional[_Union[Message, _Mapping]] = ..., tool_call: _Optional[_Union[ToolCall, _Mapping]] = ..., tool_result: _Optional[_Union[ToolResult, _Mapping]] = ..., app_json: _Optional[str] = ...) -> None: ...
 
 class Turn(_message.Message):
     __slots__ = ("entries", "bundle_receipt")
