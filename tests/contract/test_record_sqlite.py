@@ -86,6 +86,9 @@ class RawSqlite(RawRecord):
             session,
         )
 
+    def set_expires_at(self, tenant: str, key: str, expires_at_us: int) -> None:
+        self.execute("UPDATE state SET expires_at_us = ? WHERE (tenant, key) = (?, ?)", expires_at_us, tenant, key)
+
     def analyse(self) -> None:
         """It counts when it is asked."""
 
