@@ -191,7 +191,7 @@ _NEXT: Final = "\x01"
 
 
 def keys_from(prefix: str) -> tuple[str, str]:
-    """Return the range of the keys that begin with a prefix, [from, to), in the order of code points and so of bytes."""
+    """Return the range of keys that begin with a prefix, [from, to), in the order of code points, and so of bytes."""
     rest = prefix.rstrip(chr(0x10FFFF))
     if not rest:
         return prefix, _ABOVE

@@ -6,10 +6,10 @@
     caller ──> SealedHot    ──> any coherent engine of the hot contract
 
 Both keep their contract whole, so nobody else knows of encryption. Sealed under the subject's key are event bodies; an
-item's text, speaker, terms and detail, together in the place of its terms; vectors; checkpoints; values of state; and in
-the hot store the events and checkpoints of tails. The digest of a request (R4) is keyed, since it would tell a short message to
-whoever guesses it. In the clear stay ids, names of subjects and sessions, keys of state, times, counts, roles, kinds, and
-policies.
+item's text, speaker, terms and detail, together in the place of its terms; vectors; checkpoints; values of state; and
+in the hot store the events and checkpoints of tails. The digest of a request (R4) is keyed, since it would tell a short
+message to whoever guesses it. In the clear stay ids, names of subjects and sessions, keys of state, times, counts,
+roles, kinds, and policies.
 
 The associated data of a value is the identity of its row: one that was moved to another row, subject or tenant does not
 open (StoreCorrupt). For an item its time, to the microsecond, stands for its version, which is not yet known then. What
