@@ -7,7 +7,7 @@ from standpipe.bundle import Bundle, Replay
 from standpipe.client import Client, Commit, Policies, Session, TurnResult, connect
 from standpipe.errors import StandpipeError
 from standpipe.memory import Memory, document, fact, source
-from standpipe.turn import assistant, tool_call, tool_result, user
+from standpipe.turn import app, assistant, tool_call, tool_result, user
 from standpipe.v1.context_pb2 import Consistency
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Session",
     "StandpipeError",
     "TurnResult",
+    "app",
     "assistant",
     "connect",
     "document",
