@@ -45,6 +45,10 @@ def app(value: str, entry: Entry | None = None) -> Entry:
     return made
 
 
+NAMES = '{"[[[{":'
+"""A name that looks like nesting."""
+
+
 E0 = "turn.entries[0]"
 
 
@@ -146,7 +150,7 @@ def sized(make: Callable[[int], turn_pb2.Turn], limit: str, field: str) -> Any:
               f"{E0}.tool_call.arguments_json"),
         sized(lambda n: turn(app('"' + "x" * (n - 2) + '"')), "app_json_bytes", f"{E0}.app_json"),
         sized(lambda n: turn(app("[" * n + "]" * n)), "app_json_depth_max", f"{E0}.app_json"),
-        sized(lambda n: turn(app('{"[[[{":' * n + '"]]]}"' + "}" * n, say("x"))), "app_json_depth_max", f"{E0}.app_json"),
+        sized(lambda n: turn(app(NAMES * n + '"]]]}"' + "}" * n, say("x"))), "app_json_depth_max", f"{E0}.app_json"),
         sized(lambda n: turn(say("x"), bundle_receipt=bytes(n)), "receipt_bytes", "turn.bundle_receipt"),
     ],
 )  # fmt: skip
