@@ -1,7 +1,5 @@
 package dev.standpipe.client;
 
-import com.google.gson.Gson;
-import com.google.gson.GsonBuilder;
 import com.google.gson.Strictness;
 import com.google.gson.stream.JsonReader;
 import com.google.gson.stream.JsonToken;
@@ -16,24 +14,67 @@ import java.util.Map;
 
 /** JSON as the other clients read and write it. */
 final class Json {
-  /** What is nested deeper is not read: the same in Python, whose own limit is near. */
-  private static final int NESTED_MAX = 900;
-
-  /** Longer whole numbers are not read, since that takes quadratic time: Python's own limit. */
-  private static final int DIGITS_MAX = 4300;
-
-  private static final Gson GSON = new GsonBuilder().serializeNulls().disableHtmlEscaping().create();
+  /** What is nested deeper is not read: the same limit in all languages, far within every parser's own. */
+  private static final int NESTED_MAX = 128;
 
   private Json() {}
 
-  /** Returns a value as JSON text without blanks. Throws IllegalArgumentException for numbers that JSON does not have. */
+  /**
+   * Returns a value as JSON text without blanks, escaped no more than needed.
+   *
+   * @throws IllegalArgumentException for what JSON does not have
+   */
   static String write(Object value) {
-    return GSON.toJson(value);
+    StringBuilder out = new StringBuilder();
+    write(value, out);
+    return out.toString();
   }
 
-  /** Returns a text as a JSON string, escaped no more than needed. */
-  static String quote(String text) {
-    StringBuilder out = new StringBuilder(text.length() + 16).append('"');
+  private static void write(Object value, StringBuilder out) {
+    if (value instanceof Map<?, ?> map) {
+      out.append('{');
+      for (Map.Entry<?, ?> entry : map.entrySet()) {
+        if (!(entry.getKey() instanceof String name)) {
+          throw new IllegalArgumentException("a name in JSON is a text");
+        }
+        quote(name, out);
+        out.append(':');
+        write(entry.getValue(), out);
+        out.append(',');
+      }
+      close(out, '{', '}');
+    } else if (value instanceof Iterable<?> all) {
+      out.append('[');
+      for (Object one : all) {
+        write(one, out);
+        out.append(',');
+      }
+      close(out, '[', ']');
+    } else if (value instanceof CharSequence text) {
+      quote(text.toString(), out);
+    } else if (value == null || value instanceof Boolean) {
+      out.append(value);
+    } else if (value instanceof Number number && isFinite(number)) {
+      out.append(number);
+    } else {
+      throw new IllegalArgumentException("JSON has no value for " + value.getClass().getSimpleName());
+    }
+  }
+
+  private static void close(StringBuilder out, char begin, char end) {
+    if (out.charAt(out.length() - 1) == begin) {
+      out.append(end);
+    } else {
+      out.setCharAt(out.length() - 1, end);
+    }
+  }
+
+  private static boolean isFinite(Number number) {
+    return !(number instanceof Double || number instanceof Float) || Double.isFinite(number.doubleValue());
+  }
+
+  private static void quote(String text, StringBuilder out) {
+    out.append('"');
     for (int at = 0; at < text.length(); at++) {
       char c = text.charAt(at);
       switch (c) {
@@ -53,7 +94,7 @@ final class Json {
         }
       }
     }
-    return out.append('"').toString();
+    out.append('"');
   }
 
   /** Returns whether UTF-8 can carry a text: no half of a surrogate pair stands alone. */
@@ -123,18 +164,15 @@ final class Json {
   }
 
   private static Object number(String text) throws IOException {
+    double value = Double.parseDouble(text);
+    if (Double.isInfinite(value)) {
+      throw new MalformedJsonException("a number that not every language can hold");
+    }
     if (text.chars().anyMatch(c -> c == '.' || c == 'e' || c == 'E')) {
-      double value = Double.parseDouble(text);
-      if (Double.isInfinite(value)) {
-        throw new MalformedJsonException("a number that JSON cannot say again");
-      }
       return value;
     }
-    if (text.length() > DIGITS_MAX) {
-      throw new MalformedJsonException("a number that is too long");
-    }
-    BigInteger value = new BigInteger(text);
-    return value.bitLength() < Long.SIZE ? (Object) value.longValueExact() : value;
+    BigInteger whole = new BigInteger(text);
+    return whole.bitLength() < Long.SIZE ? (Object) whole.longValueExact() : whole;
   }
 
   private static String checked(String text) throws IOException {

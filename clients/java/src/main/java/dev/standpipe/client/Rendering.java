@@ -50,6 +50,8 @@ final class Rendering {
   private static final Pattern CALL_ID = Pattern.compile("[a-zA-Z0-9_-]{1,40}");
   private static final Pattern NOT_NAME = Pattern.compile("[^a-zA-Z0-9_-]");
 
+  private static final String OTHER_BLANKS = "\u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000";
+
   private final Bundle bundle;
   private final String query;
 
@@ -266,17 +268,22 @@ final class Rendering {
     }
     Map<String, Object> raw = new LinkedHashMap<>();
     raw.put("raw", text);
-    return new Arguments("{\"raw\": " + Json.quote(text) + "}", raw);
+    return new Arguments("{\"raw\": " + Json.write(text) + "}", raw);
   }
 
   private static String chomp(String text) {
     return text.endsWith("\n") ? text.substring(0, text.length() - 1) : text;
   }
 
-  /** Returns whether there is nothing but white space of Unicode, as the other clients know it. */
+  /** Returns whether there is nothing but white space, as all clients know it; no method of Java's is this set. */
   private static boolean isBlank(String text) {
-    return text.codePoints()
-        .allMatch(c -> Character.isWhitespace(c) || Character.isSpaceChar(c) || c == 0x85);
+    return text.chars()
+        .allMatch(
+            c ->
+                (c >= 0x09 && c <= 0x0d)
+                    || (c >= 0x1c && c <= 0x20)
+                    || (c >= 0x2000 && c <= 0x200a)
+                    || OTHER_BLANKS.indexOf(c) >= 0);
   }
 
   private static Map<String, Object> message(String key, Object value, String key2, Object value2) {

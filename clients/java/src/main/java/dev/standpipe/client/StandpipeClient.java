@@ -316,7 +316,9 @@ public final class StandpipeClient implements AutoCloseable {
 
         @Override
         public void sendMessage(Q message) {
-          super.sendMessage(withTenant(message));
+          Q complete = withTenant(message);
+          Wire.checkSize(complete);
+          super.sendMessage(complete);
         }
       };
     }

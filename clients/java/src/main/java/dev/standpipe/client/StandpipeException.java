@@ -95,35 +95,35 @@ public class StandpipeException extends RuntimeException {
    * true.
    */
   static StandpipeException parse(Status status, Metadata trailers, Throwable cause) {
-    ErrorInfo info = ErrorInfo.getDefaultInstance();
-    BadRequest bad = BadRequest.getDefaultInstance();
+    ErrorInfo info = null;
+    BadRequest bad = null;
     RetryInfo retry = null;
     for (Any any : details(trailers)) {
       try {
-        if (any.is(ErrorInfo.class)) {
-          info = any.unpack(ErrorInfo.class);
-        } else if (any.is(BadRequest.class)) {
+        if (info == null && any.is(ErrorInfo.class)) {
+          ErrorInfo found = any.unpack(ErrorInfo.class);
+          info = found.getDomain().equals(DOMAIN) ? found : null;
+        } else if (bad == null && any.is(BadRequest.class)) {
           bad = any.unpack(BadRequest.class);
-        } else if (any.is(RetryInfo.class)) {
+        } else if (retry == null && any.is(RetryInfo.class)) {
           retry = any.unpack(RetryInfo.class);
         }
       } catch (InvalidProtocolBufferException unreadable) {
         continue;
       }
     }
-    boolean ours = info.getDomain().equals(DOMAIN);
-    String reason = ours ? info.getReason() : "";
-    StandpipeException error = create(status, reason, cause);
-    error.reason = reason;
-    if (ours) {
+    StandpipeException error = create(status, info == null ? "" : info.getReason(), cause);
+    if (info != null) {
+      error.reason = info.getReason();
       error.metadata = new HashMap<>(info.getMetadataMap());
     }
-    if (bad.getFieldViolationsCount() > 0) {
+    if (bad != null && bad.getFieldViolationsCount() > 0) {
       error.field = bad.getFieldViolations(0).getField();
       error.fieldMessage = bad.getFieldViolations(0).getDescription();
     }
     if (retry != null) {
-      error.retryAfter = Duration.ofSeconds(retry.getRetryDelay().getSeconds(), retry.getRetryDelay().getNanos());
+      com.google.protobuf.Duration pause = retry.getRetryDelay();
+      error.retryAfter = Duration.ofMillis(pause.getSeconds() * 1000 + pause.getNanos() / 1_000_000);
     }
     return error;
   }

@@ -2,6 +2,7 @@ package dev.standpipe.client;
 
 import com.google.gson.Gson;
 import com.google.gson.reflect.TypeToken;
+import com.google.protobuf.MessageLite;
 import io.grpc.CallOptions;
 import io.grpc.Channel;
 import io.grpc.ChannelCredentials;
@@ -115,6 +116,7 @@ final class Wire extends Channel {
   <Q, A, R> R run(Plan<Q, A, R> plan, Duration limit) {
     A answer;
     try {
+      checkSize(plan.request);
       answer = ClientCalls.blockingUnaryCall(this, plan.method, options(limit), plan.request);
     } catch (StatusRuntimeException failed) {
       throw typed(failed.getStatus(), failed.getTrailers(), failed).withRequestId(plan.requestId);
@@ -124,8 +126,14 @@ final class Wire extends Channel {
 
   /** Calls and returns at once; cancelling the future cancels the call. */
   <Q, A, R> CompletableFuture<R> runAsync(Plan<Q, A, R> plan, Duration limit) {
-    ClientCall<Q, A> call = newCall(plan.method, options(limit));
     CompletableFuture<R> result = new CompletableFuture<>();
+    try {
+      checkSize(plan.request);
+    } catch (StatusRuntimeException tooLarge) {
+      result.completeExceptionally(typed(tooLarge.getStatus(), null, tooLarge).withRequestId(plan.requestId));
+      return result;
+    }
+    ClientCall<Q, A> call = newCall(plan.method, options(limit));
     ClientCalls.asyncUnaryCall(
         call,
         plan.request,
@@ -166,6 +174,15 @@ final class Wire extends Channel {
     return StandpipeException.parse(status, trailers, cause);
   }
 
+  /** Refuses what is too large before it is sent; gRPC's own check ends a call that may be retried as cancelled. */
+  static void checkSize(Object request) {
+    if (request instanceof MessageLite message && message.getSerializedSize() > WIRE_BYTES) {
+      throw Status.RESOURCE_EXHAUSTED
+          .withDescription("the message has " + message.getSerializedSize() + " bytes of at most " + WIRE_BYTES)
+          .asRuntimeException();
+    }
+  }
+
   private static CallOptions options(Duration limit) {
     return CallOptions.DEFAULT.withDeadlineAfter(limit.toNanos(), TimeUnit.NANOSECONDS);
   }
@@ -173,7 +190,7 @@ final class Wire extends Channel {
   /** Starts a call; also those of stubs, which may bring no deadline. */
   @Override
   public <Q, A> ClientCall<Q, A> newCall(MethodDescriptor<Q, A> method, CallOptions given) {
-    CallOptions options = given.withMaxOutboundMessageSize(WIRE_BYTES);
+    CallOptions options = given;
     if (options.getDeadline() == null) {
       options = options.withDeadlineAfter(deadline.toNanos(), TimeUnit.NANOSECONDS);
     }
