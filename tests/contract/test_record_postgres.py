@@ -47,6 +47,10 @@ from sidecar.stores.record import (
     ScopeRead,
     SessionRead,
     SessionsRead,
+    StateAll,
+    StateList,
+    StateRead,
+    StateWrite,
     StoredKey,
     StoredRoute,
 )
@@ -243,7 +247,7 @@ def test_every_key_can_be_distributed(postgres_server: Postgres, shared_place: s
         " WHERE i.indisunique AND t.relnamespace = 'standpipe'::regnamespace"
     )
     leads = {table: lead for table, lead in keys if table not in DEPLOYMENT}
-    assert len(leads) == 13 + 3 * 16
+    assert len(leads) == 14 + 3 * 16
     assert set(leads.values()) == {"tenant"}
     parted = raw.execute(
         "SELECT c.relname, pg_get_partkeydef(c.oid), (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = c.oid)"
@@ -272,6 +276,10 @@ EVERY_READ: Sequence[Read] = (
     KeyRead(tenant="acme", subject="ana"),
     KeyRead(tenant="acme", key_id=b"id of ana"),
     ErasureRead(tenant="acme", subject="ana", session="erased"),
+    StateRead(tenant="acme", subject="ana", collection="c", keys=["k", "private"], bytes_max=99),
+    StateList(tenant="acme", subject="ana", collection="c", count_max=9, bytes_max=99),
+    StateList(tenant="acme", subject="ana", collection="c", descending=True, count_max=9, bytes_max=99),
+    StateAll(tenant="acme", subject="ana", count_max=9, bytes_max=99),
     PolicyRead(tenant="acme", name="p"),
     PolicyRead(tenant="acme", name="p", version=1),
     PoliciesRead(tenant="acme"),
@@ -295,7 +303,13 @@ async def fill(record: Record) -> None:
             tenant, StoredKey(subject="ana", key_id=b"id of ana", wrapped=tenant.encode(), wrapping="first")
         )
         await record.publish_policy(tenant, name="p", document=tenant, digest=canonical.sha256((tenant,)))
+        await record.put_state(
+            tenant, subject="ana", collection="c", writes=[StateWrite(key="k", value=tenant.encode())]
+        )
         await record.erase(tenant, subject="ana", session="erased")
+    await record.put_state(
+        "rival", subject="ana", collection="c", writes=[StateWrite(key="private", value=b"rival", keep_us=1 << 40)]
+    )
     for document in ("rival 2", "rival 3"):
         await record.publish_policy("rival", name="p", document=document, digest=canonical.sha256((document,)))
     await record.set_route("acme", StoredRoute(name="r", policy_name="p", policy_version=1))
