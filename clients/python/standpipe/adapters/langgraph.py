@@ -1,4 +1,4 @@
-"""LangGraph's checkpointer and store on `client.state`: system-of-record data of a subject, erased and exported with it.
+"""LangGraph's checkpointer and store on `client.state`: data of a subject, that is erased and exported with it.
 
 ::
 
@@ -6,9 +6,9 @@
     store = StandpipeStore(client, subject=lambda namespace: namespace[1])
     graph = builder.compile(checkpointer=saver, store=store)
 
-Both take an asynchronous client or one of `standpipe.sync`, and have LangGraph's blocking and asynchronous methods either
-way: over a blocking client the asynchronous ones run in threads, and over an asynchronous client other threads than its
-event loop's can call the blocking ones.
+Both take an asynchronous client or one of `standpipe.sync`, and have LangGraph's blocking and asynchronous methods
+either way: over a blocking client the asynchronous ones run in threads, and over an asynchronous client other threads
+than its event loop's can call the blocking ones.
 
 Keys are not encrypted; values are. A thread's id, a namespace and an item's key are part of keys.
 """
@@ -32,10 +32,10 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
-    SerializerProtocol,
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.store.base import (
     BaseStore,
     GetOp,
@@ -63,6 +63,9 @@ __all__ = ["StandpipeSaver", "StandpipeStore"]
 
 SubjectOfConfig: TypeAlias = str | Callable[[RunnableConfig], str]
 SubjectOfNamespace: TypeAlias = str | Callable[[tuple[str, ...]], str]
+
+_Row: TypeAlias = tuple[int, str, tuple[str, bytes]]
+"""One write of a task: its place, the channel, and the value."""
 
 INLINE_CHARS_MAX: Final = 256
 """Of a text that stands in each checkpoint as it is: shorter than what a record of its own would cost."""
@@ -205,7 +208,7 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
         """
         await self._bridge.arun(self._prune(thread_ids, strategy))
 
-    def get_next_version(self, current: str | int | float | None, channel: None) -> str:
+    def get_next_version(self, current: str | float | None, channel: None) -> str:
         """Return a channel's next version: no two writers ever make the same one."""
         del channel
         count = 0 if current is None else int(str(current).split(".")[0])
@@ -215,14 +218,12 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
 
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
         records, place = self._records(config), _place(config)
-        wanted = get_checkpoint_id(config)
-        if wanted:
-            kept = (await records.read([key("c", *place, short(wanted))])).get(key("c", *place, short(wanted)))
+        if wanted := get_checkpoint_id(config):
+            found = list((await records.read([key("c", *place, short(wanted))])).values())
         else:
-            kept = None
-            async for kept in records.list(key("c", *place), descending=True, page_size=1):
-                break
-        return (await self._tuples(records, [kept]))[0] if kept else None
+            newest = records.list(key("c", *place), descending=True, page_size=1)
+            found = [kept] if (kept := await anext(newest, None)) else []
+        return next(iter(await self._tuples(records, found)), None)
 
     async def _list(
         self,
@@ -298,17 +299,20 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
     ) -> None:
         records = self._records(config)
         below = key("w", *_place(config), short(get_checkpoint_id(config) or ""), short(task_id))
-        rows = [(WRITES_IDX_MAP.get(channel, at), channel, value) for at, (channel, value) in enumerate(writes)]
-        about = {"task": task_id, "path": task_path}
 
-        def packed(some: list[tuple[int, str, tuple[str, bytes]]]) -> bytes:
-            told = {**about, "rows": [[at, channel] for at, channel, _ in some]}
-            return pack(told, *(typed for _, _, typed in some))
+        def packed(some: Iterable[_Row]) -> bytes:
+            rows = list(some)
+            told = {"task": task_id, "path": task_path, "rows": [[at, channel] for at, channel, _ in rows]}
+            return pack(told, *(data for _, _, data in rows))
 
-        typed = [(at, channel, self.serde.dumps_typed(value)) for at, channel, value in rows]
+        typed = [
+            (WRITES_IDX_MAP.get(channel, at), channel, self.serde.dumps_typed(value))
+            for at, (channel, value) in enumerate(writes)
+        ]
         marks = [Write(f"{below}{key(str(row[0]))}", packed([row])) for row in typed if row[0] < 0]
         made = [row for row in typed if row[0] >= 0]
-        name, before = f"{below}{key('all')}", None
+        name = f"{below}{key('all')}"
+        before: Kept | None = None
         for _ in range(ATTEMPTS):
             held = _rows(before) if before else []
             known = {at for at, _, _ in held}
@@ -399,7 +403,7 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
             await records.remove_all(f"w!{found.removeprefix('c!')}")
         await records.remove([found for found in blobs if found not in used], f"b!{place}")
 
-    async def _tuples(self, records: Records, kept: Sequence[Kept]) -> list[CheckpointTuple]:
+    async def _tuples(self, records: Records, kept: Sequence[Kept]) -> Sequence[CheckpointTuple]:
         """Return checkpoints with the values of their channels and what was written after them."""
         abouts = [unpack(one.value)[0] for one in kept]
         checkpoints = [self._checkpoint(one) for one in kept]
@@ -434,7 +438,7 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
             for one, about, checkpoint, blobs, pending in zip(kept, abouts, checkpoints, wanted, writes, strict=True)
         ]
 
-    def _pending(self, kept: Iterable[Kept]) -> list[tuple[str, str, Any]]:
+    def _pending(self, kept: Iterable[Kept]) -> Any:
         """Return writes in the order in which a run applies them: of the task's path, its id, and their place."""
         rows = []
         for one in kept:
@@ -481,15 +485,15 @@ def _above(of: str) -> str:
     return f"{of.rsplit('!', 2)[0]}!"
 
 
-def _blob(place: tuple[str, str], channel: str, version: str | int | float) -> str:
+def _blob(place: tuple[str, str], channel: str, version: str | float) -> str:
     return f"{key('b', *place)}{_channel(channel, version)}"
 
 
-def _channel(channel: str, version: str | int | float) -> str:
+def _channel(channel: str, version: str | float) -> str:
     return key(short(channel), short(str(version)))
 
 
-def _rows(kept: Kept) -> list[tuple[int, str, tuple[str, bytes]]]:
+def _rows(kept: Kept) -> list[_Row]:
     about, typed = unpack(kept.value)
     return [(at, channel, one) for (at, channel), one in zip(about["rows"], typed, strict=True)]
 
@@ -562,7 +566,7 @@ class StandpipeStore(BaseStore):
             elif isinstance(op, GetOp):
                 gets.setdefault(self._of(op.namespace), {})[at] = op
             elif not isinstance(op, SearchOp | ListNamespacesOp):
-                raise ValueError(f"unknown operation {type(op).__name__}")
+                raise TypeError(f"unknown operation {type(op).__name__}")
         for subject, asked in gets.items():
             results |= await self._get(subject, asked)
         queries = await self._vectors({op.query for op in ops if isinstance(op, SearchOp) and op.query})

@@ -40,6 +40,7 @@ READ_ATTEMPTS: Final = 5
 _PIECES: Final = '"~'
 """What the keys of pieces begin with: no part does, since two quotation marks or digits follow one in a part."""
 
+_END: Final = object()
 _WHOLE, _CUT = b"\x00", b"\x01"
 _UNSAFE = re.compile("[\x00-\x22\x7f-\xa0\u2028\u2029\ud800-\udfff]")
 _ESCAPED = re.compile('"([0-9a-f]{4})')
@@ -47,7 +48,11 @@ _ESCAPED = re.compile('"([0-9a-f]{4})')
 
 def key(*parts: str) -> str:
     """Return the key of some parts, or the beginning of the keys below them."""
-    return "".join(f"{_UNSAFE.sub(lambda found: f'"{ord(found[0]):04x}', part)}!" for part in parts)
+    return "".join(f"{_UNSAFE.sub(_escape, part)}!" for part in parts)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f'"{ord(found[0]):04x}'
 
 
 def parts(of: str) -> list[str]:
@@ -268,11 +273,8 @@ class Bridge:
         """Iterate for a caller that blocks."""
         items = cast(AsyncGenerator[T, None], make())
         try:
-            while True:
-                try:
-                    yield self.run(_next(items))
-                except StopAsyncIteration:
-                    return
+            while (item := self.run(_next(items))) is not _END:
+                yield cast(T, item)
         finally:
             self.run(_close(items))
 
@@ -280,17 +282,14 @@ class Bridge:
         """Iterate for a caller on an event loop."""
         items = cast(AsyncGenerator[T, None], make())
         try:
-            while True:
-                try:
-                    yield await self.arun(_next(items))
-                except StopAsyncIteration:
-                    return
+            while (item := await self.arun(_next(items))) is not _END:
+                yield cast(T, item)
         finally:
             await self.arun(_close(items))
 
 
-async def _next(items: AsyncIterator[T]) -> T:
-    return await anext(items)
+async def _next(items: AsyncIterator[T]) -> T | object:
+    return await anext(items, _END)
 
 
 async def _close(items: AsyncGenerator[Any, None]) -> None:
