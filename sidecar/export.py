@@ -587,11 +587,17 @@ def _said(event: StoredEvent) -> Iterator[str]:
             yield f"{at} {ref} **{who}**{rests}"
         elif kind == "tool_call":
             yield f"{at} {ref} call of **{entry.tool_call.name}**"
-        else:
+        elif kind == "tool_result":
             yield f"{at} {ref} result{' (failed)' if entry.tool_result.is_error else ''}"
-        yield ""
-        yield from _quoted(segment.entry_text(entry) or entry.tool_call.arguments_json)
-        yield ""
+        if kind is not None:
+            yield ""
+            yield from _quoted(segment.entry_text(entry) or entry.tool_call.arguments_json)
+            yield ""
+        if entry.app_json:
+            yield f"{at} {ref} as the application keeps it"
+            yield ""
+            yield from _quoted(entry.app_json)
+            yield ""
 
 
 def _kept(record: StateRecord) -> str:

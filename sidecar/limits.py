@@ -26,6 +26,12 @@ at a million."""
 tool_arguments_bytes: Final = 256 << 10
 """One tool call's arguments: JSON that a model wrote."""
 
+app_json_bytes: Final = 256 << 10
+"""One entry in the application's own form: what a framework keeps of one step, such as a call with its arguments."""
+
+app_json_depth_max: Final = 100
+"""How deep it may be nested: what the strictest of the usual JSON libraries read, protobuf's in Java and C++."""
+
 name_bytes: Final = 128
 """A speaker's or tool's name: it is repeated on every rendered line."""
 

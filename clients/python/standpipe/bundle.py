@@ -37,6 +37,9 @@ Json: TypeAlias = dict[str, Any]
 HISTORY_START: Final = "[start of the visible conversation]"
 """Anthropic's first message must be the user's: this stands there when the history starts with the assistant."""
 
+ARGUMENTS_DEPTH_MAX: Final = 128
+"""Levels of objects and lists in a tool's arguments: more than anybody writes, less than any parser ends at."""
+
 BREAKPOINTS_MAX: Final = 4
 """Cache breakpoints that Anthropic takes in one request; the last ones stay, since they cover most."""
 
@@ -281,12 +284,12 @@ def _arguments(call: Segment) -> tuple[str, Json]:
     if not text.strip():
         return "{}", {}
     try:
-        value = json.loads(text, parse_constant=_refuse)
-        # Half a surrogate pair is valid JSON that no UTF-8 request can carry.
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
+        value = json.loads(text, parse_constant=_refuse, parse_int=_whole)
+        # Half a surrogate pair is valid JSON that no UTF-8 request can carry, and 1e309 a number that few read.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, OverflowError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _is_deeper(value, ARGUMENTS_DEPTH_MAX):
         value = {"raw": text}
         text = json.dumps(value, ensure_ascii=False)
     return text, value
@@ -294,3 +297,21 @@ def _arguments(call: Segment) -> tuple[str, Json]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _whole(digits: str) -> int:
+    """Return a whole number as exact as it is. Raises OverflowError if no double comes near it."""
+    value = int(digits)
+    float(value)
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Return whether objects and lists stand more than `depth` deep in each other."""
+    level = [value]
+    for _ in range(depth + 1):
+        inner = [one for one in level if isinstance(one, dict | list)]
+        if not inner:
+            return False
+        level = [one for outer in inner for one in (outer.values() if isinstance(outer, dict) else outer)]
+    return True

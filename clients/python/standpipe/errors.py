@@ -31,9 +31,10 @@ the same entries again under that id, and it counts once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 __all__ = [
@@ -57,6 +58,8 @@ __all__ = [
     "Unimplemented",
     "parse",
 ]
+
+Detail = TypeVar("Detail", bound=Message)
 
 DOMAIN: Final = "standpipe.dev"
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -207,7 +210,8 @@ _BY_REASON: Final[Mapping[str, type[StandpipeError]]] = {"OVERLOADED": Overloade
 def parse(code: str, message: str, trailers: Iterable[tuple[str, str | bytes]]) -> StandpipeError:
     """Return the error of a failed call from its status `code` by name, its message and its trailing metadata.
 
-    Details of another domain, and details that cannot be read, are left out: the status alone is still true.
+    Details of another domain, and details that cannot be read, are left out: the status alone is still true. Of
+    details of one kind the first counts.
     """
     status = status_pb2.Status()
     for key, value in trailers:
@@ -218,24 +222,27 @@ def parse(code: str, message: str, trailers: Iterable[tuple[str, str | bytes]]) 
                 status.Clear()
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
-    retry = error_details_pb2.RetryInfo()
-    seen: set[str] = set()
-    for detail in status.details:
-        for target in (info, bad, retry):
-            try:
-                if detail.Unpack(target):
-                    seen.add(type(target).__name__)
-            except DecodeError:
-                target.Clear()
-    ours = info.domain == DOMAIN
-    reason = info.reason if ours else ""
-    kind = _BY_REASON.get(reason) or _BY_STATUS.get(code, StandpipeError)
-    error = kind(message, code=code, reason=reason)
-    if ours:
-        error.metadata = dict(info.metadata)
+    retry: error_details_pb2.RetryInfo | None = None
+    for detail in reversed(status.details):
+        if (found := _unpacked(detail, error_details_pb2.ErrorInfo)) and found.domain == DOMAIN:
+            info = found
+        bad = _unpacked(detail, error_details_pb2.BadRequest) or bad
+        retry = _unpacked(detail, error_details_pb2.RetryInfo) or retry
+    kind = _BY_REASON.get(info.reason) or _BY_STATUS.get(code, StandpipeError)
+    error = kind(message, code=code, reason=info.reason)
+    error.metadata = dict(info.metadata)
     if bad.field_violations:
         error.field = bad.field_violations[0].field
         error.field_message = bad.field_violations[0].description
-    if "RetryInfo" in seen:
+    if retry is not None:
         error.retry_after_ms = retry.retry_delay.ToMilliseconds()
     return error
+
+
+def _unpacked(detail: any_pb2.Any, kind: type[Detail]) -> Detail | None:
+    """Return a detail if it is of that kind and can be read."""
+    found = kind()
+    try:
+        return found if detail.Unpack(found) else None
+    except DecodeError:
+        return None
