@@ -278,7 +278,11 @@ def _error() -> Json:
         "properties": {
             "code": {"type": "string", "enum": codes, "description": "gRPC's status, as Connect writes it."},
             "message": {"type": "string", "description": "What is wrong, for people; the field stands in front."},
-            "details": {"type": "array", "items": {"$ref": "#/components/schemas/connect.ErrorDetail"}},
+            "details": {
+                "type": "array",
+                "description": "The same details that gRPC's errors have.",
+                "items": {"$ref": "#/components/schemas/connect.ErrorDetail"},
+            },
         },
     }
     return {"connect.Error": error, "connect.ErrorDetail": detail}
