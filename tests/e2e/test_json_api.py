@@ -8,6 +8,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import shutil
 import socket as sockets
 import ssl
@@ -40,7 +41,7 @@ from tests.certificates import Certificates
 from tests.e2e.pods import ROOT, Local, answered, call, commit_request, refusal_of, result, said, serving, until
 from tests.servers import LOOPBACK
 
-BUF = ROOT / ".cache" / "tools" / "buf" / "node_modules" / ".bin" / "buf"
+TOOLS = Path(os.environ.get("TEST_TOOLS_DIR", ROOT / ".cache" / "tools"))
 SPEC = json.loads((ROOT / "protos" / "openapi.json").read_text())
 HYDRATE = "ContextService/HydrateContext"
 COMMIT = "ContextService/CommitTurn"
@@ -326,7 +327,7 @@ async def test_a_defect_says_nothing_of_itself(short: Path, monkeypatch: pytest.
 
         async def fail(reads: Any, **more: Any) -> Any:
             if isinstance(reads[0], HeadRead):
-                raise LookupError(MARK)
+                raise TypeError(MARK)
             return await fetch(reads, **more)
 
         with monkeypatch.context() as patch:
@@ -705,30 +706,62 @@ def test_who_serves_no_json_does_not_pay_for_it() -> None:
 # --- others' tools -------------------------------------------------------------------------------------------------
 
 
-async def test_connects_own_client(short: Path) -> None:
-    """Buf's client speaks Connect with it as it is: over loopback and the socket, answers and typed errors."""
-    if not BUF.exists():
-        pytest.skip("no buf: make proto-check gets it")
+@pytest.fixture
+def modules() -> Path:
+    """Return where Connect's clients are."""
+    found = TOOLS / "buf" / "node_modules"
+    if not (found / "@connectrpc").is_dir() or shutil.which("node") is None:
+        missing = f"no Connect clients in {found}: `make proto-check` gets them, with npm"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return found
+
+
+async def run(*command: Any) -> tuple[int, str, str]:
+    """Run a program; return its status, and what it said."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    made = await asyncio.create_subprocess_exec(*map(str, command), **pipes)
+    out, err = await made.communicate()
+    return made.returncode or 0, out.decode(), err.decode()
+
+
+async def test_bufs_client(short: Path, modules: Path) -> None:
+    """The client of buf speaks Connect with it as it is: over loopback and the socket, answers and typed errors."""
     async with both(short) as (pod, _, _):
         await pod.append("s", "r", "hello")
-        for place in (
-            [f"http://{LOOPBACK}:{pod.server.json_ports[0]}"],
-            ["--unix-socket", str(short / "j.sock"), "http://x"],
-        ):
-            for session, code in (("s", 0), ("nope", 1)):
-                *flags, base = place
-                made = await asyncio.create_subprocess_exec(
-                    BUF, "curl", "--protocol", "connect", "--schema", ROOT / "protos", *flags,
-                    "--data", json.dumps({"session_id": session}), f"{base}/standpipe.v1.SessionService/GetSession",
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                )  # fmt: skip
-                out, err = await made.communicate()
-                assert bool(made.returncode) == bool(code), err
-                if code:
-                    assert json.loads(err)["code"] == "not_found"
-                    assert "SESSION_NOT_FOUND" in err.decode()
-                else:
-                    assert json.loads(out)["session"]["version"] == "1"
+        port = f"http://{LOOPBACK}:{pod.server.json_ports[0]}"
+        curl = (modules / ".bin" / "buf", "curl", "--protocol", "connect", "--schema", ROOT / "protos", "--data")
+        for base, more in ((port, ()), ("http://localhost", ("--unix-socket", short / "j.sock"))):
+            url = f"{base}/standpipe.v1.SessionService/GetSession"
+            status, out, err = await run(*curl, '{"session_id": "s"}', *more, url)
+            assert (status, json.loads(out)["session"]["version"]) == (0, "1"), err
+            status, out, err = await run(*curl, '{"session_id": "no"}', *more, url)
+            assert status
+            assert json.loads(err)["code"] == "not_found"
+            assert "SESSION_NOT_FOUND" in err
+
+
+async def test_connects_client_for_node(short: Path, modules: Path) -> None:
+    """Connect's client for Node commits, retries and reads typed errors, as JSON and in binary form (P2, P3)."""
+    files = descriptor_pb2.FileDescriptorSet()
+
+    def add(file: Any) -> None:
+        for one in file.dependencies:
+            add(one)
+        if file.name not in {one.name for one in files.file}:
+            file.CopyToProto(files.file.add())
+
+    add(context_pb2.DESCRIPTOR)
+    add(error_details_pb2.DESCRIPTOR)
+    (short / "api.binpb").write_bytes(files.SerializeToString())
+    async with both(short) as (pod, _, _):
+        port = f"http://{LOOPBACK}:{pod.server.json_ports[0]}"
+        script = Path(__file__).with_name("connect.mjs")
+        status, out, err = await run("node", script, modules, short / "api.binpb", port, "s", 0)
+        assert status == 0, err
+        conflict = {"code": "Aborted", "reason": "VERSION_CONFLICT", "current": "1"}
+        committed = {"version": "1", "replayed": False, "shown": "hi \u6f22\n"}
+        assert json.loads(out) == [committed, conflict, {**committed, "replayed": True}, conflict]
+        assert (await pod.session("s")).session.version == 1
 
 
 def test_the_openapi_file_is_one() -> None:
