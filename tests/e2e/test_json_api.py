@@ -748,7 +748,11 @@ async def test_connects_client_for_node(short: Path, modules: Path) -> None:
         for one in file.dependencies:
             add(one)
         if file.name not in {one.name for one in files.file}:
-            file.CopyToProto(files.file.add())
+            made = files.file.add()
+            file.CopyToProto(made)
+            for message in made.message_type:
+                for field in message.field:
+                    field.json_name = file.message_types_by_name[message.name].fields_by_name[field.name].json_name
 
     add(context_pb2.DESCRIPTOR)
     add(error_details_pb2.DESCRIPTOR)
