@@ -96,7 +96,7 @@ demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
 
 # Three at a time on two cores: many tests wait for a server or a clock. Files keep the order of tests/conftest.py.
-TEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+TEST := $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## Run the tests
 	$(TEST) -m 'not needs'

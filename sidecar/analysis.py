@@ -33,9 +33,11 @@ def analyse(turn: turn_pb2.Turn, counters: Mapping[str, Count], *, received_at_u
     names = _tool_names(turn)
     for entry in turn.entries:
         analysis = stored.analyses.add()
+        kind = entry.WhichOneof("entry")
+        if kind is None:  # `app_json` alone: nothing was said
+            continue
         role, name = _speaker(entry, names)
         text = segment.entry_text(entry)
-        kind = entry.WhichOneof("entry")
         if kind == "message":
             whole = segment.message_piece(entry.message, _NOWHERE, 0).segment
         elif kind == "tool_call":

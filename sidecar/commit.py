@@ -451,8 +451,10 @@ def _digest(request: context_pb2.CommitTurnRequest) -> bytes:
         elif kind == "tool_result":
             result = entry.tool_result
             fields += [result.call_id, result.content, int(result.is_error)]
-        else:
+        elif kind == "message":
             fields += _message_fields(entry.message)
+        if entry.app_json:  # as with facts
+            fields += ["app_json", entry.app_json]
     if request.facts:  # releases before had none, and their digests are stored
         fields += ["facts", *gateway.facts_fields(request.facts)]
     return canonical.sha256(fields)

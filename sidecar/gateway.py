@@ -69,12 +69,17 @@ def entry_trust(entry: turn_pb2.TurnEntry, analysed: log_pb2.EntryAnalysis | Non
     return segment.trust(turn_pb2.ROLE_ASSISTANT if kind == "tool_call" else turn_pb2.ROLE_TOOL)
 
 
+def is_said(entry: turn_pb2.TurnEntry) -> bool:
+    """Return whether an entry is a step of the conversation: else it has `app_json` alone, and nothing rests on it."""
+    return entry.WhichOneof("entry") is not None
+
+
 def event_trusts(event: StoredEvent) -> list[fact_pb2.Trust | None]:
-    """Return the trust of each entry of an event; None for what no claim can rest on, such as a pin."""
+    """Return the trust of each entry of an event; None for what no claim can rest on: a pin, `app_json` alone."""
     if event.kind == EventKind.TURN:
         turn = log_pb2.StoredTurn.FromString(event.body)
         entries = zip(turn.turn.entries, turn.analyses, strict=True)
-        found: list[fact_pb2.Trust | None] = [entry_trust(entry, analysed) for entry, analysed in entries]
+        found = [entry_trust(entry, analysed) if is_said(entry) else None for entry, analysed in entries]
         return found + [_change_trust(one.change) for one in turn.changes]
     if event.kind == EventKind.MEMORY:
         return [_change_trust(one.change) for one in log_pb2.StoredMemory.FromString(event.body).changes]
@@ -412,17 +417,26 @@ def _digest(*fields: canonical.Field) -> bytes:
 class Lineage:
     """The events that a write rests on, as they were found in the log."""
 
-    def __init__(self, turn: Sequence[fact_pb2.Trust] = ()) -> None:
+    def __init__(self, turn: Sequence[fact_pb2.Trust | None] = ()) -> None:
         """`turn`: the trust of the entries of the turn that is written, which its claims may cite."""
         self.turn = turn
         self._found: dict[tuple[str, int], tuple[str, Sequence[fact_pb2.Trust | None]]] = {}
+        self._unsaid: set[tuple[str, int, int]] = set()
 
     def add(self, head: Head, event: StoredEvent) -> None:
         """Take in an event."""
         self._found[event.session, event.version] = head.subject, event_trusts(event)
+        if event.kind == EventKind.TURN:
+            entries = log_pb2.StoredTurn.FromString(event.body).turn.entries
+            self._unsaid |= {(event.session, event.version, at) for at, one in enumerate(entries) if not is_said(one)}
 
-    def cited(self, ref: turn_pb2.EventRef) -> fact_pb2.Trust:
-        """Return how far what a message cites can be trusted; what cannot be found, not at all."""
+    def cited(self, ref: turn_pb2.EventRef, path: str) -> fact_pb2.Trust:
+        """Return how far what a message cites can be trusted; what cannot be found, not at all.
+
+        Raises InvalidField for an entry that has `app_json` alone.
+        """
+        if ref.HasField("entry") and (ref.session_id, ref.version, ref.entry) in self._unsaid:
+            raise InvalidField("names an entry that has app_json alone: nothing was said in it", field=path)
         _, trusts = self._found.get((ref.session_id, ref.version), ("", ()))
         return _least(trusts, ref.entry if ref.HasField("entry") else None) or fact_pb2.TRUST_EXTERNAL
 
@@ -448,20 +462,25 @@ class Lineage:
         return trust
 
 
-def turn_trusts(turn: turn_pb2.Turn, lineage: Lineage) -> list[fact_pb2.Trust]:
-    """Return the trust of each entry of a turn: of its role, or of what it cites, if that is less."""
-    return [
-        min((entry_trust(entry), *(lineage.cited(ref) for ref in entry.message.citations))) for entry in turn.entries
-    ]
+def turn_trusts(turn: turn_pb2.Turn, lineage: Lineage) -> list[fact_pb2.Trust | None]:
+    """Return the trust of each entry of a turn: of its role, or of what it cites, if that is less; None for `app_json`
+    alone. Raises InvalidField for a message that cites such an entry.
+    """
+    found: list[fact_pb2.Trust | None] = []
+    for index, entry in enumerate(turn.entries):
+        path = f"turn.entries[{index}].message.citations"
+        cited = [lineage.cited(ref, f"{path}[{at}]") for at, ref in enumerate(entry.message.citations)]
+        found.append(min((entry_trust(entry), *cited)) if is_said(entry) else None)
+    return found
 
 
 def stored_turn(
-    turn: turn_pb2.Turn, counters: Mapping[str, Count], trusts: Sequence[fact_pb2.Trust], draft: Draft
+    turn: turn_pb2.Turn, counters: Mapping[str, Count], trusts: Sequence[fact_pb2.Trust | None], draft: Draft
 ) -> log_pb2.StoredTurn:
     """Return a turn as it is stored, with the changes that were decided with it. Slow for a large one."""
     stored = analysis.analyse(turn, counters, received_at_us=draft.now_us)
     for entry, analysed, trust in zip(turn.entries, stored.analyses, trusts, strict=True):
-        if trust < entry_trust(entry):
+        if trust is not None and trust < entry_trust(entry):
             analysed.trust = trust
     stored.changes.extend(analysis.analyse_change(change, counters) for change in draft.changes)
     stored.results.extend(draft.results)

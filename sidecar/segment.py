@@ -31,6 +31,10 @@ _TRUST = {
 MASKED: Final = "+masked"
 """What the name of a tokenizer ends with where it counts texts in masked form: another text, another view."""
 
+_APP_JSON_SHARE = 16
+"""A byte of `app_json` weighs one part in so many, as a byte of the largest message does: so a cold load is bounded in
+bytes, and what the application keeps beside its messages all but never moves where history starts."""
+
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
 _ANGLES = "<\u02c2\u1438\u16b2\u2039\u227a\u22d6\u2329\u276c\u276e\u2770\u27e8\u29fc\u3008\ufe64\uff1c\U0001d236"
 _ANGLE = re.compile(f"[{_ANGLES}]")
@@ -215,9 +219,12 @@ def entry_text(entry: turn_pb2.TurnEntry) -> str:
 
 
 def weight_bytes(entry: turn_pb2.TurnEntry) -> int:
-    """Return what an entry weighs in a view: the bytes that are shown of it, a giant no more than its limit."""
+    """Return what an entry weighs in a view: the bytes that are shown of it, a giant no more than its limit, and a
+    little for what is not shown, but read with it.
+    """
     shown = entry_text(entry) + entry.message.speaker + entry.tool_call.name + entry.tool_call.arguments_json
-    return min(len(shown.encode()) + 1, limits.entry_weight_bytes)
+    beside = len(entry.app_json.encode()) // _APP_JSON_SHARE if entry.app_json else 0
+    return min(len(shown.encode()) + 1, limits.entry_weight_bytes) + beside
 
 
 def message_piece(

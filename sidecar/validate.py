@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
@@ -15,7 +16,7 @@ from google.protobuf.message import Message
 
 from sidecar import limits, names, normal
 from sidecar.errors import InvalidField, LimitExceeded, ToolResultWithoutCall
-from standpipe.v1 import bundle_pb2, context_pb2, embedding_pb2, fact_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, context_pb2, embedding_pb2, fact_pb2, state_pb2, turn_pb2
 
 T = TypeVar("T")
 
@@ -24,6 +25,9 @@ _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.id_chars_max}}}")
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.id_chars_max}}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _ANY_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BRACKET = re.compile(r"[\[\]{}]")
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _WHITESPACE_RUN = re.compile(r"\s+")
 _ROLE_NAMES = frozenset(turn_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in turn_pb2.Role.values())
 _SPEAKER = turn_pb2.ROLE_USER, turn_pb2.ROLE_ASSISTANT
@@ -172,8 +176,10 @@ def turn(value: turn_pb2.Turn) -> None:
             _call_id(result.call_id, f"{path}.tool_result.call_id")
             text(result.content, f"{path}.tool_result.content")
             _once(result.call_id, answered, f"{path}.tool_result.call_id", "has a result in this turn already")
-        else:
-            raise InvalidField("must be a message, a tool_call or a tool_result", field=path)
+        elif not entry.app_json:
+            raise InvalidField("must be a message, a tool_call or a tool_result, or have app_json alone", field=path)
+        if entry.app_json:
+            _app_json(entry.app_json, f"{path}.app_json")
     _calls_before_results(value.entries)
 
 
@@ -258,6 +264,25 @@ def _call(call: turn_pb2.ToolCall, path: str) -> None:
             json.loads(call.arguments_json, parse_int=len, parse_constant=_no_json)
         except (ValueError, RecursionError):
             raise InvalidField("must be JSON", field=f"{path}.arguments_json") from None
+
+
+def _app_json(value: str, path: str) -> None:
+    """Check JSON that others will have to read: whatever language they do so in."""
+    size(len(value.encode()), path, limit="app_json_bytes", maximum=limits.app_json_bytes)
+    brackets = _BRACKET.findall(_JSON_STRING.sub("", value))
+    depth = max(accumulate(1 if one in "[{" else -1 for one in brackets), default=0)
+    size(depth, path, limit="app_json_depth_max", maximum=limits.app_json_depth_max)
+    try:
+        said = json.loads(value, parse_int=len, parse_constant=_no_json, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        raise InvalidField("must be JSON", field=path) from None
+    if _SURROGATE.search(value):
+        try:
+            json.dumps(said, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidField(
+                "must hold no half of a surrogate pair: it stands for no character", field=path
+            ) from None
 
 
 def _no_json(word: str) -> None:
@@ -414,3 +439,40 @@ def documents(values: Sequence[fact_pb2.Document], path: str) -> None:
             raise InvalidField("must not be blank", field=f"{at}.text")
         total += len(value.text.encode())
     size(total, path, limit="documents_bytes", maximum=limits.documents_bytes)
+
+
+def state_keys(values: Sequence[str], field: str, *, of: str = "") -> None:
+    """Check the keys of records: that each is one, and that they differ. `of` is its path below the field's element."""
+    if not values:
+        raise InvalidField("must not be empty", field=field)
+    size(len(values), field, limit="state_writes_max", maximum=limits.state_writes_max)
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        path = f"{field}[{index}]{of}"
+        if not value:
+            raise InvalidField(f"must be 1 to {limits.state_key_bytes} bytes", field=path)
+        state_prefix(value, path)
+        if value in seen:
+            raise InvalidField("is an earlier one again: each key may stand once", field=path)
+        seen.add(value)
+
+
+def state_prefix(value: str, field: str) -> str:
+    """Check what keys may begin with."""
+    return line(value, field, limit="state_key_bytes", maximum=limits.state_key_bytes)
+
+
+def state_writes(writes: Sequence[state_pb2.StateWrite]) -> None:
+    """Check changes of records."""
+    state_keys([write.key for write in writes], "writes", of=".key")
+    for index, write in enumerate(writes):
+        path = f"writes[{index}]"
+        size(len(write.value), f"{path}.value", limit="state_value_bytes", maximum=limits.state_value_bytes)
+        if write.HasField("expected_revision") and write.expected_revision < 0:
+            raise InvalidField("must not be negative", field=f"{path}.expected_revision")
+        if write.HasField("ttl_s"):
+            between(write.ttl_s, f"{path}.ttl_s", 1, limits.state_ttl_s)
+            if not write.HasField("value"):
+                raise InvalidField("goes with a value: a write without one deletes", field=f"{path}.ttl_s")
+    total = sum(len(write.key.encode()) + len(write.value) for write in writes)
+    size(total, "writes", limit="state_write_bytes", maximum=limits.state_write_bytes)

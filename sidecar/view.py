@@ -274,12 +274,14 @@ def _entries(
     tokenizer, masked = segment.tokenizer_of(view.tokenizer), view.tokenizer.endswith(segment.MASKED)
     counted = list(stored.tokenizers).index(tokenizer) if tokenizer in stored.tokenizers else None
     for index, (said, analysis) in enumerate(zip(stored.turn.entries, stored.analyses, strict=True)):
+        kind = said.WhichOneof("entry")
+        if kind is None:  # `app_json` alone: nothing was said
+            continue
         spans = pii.known(analysis.pii, segment.spoken_text(said)) if masked else ()
         entry = segment.masked(said, spans) if masked else said
         ref = turn_pb2.EventRef(session_id=view.session, version=view.version, entry=index)
         counts = None if counted is None or entry != said else analysis.counts[counted]
         tokens: int | Count = count if counts is None else counts.whole
-        kind = entry.WhichOneof("entry")
         if kind == "tool_call":
             open_calls[entry.tool_call.id] = log_pb2.OpenCall(
                 version=view.version,

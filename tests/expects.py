@@ -1,10 +1,14 @@
-"""Tools that a machine may lack: tests skip with a reason, and fail where CI has promised the tool."""
+"""Tools that a machine may lack: tests skip with a reason, which the run's end repeats; they fail where CI has promised
+the tool.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Set
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,3 +21,27 @@ def missing(name: str, why: str, *, promised: Set[str] = frozenset()) -> NoRetur
     if os.environ.get("CI") and name in promised | EXPECTED:
         pytest.fail(f"{why}, which CI should have")
     pytest.skip(why)
+
+
+def summarize(reporter: Any, title: str, here: Path) -> None:
+    """Write what the tests below a directory have measured, and last which of them did not run and why."""
+    reports = [
+        report
+        for each in reporter.stats.values()
+        for report in each
+        if isinstance(report, pytest.TestReport) and (reporter.config.rootpath / report.fspath).is_relative_to(here)
+    ]
+    if not reports:
+        return
+    reporter.section(title)
+    for sentence in sorted(
+        value
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == "figure"
+    ):
+        reporter.write_line(sentence)
+    skips = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports if report.skipped)
+    why = "; ".join(f"{count} ({reason})" for reason, count in sorted(skips.items()))
+    reporter.write_line(f"skipped: {why}" if skips else "skipped: nothing")

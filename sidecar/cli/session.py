@@ -218,6 +218,8 @@ def _entry(entry: TurnEntry) -> str:
         return f"call {entry.tool_call.name}"
     if kind == "tool_result":
         return "failed result" if entry.tool_result.is_error else "result"
+    if kind is None:
+        return "app_json"
     return entry.message.text or f"{len(entry.message.parts)} parts"
 
 

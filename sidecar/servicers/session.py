@@ -196,6 +196,7 @@ def _masked_turn(stored: log_pb2.StoredTurn) -> turn_pb2.Turn:
     turn.CopyFrom(stored.turn)
     for entry, analysis in zip(turn.entries, stored.analyses, strict=True):
         entry.CopyFrom(segment.masked(entry, pii.known(analysis.pii, segment.spoken_text(entry))))
+        entry.ClearField("app_json")  # nobody knows what is personal in it
     return turn
 
 

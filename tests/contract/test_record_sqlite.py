@@ -36,7 +36,7 @@ from sidecar.errors import (
     ToolResultWithoutCall,
     VersionConflict,
 )
-from sidecar.stores.record import Appended, HeadRead, NewEvent, Record, ScopeRead, SessionRead
+from sidecar.stores.record import Appended, HeadRead, NewEvent, Record, ScopeRead, SessionRead, StateWrite
 from sidecar.stores.sqlite import APPLICATION_ID, ERRORS, READERS, SCHEMA, SQL, SqliteRecord, store_error
 from tests.contract.record_suite import (
     MODEL,
@@ -85,6 +85,9 @@ class RawSqlite(RawRecord):
             tenant,
             session,
         )
+
+    def set_expires_at(self, tenant: str, key: str, expires_at_us: int) -> None:
+        self.execute("UPDATE state SET expires_at_us = ? WHERE (tenant, key) = (?, ?)", expires_at_us, tenant, key)
 
     def analyse(self) -> None:
         """It counts when it is asked."""
@@ -685,6 +688,9 @@ async def fill(record: SqliteRecord, *, seed: int = 1) -> list[str]:
     (held,) = await claim(record)
     memory = await scope_of(record)
     assert await record.put_vectors(held.scope, model=MODEL, vectors=[one.terms for one in memory.items])
+    for number in range(40):
+        write = StateWrite(key=f"trombone-{number % 20}", value=b"trombone " * dice.choice([3, 300, 3000]))
+        await record.put_state("acme", subject="ana", collection="c", writes=[write])
     return marked
 
 

@@ -106,12 +106,14 @@ async def story(pod: Local) -> None:
     await pod.commit(
         "s1", "r1", said("I moved to Bergen.", speaker="Ana"), answered("Lovely!"), expected=0, subject="ana"
     )
+    await pod.commit("kept", "r1", turn_pb2.TurnEntry(app_json='"only mine"'), expected=0, subject="ana")
     await pod.commit(
         "s2",
         "r1",
         said("What is the weather?"),
         call("c1", "weather", '{"town": "Bergen"}'),
         result("c1", "Rain. The user's favourite colour is grey."),
+        turn_pb2.TurnEntry(app_json='{"step": "weather", "took_ms": [12, "\\u00e5"]}'),
         expected=0,
         subject="ana",
         facts=[fact("worry", 'the "weather"\nand the wind', turn_pb2.EventRef(entry=0))],
@@ -432,7 +434,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         ),
         "line 4: changes[0].sources",
     ),
-    "more behind the end": (lambda file: file + b"{}\n", "line 20"),
+    "more behind the end": (lambda file: file + b"{}\n", "line 21"),
 }
 
 

@@ -225,6 +225,7 @@ STEPS = st.one_of(
     st.tuples(st.just("say"), TEXTS, ROLES, SPEAKERS),
     st.tuples(st.just("call"), _NAMES, st.sampled_from(["", "{}", '{"q": "zebra"}', '"/"', "[" + "1," * 300 + "1]"])),
     st.tuples(st.just("answer"), st.integers(0, 9), TEXTS | st.just("") | st.just(" \n"), st.booleans()),
+    st.tuples(st.just("app"), st.sampled_from(["0", '"</recalled> zebra in Oslo"', "[" + "1," * 300 + "1]"])),
 )
 SCRIPTS = st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=10)
 """The steps of some turns; `play` commits them. Results answer calls of the same turn or of earlier ones."""
@@ -243,6 +244,8 @@ def turns(script: Sequence[Sequence[tuple[Any, ...]]]) -> list[list[Entry]]:
             elif kind == "call":
                 waiting.append(f"c-{len(made)}-{len(turn)}")
                 turn.append(call(waiting[-1], name=rest[0], arguments=rest[1]))
+            elif kind == "app":
+                turn.append(Entry(app_json=rest[0]))
             elif waiting:
                 which, content, is_error = rest
                 turn.append(answer(waiting.pop(which % len(waiting)), content, is_error=is_error))

@@ -38,6 +38,17 @@ def ref(session: str = "s", version: int = 1) -> turn_pb2.EventRef:
     return turn_pb2.EventRef(session_id=session, version=version)
 
 
+def app(value: str, entry: Entry | None = None) -> Entry:
+    """Return an entry with the application's own form of it, alone or beside what was said."""
+    made = Entry(app_json=value)
+    made.MergeFrom(entry or Entry())
+    return made
+
+
+NAMES = '{"[[[{":'
+"""A name that looks like nesting."""
+
+
 E0 = "turn.entries[0]"
 
 
@@ -80,6 +91,20 @@ E0 = "turn.entries[0]"
         (turn(call("c", arguments=f"{{{SECRET}")), f"{E0}.tool_call.arguments_json"),
         (turn(call("c", arguments="[" * 100_000)), f"{E0}.tool_call.arguments_json"),
         (turn(call("c", arguments='"\x00"')), f"{E0}.tool_call.arguments_json"),
+        (turn(app(f"{{{SECRET}")), f"{E0}.app_json"),
+        (turn(say("x"), app(f'{{"a": {SECRET}}}', say("x"))), "turn.entries[1].app_json"),
+        (turn(app(" ")), f"{E0}.app_json"),
+        (turn(app("NaN")), f"{E0}.app_json"),
+        (turn(app("[1, -Infinity]")), f"{E0}.app_json"),
+        (turn(app("{} {}")), f"{E0}.app_json"),
+        (turn(app("'x'")), f"{E0}.app_json"),
+        (turn(app('"a\nb"')), f"{E0}.app_json"),
+        (turn(app('"\x00"')), f"{E0}.app_json"),
+        (turn(app('"\\ud800"')), f"{E0}.app_json"),
+        (turn(app('["\\uDC00\\ud800"]')), f"{E0}.app_json"),
+        (turn(app('{"\\ud83d": 1, "a": "\\ud83d\\ude00"}')), f"{E0}.app_json"),
+        (turn(app('{"a": "\\ud800", "a": 1}')), f"{E0}.app_json"),
+        (turn(app('"' + "[" * 100_000)), f"{E0}.app_json"),
         (turn(call("c"), call("c")), "turn.entries[1].tool_call.id"),
         (turn(answer("", "x")), f"{E0}.tool_result.call_id"),
         (turn(answer("c", "\x07")), f"{E0}.tool_result.content"),
@@ -123,6 +148,9 @@ def sized(make: Callable[[int], turn_pb2.Turn], limit: str, field: str) -> Any:
               f"{E0}.message.parts[0].media.description"),
         sized(lambda n: turn(call("c", arguments='"' + "x" * (n - 2) + '"')), "tool_arguments_bytes",
               f"{E0}.tool_call.arguments_json"),
+        sized(lambda n: turn(app('"' + "x" * (n - 2) + '"')), "app_json_bytes", f"{E0}.app_json"),
+        sized(lambda n: turn(app("[" * n + "]" * n)), "app_json_depth_max", f"{E0}.app_json"),
+        sized(lambda n: turn(app(NAMES * n + '"]]]}"' + "}" * n, say("x"))), "app_json_depth_max", f"{E0}.app_json"),
         sized(lambda n: turn(say("x"), bundle_receipt=bytes(n)), "receipt_bytes", "turn.bundle_receipt"),
     ],
 )  # fmt: skip
@@ -159,6 +187,14 @@ def test_all_parts_together_have_the_limit_of_one_message() -> None:
         turn(call("c"), answer("c", "")),
         turn(call("c", arguments=""), call("d", arguments='{"a": [1, null]}'), answer("d", "x"), answer("c", "x")),
         turn(answer("of-an-earlier-turn", "x")),
+        turn(app("{}")),
+        turn(
+            app("null"),
+            say("x"),
+            app('"漢 \\ud83d\\ude00 \\\\ud800 \\u0000 \x85"', call("c")),
+            app("0", answer("c", "")),
+        ),
+        turn(app(" [1e400, 123456789012345678901234567890, true]\r\n\t")),
         turn(message(speaker="Ana María / 漢")),
         turn(message(spoken_at={"seconds": -62_135_596_800}), message(spoken_at={"seconds": 253_402_300_799})),
         turn(media(), media(description="a cat")),

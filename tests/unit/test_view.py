@@ -58,6 +58,7 @@ STEPS = st.one_of(
               st.sampled_from(["", "Ana"])),
     st.tuples(st.just("call"), st.just("search"), st.just("{}")),
     st.tuples(st.just("answer"), st.integers(0, 9), SENTENCES, st.just(False)),
+    st.tuples(st.just("app"), st.sampled_from(["0", '"in Oslo"'])),
 )  # fmt: skip
 LOGS = st.lists(st.lists(STEPS, min_size=1, max_size=5), min_size=5, max_size=25)
 
@@ -145,6 +146,31 @@ def test_a_view_holds_the_end_of_the_log(small: None, count: Count, script: Any)
     assert len(found.open_calls) <= limits.open_calls_max
     if found.units:
         assert found.offsets[-1] >= found.units[-1].offsets[-1]
+
+
+@given(script=LOGS, kept=st.lists(st.tuples(st.integers(0, 99), st.booleans()), max_size=30), cap=st.integers(0, 900))
+@many
+def test_what_the_application_keeps_shows_nowhere(
+    count: Count, rules: policy.Policy, script: Any, kept: list[tuple[int, bool]], cap: int
+) -> None:
+    """P6: the same log with `app_json` in entries and in entries of their own behind them gives the same bundles."""
+    bare, full = Conversation({"o200k_base": count}), Conversation({"o200k_base": count})
+    at = 0
+    for turn in talk.turns(script):
+        bare.commit(*turn)
+        here = [alone for where, alone in kept if at <= where < at + len(turn)]
+        more = [Entry(app_json='{"zebra": "in Oslo"}') for alone in here if alone]
+        with_own = [Entry(app_json="[2021]") if not all(here) else Entry() for _ in turn]
+        for entry, own in zip(turn, with_own, strict=True):
+            own.MergeFrom(entry)
+        full.commit(*with_own, *more)
+        at += len(turn)
+    one, other = in_batches(bare.events, [], count), in_batches(full.events, [], count)
+    frames = bundle.Frames(count)
+    assert shown(one, cap, rules, frames) == shown(other, cap, rules, frames)
+    assert [unit.pieces for unit in one.units] == [unit.pieces for unit in other.units]
+    assert (one.pool, one.offsets, one.open_calls) == (other.pool, other.offsets, other.open_calls)
+    assert [item.text for item in bare.items] == [item.text for item in full.items]
 
 
 def test_a_gap_is_refused(count: Count) -> None:

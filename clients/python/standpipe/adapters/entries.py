@@ -1,0 +1,115 @@
+"""A framework's messages as the entries of a turn.
+
+The log takes less than frameworks send: no control characters, no blank text, only JSON as arguments, and a call's id
+once in a session. What is built here is always taken, as far as its form goes; sizes remain the server's to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from standpipe import errors
+from standpipe.v1.turn_pb2 import Media, Message, Part, Role, ToolCall, ToolResult, TurnEntry
+
+__all__ = ["call", "clean", "dumps", "media", "message", "readdressed", "result", "text_of"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_SPEAKER = re.compile(r"[\w.@+-]([\w.@+ -]{0,30}[\w.@+-])?")
+_ROLES = frozenset(role.removeprefix("ROLE_").lower() for role in Role.keys())  # noqa: SIM118 (an enum, not a dict)
+
+
+def clean(text: str) -> str:
+    """Return a text without the control characters that the log refuses, such as a terminal's colours."""
+    return _CONTROL.sub("", text)
+
+
+def dumps(value: Any) -> str:
+    """Return JSON as short as it can be, in UTF-8 wherever that can say it. Raises TypeError, ValueError."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if _CONTROL.search(text):  # half a surrogate pair, which no UTF-8 can carry, or DEL and its like
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("\x7f", "\\u007f")
+    return text
+
+
+def message(role: Role, content: str | Sequence[Part], *, speaker: str = "") -> TurnEntry | None:
+    """Return what somebody said, or None if it is blank. A speaker that the log would refuse is left out."""
+    said = Message(role=role)
+    if isinstance(content, str):
+        said.text = clean(content)
+        if not said.text.strip():
+            return None
+    else:
+        if not content:
+            return None
+        said.parts.extend(content)
+    if _SPEAKER.fullmatch(speaker) and speaker.casefold() not in _ROLES:
+        said.speaker = speaker
+    return TurnEntry(message=said)
+
+
+def media(uri: str, media_type: str, description: str = "") -> Part:
+    """Return a reference to what the application keeps."""
+    return Part(media=Media(uri=clean(uri), media_type=clean(media_type), description=clean(description)))
+
+
+def call(call_id: str, name: str, arguments: str) -> TurnEntry:
+    """Return a tool call. Arguments that are not JSON, as models write now and then, become {"raw": text}."""
+    arguments = clean(arguments)
+    if arguments.strip():
+        try:
+            json.loads(arguments, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            arguments = dumps({"raw": arguments})
+    else:
+        arguments = ""
+    made = ToolCall(id=_line(call_id), name=_NOT_NAME.sub("_", name)[:128] or "tool", arguments_json=arguments)
+    return TurnEntry(tool_call=made)
+
+
+def result(call_id: str, content: str, *, is_error: bool = False) -> TurnEntry:
+    """Return what a tool answered."""
+    return TurnEntry(tool_result=ToolResult(call_id=_line(call_id), content=clean(content), is_error=is_error))
+
+
+def text_of(entry: TurnEntry) -> str:
+    """Return the words of a message; media by their description."""
+    said = entry.message
+    if not said.parts:
+        return str(said.text)
+    shown = (
+        part.text if part.WhichOneof("content") == "text" else part.media.description or part.media.uri
+        for part in said.parts
+    )
+    return "\n".join(shown)
+
+
+def readdressed(entries: Iterable[TurnEntry], refusal: errors.InvalidArgument) -> list[TurnEntry] | None:
+    """Return a refused turn's entries with new ids for its calls; None if it was refused for something else.
+
+    Some model servers number their calls anew in every answer, while the log takes a call's id once in a session.
+    """
+    copies = []
+    names: dict[str, str] = {}
+    for entry in entries:
+        copy = TurnEntry()
+        copy.CopyFrom(entry)
+        copies.append(copy)
+        if copy.HasField("tool_call"):
+            copy.tool_call.id = names[entry.tool_call.id] = f"call_{uuid.uuid4().hex}"
+        elif copy.HasField("tool_result"):
+            copy.tool_result.call_id = names.get(entry.tool_result.call_id, entry.tool_result.call_id)
+    return copies if names and refusal.field == "turn.entries" and refusal.reason == "INVALID_FIELD" else None
+
+
+def _line(call_id: str) -> str:
+    """Return an id that is one line of at most 128 bytes."""
+    return "".join(clean(call_id).split())[:100].encode()[:128].decode(errors="ignore") or "call"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,45 @@
+"""What holds for the tests of the clients: drivers of all languages, and what was skipped is said at the end."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import expects
+from tests.clients.languages import LANGUAGES, Driver, ready
+
+OF_ALL = [
+    pytest.param(one.name, marks=[pytest.mark.needs(one.name)] if one.needs else []) for one in LANGUAGES.values()
+]
+"""The languages; a test of one that needs a toolchain is left out of `make test`."""
+
+
+@pytest.fixture(scope="module", params=OF_ALL)
+def driver(request: Any) -> Iterator[Driver]:
+    """Run a driver of each language for a module's tests."""
+    with Driver(ready(request.param)) as found:
+        yield found
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return a directory whose path is short enough for a Unix socket."""
+    path = Path(tempfile.mkdtemp(prefix="sp-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return what takes a sentence with a figure in it, to be shown at the end of the run."""
+    return lambda sentence: record_property("figure", sentence)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was measured, and last which tests did not run and why."""
+    expects.summarize(terminalreporter, "Clients", Path(__file__).parent)
