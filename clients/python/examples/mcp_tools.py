@@ -1,6 +1,7 @@
 """An agent's host and its memory: start `standpipe mcp`, list its tools, and call them as a model would.
 
-Run it beside a server: `pip install 'standpipe[mcp]'`, `standpipe serve`, then this file. STANDPIPE_TARGET names another.
+Run it beside a server: `pip install 'standpipe[mcp]'`, `standpipe serve`, then this file. STANDPIPE_TARGET names
+another server.
 """
 
 import asyncio
