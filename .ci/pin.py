@@ -23,7 +23,7 @@ LOCKS = {
     ),
     ".ci/clients.lock": (
         ("--extra", "dev", "--extra", "clients", "--constraint", ".ci/dev.lock", "pyproject.toml"),
-        "What `make test-clients` installs, hashed: dev.lock, and adapters' frameworks; `make lock` writes it. Python 3.11.",
+        "What `make test-clients` installs, hashed: dev.lock, and the frameworks; `make lock` writes it. Python 3.11.",
     ),
     ".ci/peer.lock": (
         (".ci/peer.in",),
