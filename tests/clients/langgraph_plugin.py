@@ -9,6 +9,7 @@ import sys
 import types
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -29,11 +30,17 @@ class Store(StandpipeStore):
         super().__init__(CLIENT, subject="anna", collection=uuid.uuid4().hex, index=index)
 
 
-class Saver(StandpipeSaver):
-    """Ours, made as theirs is."""
+class Saver(StandpipeSaver, AbstractContextManager, AbstractAsyncContextManager):
+    """Ours, made as theirs is, which is also a context manager: ours leaves that to the client."""
 
     def __init__(self, *, serde: Any = None) -> None:
         super().__init__(CLIENT, subject="anna", collection=uuid.uuid4().hex, serde=serde)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing open."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave nothing open."""
 
 
 langgraph.store.memory.InMemoryStore = Store  # type: ignore[misc]
