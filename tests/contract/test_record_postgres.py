@@ -549,12 +549,15 @@ async def test_who_was_let_in_serves_on(postgres_server: Postgres, bare: str, mo
         with monkeypatch.context() as earlier:
             earlier.delitem(EXPANSIONS, 4)
             earlier.delitem(EXPANSIONS, 5)
+            earlier.delitem(EXPANSIONS, 7)
             await migrate(postgres_server.dsn(bare, user=ROLE), grant_to=["App"])
-        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == [(4, "expansion"), (5, "expansion")]
+        later = [(number, "expansion") for number in (4, 5, 7)]
+        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == later
         record = PostgresRecord(postgres_server.dsn(bare, user="App"), migrate=False)
         await record.open()
         await record.append(turn(items=[change("home: Oslo")]))
         await record.put_key("acme", data_key())
+        await record.put_state("acme", subject="ana", collection="c", writes=[StateWrite(key="k", value=b"v")])
         await erase(record)
         await record.scrub()
         await record.close()
@@ -567,14 +570,15 @@ async def test_a_scrub_leaves_no_dead_row(opened: Callable[..., Any], raw_databa
     record = await opened()
     await record.append(turn(texts=["x" * 9999] * 9, opened_calls=["call"]))
     await record.put_key("acme", data_key())
+    await record.put_state("acme", subject="ana", collection="c", writes=[StateWrite(key="k", value=b"x" * 9999)])
     await erase(record)
     await record.close()  # or else it may tell the server later what it removed
     await (await opened()).scrub()
     rows = raw_database.execute(
         "SELECT relname, n_dead_tup, vacuum_count FROM pg_stat_user_tables"
-        " WHERE relname ~ '^(events|items|vectors)_|^(keys|tool_calls|checkpoints)$'"
+        " WHERE relname ~ '^(events|items|vectors)_|^(keys|tool_calls|checkpoints|state)$'"
     )
-    assert len(rows) == 3 * 16 + 3
+    assert len(rows) == 3 * 16 + 4
     assert {dead for _, dead, _ in rows} == {0}
     assert min(count for _, _, count in rows) > 0
 

@@ -239,8 +239,8 @@ async def test_what_was_written_before_is_read_as_it_is(opened: Open, path: Path
     await plain.append(old)
     scope = Scope(tenant="acme", subject="ana", position=1, vector_position=0)
     assert await plain.put_vectors(scope, model=MODEL, vectors=[b"v1"])
-    place = {"subject": "ana", "collection": "c"}
-    await plain.put_state("acme", **place, writes=[StateWrite(key="old", value=b"1")])
+    kind: dict[str, Any] = {"subject": "ana", "collection": "c"}
+    await plain.put_state("acme", **kind, writes=[StateWrite(key="old", value=b"1")])
     await plain.close()
     record = await opened()
     assert (await record.append(old)).replayed  # P3
@@ -254,7 +254,7 @@ async def test_what_was_written_before_is_read_as_it_is(opened: Open, path: Path
     assert state.vectors == [b"v1", b"v2"]
     assert [event.body for event in await log(record)] == [b"old", b"new"]
     assert (await record.append(old)).replayed
-    await record.put_state("acme", **place, writes=[StateWrite(key="new", value=b"2")])
+    await record.put_state("acme", **kind, writes=[StateWrite(key="new", value=b"2")])
     (kept,) = await record.fetch([StateAll(tenant="acme", subject="ana", count_max=9, bytes_max=99)])
     assert [(one.key, one.value) for one in kept.records] == [("new", b"2"), ("old", b"1")]
 

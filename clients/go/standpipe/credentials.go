@@ -22,14 +22,21 @@ const (
 	readingsMax = 5
 )
 
-// A secret is a text that no format verb shows.
-type secret string
+// A secret is a text that no format verb shows: not even of a struct that holds it, since it is behind a pointer.
+type secret struct{ text *string }
 
 // String returns stars.
 func (secret) String() string { return "***" }
 
 // GoString returns stars.
 func (secret) GoString() string { return "***" }
+
+func (s secret) reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // A stamp tells whether files were replaced or written since. Kubernetes renews what it mounts by putting another
 // directory behind a link, so a look at what a path leads to tells, for some microseconds a call.
@@ -84,7 +91,7 @@ func openToken(path string) (*tokenFile, error) {
 // cannot be read just now leaves the token in force: the server judges it.
 func (t *tokenFile) authorization(anew bool) secret {
 	if t == nil {
-		return ""
+		return secret{}
 	}
 	now := stampOf(t.path)
 	t.mu.Lock()
@@ -100,12 +107,12 @@ func (t *tokenFile) authorization(anew bool) secret {
 func bearer(path string) (secret, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return "", invalid("token_file", "%s cannot be read: %s", path, causeOf(err))
+		return secret{}, invalid("token_file", "%s cannot be read: %s", path, causeOf(err))
 	}
 	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, tokenBytesMax+1))
 	if err != nil {
-		return "", invalid("token_file", "%s cannot be read: %s", path, causeOf(err))
+		return secret{}, invalid("token_file", "%s cannot be read: %s", path, causeOf(err))
 	}
 	line := bytes.TrimSpace(text)
 	if end := bytes.IndexAny(line, "\r\n"); end >= 0 {
@@ -117,9 +124,10 @@ func bearer(path string) (secret, error) {
 	}
 	if !printable {
 		const text = "%s must hold a token: a line of at most %d ASCII characters without blanks"
-		return "", invalid("token_file", text, path, tokenBytesMax)
+		return secret{}, invalid("token_file", text, path, tokenBytesMax)
 	}
-	return secret("Bearer " + string(line)), nil
+	found := "Bearer " + string(line)
+	return secret{&found}, nil
 }
 
 // causeOf returns what a file's error says besides its path.

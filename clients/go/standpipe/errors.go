@@ -11,7 +11,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -153,35 +152,48 @@ func (e *Error) WinnerRequestID() string {
 	return e.Metadata["winner_request_id"]
 }
 
-// parse returns the error of a failed call. Details of another domain, and details that cannot be read, are left out: the
-// status alone is still true.
+// parse returns the error of a failed call. Of each kind of detail the first counts, of reasons the first of Standpipe's
+// own domain. Details that cannot be read are left out: the status alone is still true.
 func parse(statusCode codes.Code, message string, details []*anypb.Any) *Error {
-	var info errdetails.ErrorInfo
-	var bad errdetails.BadRequest
-	var retry errdetails.RetryInfo
-	found := &Error{Code: statusCode, Message: message}
+	failed := &Error{Code: statusCode, Message: message, Metadata: map[string]string{}}
+	var info *errdetails.ErrorInfo
+	var bad *errdetails.BadRequest
+	var retry *errdetails.RetryInfo
 	for _, detail := range details {
-		for _, target := range []proto.Message{&info, &bad, &retry} {
-			if !detail.MessageIs(target) {
-				continue
+		found, err := detail.UnmarshalNew()
+		if err != nil {
+			continue
+		}
+		switch found := found.(type) {
+		case *errdetails.ErrorInfo:
+			if info == nil && found.GetDomain() == domain {
+				info = found
 			}
-			if err := detail.UnmarshalTo(target); err != nil {
-				proto.Reset(target)
-			} else if target == &retry {
-				after := retry.GetRetryDelay().AsDuration().Truncate(time.Millisecond)
-				found.retryAfter = &after
+		case *errdetails.BadRequest:
+			if bad == nil {
+				bad = found
+			}
+		case *errdetails.RetryInfo:
+			if retry == nil {
+				retry = found
 			}
 		}
 	}
-	if info.GetDomain() == domain {
-		found.Reason = info.GetReason()
-		found.Metadata = info.GetMetadata()
+	if info != nil {
+		failed.Reason = info.GetReason()
+		if info.GetMetadata() != nil {
+			failed.Metadata = info.GetMetadata()
+		}
 	}
 	if violations := bad.GetFieldViolations(); len(violations) > 0 {
-		found.Field, found.FieldMessage = violations[0].GetField(), violations[0].GetDescription()
+		failed.Field, failed.FieldMessage = violations[0].GetField(), violations[0].GetDescription()
 	}
-	found.Kind = kindOf(statusCode, found.Reason)
-	return found
+	if retry != nil {
+		after := retry.GetRetryDelay().AsDuration().Truncate(time.Millisecond)
+		failed.retryAfter = &after
+	}
+	failed.Kind = kindOf(statusCode, failed.Reason)
+	return failed
 }
 
 func kindOf(statusCode codes.Code, reason string) Kind {

@@ -40,6 +40,9 @@ const (
 
 	// callIDCharsMax is the longest call id that all providers take.
 	callIDCharsMax = 40
+
+	// depthMax is how deep a tool's arguments may be nested: more than any tool's, and less than any JSON reader's limit.
+	depthMax = 128
 )
 
 // An OpenAIMessage is one message of OpenAI's chat completions, in the form that it has in JSON.
@@ -337,28 +340,76 @@ func argumentsOf(call *standpipev1.Segment) (string, json.RawMessage) {
 	return text, json.RawMessage(text)
 }
 
-// isObject tells whether a text is a JSON object that UTF-8 can carry: half a surrogate pair is valid JSON that it cannot.
+// isObject tells whether a text is a JSON object that every reader takes: one that UTF-8 can carry, which half a surrogate
+// pair is not, without numbers beyond a double's range, and not nested deeper than depthMax.
 func isObject(text string) bool {
 	if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") || !json.Valid([]byte(text)) {
 		return false
 	}
+	depth := 0
+	for token := range tokens(text) {
+		switch char := token[0]; {
+		case char == '{' || char == '[':
+			if depth++; depth > depthMax {
+				return false
+			}
+		case char == '}' || char == ']':
+			depth--
+		case char == '"':
+			if !isPaired(token) {
+				return false
+			}
+		case char == '-' || '0' <= char && char <= '9':
+			if _, err := strconv.ParseFloat(token, 64); err != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// tokens yields the tokens of valid JSON as they are written, white space among them.
+func tokens(text string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for at := 0; at < len(text); {
+			end := at + 1
+			switch char := text[at]; {
+			case char == '"':
+				for text[end] != '"' {
+					if text[end] == '\\' {
+						end++
+					}
+					end++
+				}
+				end++
+			case char == '-' || '0' <= char && char <= '9':
+				for end < len(text) && strings.IndexByte("+-.eE0123456789", text[end]) >= 0 {
+					end++
+				}
+			}
+			if !yield(text[at:end]) {
+				return
+			}
+			at = end
+		}
+	}
+}
+
+// isPaired tells whether a JSON string has no escaped half of a surrogate pair without the other half behind it.
+func isPaired(text string) bool {
 	high := false // whether the escape just before was the first half of a pair
 	for at := 0; at < len(text); at++ {
-		if text[at] != '\\' {
+		if text[at] != '\\' || text[at+1] != 'u' {
 			if high {
 				return false
 			}
-			continue
-		}
-		at++
-		if text[at] != 'u' {
-			if high {
-				return false
+			if text[at] == '\\' {
+				at++
 			}
 			continue
 		}
-		unit, _ := strconv.ParseUint(text[at+1:at+5], 16, 16)
-		at += 4
+		unit, _ := strconv.ParseUint(text[at+2:at+6], 16, 16)
+		at += 5
 		if low := 0xDC00 <= unit && unit < 0xE000; low != high {
 			return false
 		}

@@ -1,8 +1,8 @@
 package standpipe
 
 import (
-	"bytes"
 	"encoding/json"
+	"strings"
 
 	standpipev1 "standpipe.dev/go/standpipe/v1"
 )
@@ -35,16 +35,22 @@ func ToolCall(id, name, argumentsJSON string) *Entry {
 // ToolCallOf returns a call that the model made, with a value that is a JSON object when it is marshalled, such as a map or
 // a struct. It fails with [ErrInvalidArgument] for any other.
 func ToolCallOf(id, name string, arguments any) (*Entry, error) {
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(arguments); err != nil {
-		return nil, invalid("arguments", "must be a value that JSON can hold")
+	text, err := json.Marshal(arguments)
+	if err != nil || !isObject(string(text)) {
+		return nil, invalid("arguments", "must be a value that is a JSON object")
 	}
-	if text.Bytes()[0] != '{' {
-		return nil, invalid("arguments", "must be a JSON object")
+	var written strings.Builder // every client writes the same text for the same value, and no more escapes than it must
+	for token := range tokens(string(text)) {
+		if token[0] == '"' {
+			var value string
+			if err := json.Unmarshal([]byte(token), &value); err != nil {
+				return nil, invalid("arguments", "must be a value that is a JSON object")
+			}
+			token = quote(value)
+		}
+		written.WriteString(token)
 	}
-	return ToolCall(id, name, string(bytes.TrimSuffix(text.Bytes(), []byte("\n")))), nil
+	return ToolCall(id, name, written.String()), nil
 }
 
 // ToolResult returns what a tool answered to the call callID, of this turn or still open from an earlier one.

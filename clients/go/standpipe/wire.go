@@ -137,7 +137,7 @@ func dial(target string, settings *connectSettings) (*wire, error) {
 	fresh, err := w.newLine()
 	if err != nil {
 		w.shut()
-		return nil, invalid("target", "%q is none of gRPC's: %v", w.target, err)
+		return nil, invalid("target", "%q, or an option of gRPC's: %v", w.target, err)
 	}
 	w.line = fresh
 	return w, nil
@@ -176,7 +176,7 @@ func (w *wire) Invoke(ctx context.Context, method string, request, reply any, op
 	shown := w.token.authorization(false)
 	err := w.attempt(within, shown, method, request, reply, options)
 	if status.Code(err) == codes.Unauthenticated && within.Err() == nil {
-		if newer := w.token.authorization(true); newer != shown {
+		if newer := w.token.authorization(true); newer.reveal() != shown.reveal() {
 			err = w.attempt(within, newer, method, request, reply, options)
 		}
 	}
@@ -196,8 +196,8 @@ func (w *wire) attempt(
 	ctx context.Context, shown secret, method string, request, reply any, options []grpc.CallOption,
 ) error {
 	with := w.metadata
-	if shown != "" {
-		with = append(with[:len(with):len(with)], "authorization", string(shown))
+	if bearer := shown.reveal(); bearer != "" {
+		with = append(with[:len(with):len(with)], "authorization", bearer)
 	}
 	if len(with) > 0 {
 		ctx = metadata.AppendToOutgoingContext(ctx, with...)

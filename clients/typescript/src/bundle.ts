@@ -34,6 +34,9 @@ import { Role } from "./gen/standpipe/v1/turn_pb.js";
 /** Anthropic's first message must be the user's: this stands there when the history starts with the assistant. */
 export const HISTORY_START = "[start of the visible conversation]";
 
+/** Levels of objects and lists in a tool's arguments: more than anybody writes, less than any parser ends at. */
+export const ARGUMENTS_DEPTH_MAX = 128;
+
 /** Cache breakpoints that Anthropic takes in one request; the last ones stay, since they cover most. */
 export const BREAKPOINTS_MAX = 4;
 
@@ -405,24 +408,29 @@ function argumentsOf(call: Segment): [text: string, value: Record<string, unknow
   }
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value) && isSendable(value)) {
+    if (typeof value === "object" && value !== null && !Array.isArray(value) && isSendable(value, ARGUMENTS_DEPTH_MAX)) {
       return [text, value as Record<string, unknown>];
     }
   } catch {
-    // It is no JSON, or nested deeper than can be looked at.
+    // It is no JSON.
   }
   return [`{"raw": ${JSON.stringify(text)}}`, { raw: text }];
 }
 
-/** Tell whether a request in UTF-8 JSON can carry it: half a surrogate pair and 1e999 are JSON that none can. */
-function isSendable(value: unknown): boolean {
+/** Tell whether any request can carry it: half a surrogate pair and 1e999 are JSON that few read, or none. */
+function isSendable(value: unknown, depth: number): boolean {
   switch (typeof value) {
     case "string":
       return value.isWellFormed();
     case "number":
       return Number.isFinite(value);
     case "object":
-      return value === null || Object.entries(value).every(([key, item]) => key.isWellFormed() && isSendable(item));
+      if (value === null) {
+        return true;
+      }
+      return (
+        depth > 0 && Object.entries(value).every(([key, item]) => key.isWellFormed() && isSendable(item, depth - 1))
+      );
     default:
       return true;
   }

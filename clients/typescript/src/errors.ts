@@ -70,7 +70,7 @@ export class StandpipeError extends Error {
   requestId: string | undefined;
 
   constructor(message: string, fields: ErrorFields) {
-    super(message || fields.reason || fields.code, fields.cause === undefined ? {} : { cause: fields.cause });
+    super(message, fields.cause === undefined ? {} : { cause: fields.cause });
     this.code = fields.code;
     this.reason = fields.reason ?? "";
     this.metadata = fields.metadata ?? {};
@@ -236,29 +236,28 @@ const BY_REASON: Readonly<Record<string, typeof StandpipeError>> = {
 /**
  * Return the error of a failed call from its status by name, its message and the bytes of grpc-status-details-bin.
  *
- * Details of another domain, and details that cannot be read, are left out: the status alone is still true.
+ * Details of another domain, and details that cannot be read, are left out: the status alone is still true. Of details
+ * of one kind the first counts.
  */
 export function parse(code: string, message: string, details?: Uint8Array, cause?: unknown): StandpipeError {
-  const found = details === undefined ? [] : unpacked(details);
-  const info = last(found, ErrorInfoSchema);
-  const violation = last(found, BadRequestSchema)?.fieldViolations[0];
-  const delay = last(found, RetryInfoSchema);
-  const ours = info?.domain === DOMAIN ? info : undefined;
-  const kind = BY_REASON[ours?.reason ?? ""] ?? BY_STATUS[code] ?? StandpipeError;
+  const found = details === undefined ? [] : read(details);
+  const info = all(found, ErrorInfoSchema).find(({ domain }) => domain === DOMAIN);
+  const violation = all(found, BadRequestSchema)[0]?.fieldViolations[0];
+  const retry = all(found, RetryInfoSchema)[0];
+  const kind = BY_REASON[info?.reason ?? ""] ?? BY_STATUS[code] ?? StandpipeError;
+  const { seconds = 0n, nanos = 0 } = retry?.retryDelay ?? {};
   return new kind(message, {
     code,
-    reason: ours?.reason ?? "",
-    metadata: ours?.metadata ?? {},
+    reason: info?.reason ?? "",
+    metadata: info?.metadata ?? {},
     field: violation?.field,
     fieldMessage: violation?.description,
-    retryAfterMs:
-      delay &&
-      Number(delay.retryDelay?.seconds ?? 0n) * 1000 + Math.trunc((delay.retryDelay?.nanos ?? 0) / 1_000_000),
+    retryAfterMs: retry && Number(seconds) * 1000 + Math.trunc(nanos / 1_000_000),
     cause,
   });
 }
 
-function unpacked(details: Uint8Array): Any[] {
+function read(details: Uint8Array): Any[] {
   try {
     return fromBinary(StatusSchema, details).details;
   } catch {
@@ -266,14 +265,12 @@ function unpacked(details: Uint8Array): Any[] {
   }
 }
 
-function last<Desc extends DescMessage>(details: readonly Any[], schema: Desc): MessageShape<Desc> | undefined {
-  let found: MessageShape<Desc> | undefined;
-  for (const detail of details) {
+function all<Desc extends DescMessage>(details: readonly Any[], schema: Desc): MessageShape<Desc>[] {
+  return details.flatMap((detail) => {
     try {
-      found = anyUnpack(detail, schema) ?? found;
+      return anyUnpack(detail, schema) ?? [];
     } catch {
-      found = undefined;
+      return [];
     }
-  }
-  return found;
+  });
 }

@@ -52,7 +52,7 @@ type command struct {
 	Receipt         []byte            `json:"receipt"`
 	After           int64             `json:"after"`
 	Committers      int               `json:"committers"`
-	StartUnixMS     int64             `json:"start_unix_ms"`
+	StartUnixMS     float64           `json:"start_unix_ms"`
 	Tag             string            `json:"tag"`
 	Calls           int               `json:"calls"`
 	Warmup          int               `json:"warmup"`
@@ -125,7 +125,7 @@ func (d *driver) obey(c *command) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return plain(got)
+		return fields{"version": got.GetVersion(), "record_engine": got.GetRecordEngine()}, nil
 	case "close":
 		return fields{}, d.client.Close()
 	case "hydrate":
@@ -231,13 +231,9 @@ func (d *driver) hydrate(ctx context.Context, c *command) (any, error) {
 		return nil, err
 	}
 	d.bundles[c.Session] = bundle
-	degraded := []json.RawMessage{}
+	degraded := []string{}
 	for _, one := range bundle.Degraded {
-		text, err := plain(one)
-		if err != nil {
-			return nil, err
-		}
-		degraded = append(degraded, text)
+		degraded = append(degraded, one.GetCause())
 	}
 	return fields{
 		"version":     bundle.Version(),
@@ -312,8 +308,9 @@ func (d *driver) race(ctx context.Context, c *command) (any, error) {
 		all.Go(func() {
 			session := d.client.Session(c.Session, standpipe.WithSubject(c.Subject))
 			entries := standpipe.Entries(standpipe.User(fmt.Sprintf("%s %d", c.Tag, at)))
-			time.Sleep(time.Until(time.UnixMilli(c.StartUnixMS)))
-			got, err := session.Commit(ctx, entries, standpipe.WithExpectedVersion(expected))
+			time.Sleep(time.Until(time.UnixMicro(int64(c.StartUnixMS * 1000))))
+			got, err := session.Commit(ctx, entries,
+				standpipe.WithExpectedVersion(expected), standpipe.WithRequestID(fmt.Sprintf("%s-%d", c.Tag, at)))
 			if err != nil {
 				outcomes[at] = fields{"error": errorOf(err)}
 			} else {
@@ -333,14 +330,23 @@ func (d *driver) bench(ctx context.Context, c *command) (any, error) {
 	}
 	defer conn.Close()
 	stub := standpipev1.NewContextServiceClient(conn)
+	session := d.client.Session(c.Session, standpipe.WithSubject(c.Subject))
+	seen, err := session.Hydrate(ctx, c.Query)
+	if err != nil {
+		return nil, err
+	}
+	request := &standpipev1.HydrateContextRequest{SessionId: c.Session, SubjectId: c.Subject, Query: c.Query}
+	// The client asks for what its session has seen; the stub must not be asked for less.
+	request.Consistency = &standpipev1.Consistency{
+		Requirement: &standpipev1.Consistency_AtLeastAsFresh{AtLeastAsFresh: seen.Token},
+	}
 	through := func() error {
-		_, err := d.client.Session(c.Session, standpipe.WithSubject(c.Subject)).Hydrate(ctx, c.Query)
+		_, err := session.Hydrate(ctx, c.Query)
 		return err
 	}
 	bare := func() error {
 		within, cancel := context.WithTimeout(ctx, standpipe.DefaultDeadline)
 		defer cancel()
-		request := &standpipev1.HydrateContextRequest{SessionId: c.Session, SubjectId: c.Subject, Query: c.Query}
 		_, err := stub.HydrateContext(within, request)
 		return err
 	}
