@@ -306,12 +306,12 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
             told = {"task": task_id, "path": task_path, "rows": [[at, channel] for at, channel, _ in rows]}
             return pack(told, *(data for _, _, data in rows))
 
-        typed = [
-            (WRITES_IDX_MAP.get(channel, at), channel, self.serde.dumps_typed(value))
-            for at, (channel, value) in enumerate(writes)
-        ]
-        marks = [Write(f"{below}{key(str(row[0]))}", packed([row])) for row in typed if row[0] < 0]
-        made = [row for row in typed if row[0] >= 0]
+        typed = {
+            (at := WRITES_IDX_MAP.get(channel, place)): (at, channel, self.serde.dumps_typed(value))
+            for place, (channel, value) in enumerate(writes)
+        }
+        marks = [Write(f"{below}{key(str(at))}", packed([row])) for at, row in typed.items() if at < 0]
+        made = [row for at, row in typed.items() if at >= 0]
         name = f"{below}{key('all')}"
         before: Kept | None = None
         for _ in range(ATTEMPTS):
