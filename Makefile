@@ -95,6 +95,33 @@ bench-k8s: setup $(TOOLS)/helm4  ## Measure the image in pods under podman: size
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
 
+# --- clients -------------------------------------------------------------------------------------------------
+
+FRAMEWORK_TESTS := $(TOOLS)/framework-tests
+
+# The virtual environment that tests run in, and the frameworks that there are adapters for.
+$(VENV)/clients-ready: .ci/clients.lock | $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/clients.lock
+	@touch $@
+
+# The frameworks' own tests, which only their sources have.
+$(FRAMEWORK_TESTS)/ready: .ci/framework-tests.lock | $(VENV)/clients-ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --no-binary :all: \
+	    --no-build-isolation --dest $(@D) -r $<
+	cd $(@D) && for source in *.tar.gz; do tar -xzf $$source && rm $$source || exit 1; done
+	@touch $@
+
+.PHONY: clients test-clients
+clients: setup  ## Build the clients' packages and their tests' drivers, of the languages whose toolchains are here
+	$(BIN)/python -m tests.clients.languages
+
+test-clients: setup $(VENV)/clients-ready $(FRAMEWORK_TESTS)/ready  ## Test the clients of all languages and the adapters, and say what was skipped; needs Go, npm and Maven
+	$(BIN)/python -m tests.clients.languages --test
+	$(TEST) tests/clients --timeout 600
+
+# --- tests ---------------------------------------------------------------------------------------------------
+
 # Three at a time on two cores: many tests wait for a server or a clock. Files keep the order of tests/conftest.py.
 TEST := $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
 
