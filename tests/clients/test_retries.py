@@ -154,7 +154,7 @@ async def test_four_mebibytes_pass_both_ways_and_nine_none(scripted: Scripted) -
 
 
 async def test_large_requests_are_retried_too(scripted: Scripted) -> None:
-    """What gRPC's defaults would not keep for a second attempt, since it is larger than 256 KiB or 1 MiB, is retried."""
+    """What gRPC's defaults would not keep for a second attempt, being larger than 256 KiB or 1 MiB, is retried."""
     scripted.double.plan("CommitTurn", Fault("UNAVAILABLE"))
     entries = [{"message": {"role": "ROLE_USER", "text": "x" * (3 << 20)}}]
     assert (await scripted("commit", session="s", entries=entries, expected_version=0))["version"] == 1
