@@ -32,8 +32,8 @@ import java.util.concurrent.atomic.AtomicReference;
  * java -cp 'target/classes:target/lib/*' examples/chat/Chat.java --session chat-42 --subject anna "Where were we?"
  * </pre>
  *
- * <p>Each argument is a question; without arguments, each line of the standard input is. Standpipe is found by STANDPIPE_TARGET,
- * the model by OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL.
+ * <p>Each argument is a question; without arguments, each line of the standard input is. Standpipe is found by
+ * STANDPIPE_TARGET, the model by OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL.
  */
 public final class Chat {
   /** A model call ends after this, whatever it has said. */
