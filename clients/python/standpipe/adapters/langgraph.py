@@ -33,7 +33,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     get_checkpoint_id,
-    get_serializable_checkpoint_metadata,
+    get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.store.base import (
@@ -52,6 +52,7 @@ from langgraph.store.base import (
     ensure_embeddings,
     get_text_at_path,
     tokenize_path,
+    validate_op_namespace,
 )
 
 from standpipe import errors, sync
@@ -289,7 +290,7 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
             "parent": asked.get("checkpoint_id") or "",
         }
         body = self.serde.dumps_typed({**checkpoint, "channel_values": inline})
-        told = self.serde.dumps_typed(get_serializable_checkpoint_metadata(config, metadata))
+        told = self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))
         writes.append(Write(key("c", *place, short(checkpoint["id"])), pack(about, body, told)))
         await self._records(config).write(*writes)
         return _config(about, checkpoint["id"])
@@ -305,12 +306,12 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
             told = {"task": task_id, "path": task_path, "rows": [[at, channel] for at, channel, _ in rows]}
             return pack(told, *(data for _, _, data in rows))
 
-        typed = [
-            (WRITES_IDX_MAP.get(channel, at), channel, self.serde.dumps_typed(value))
-            for at, (channel, value) in enumerate(writes)
-        ]
-        marks = [Write(f"{below}{key(str(row[0]))}", packed([row])) for row in typed if row[0] < 0]
-        made = [row for row in typed if row[0] >= 0]
+        typed = {
+            (at := WRITES_IDX_MAP.get(channel, place)): (at, channel, self.serde.dumps_typed(value))
+            for place, (channel, value) in enumerate(writes)
+        }
+        marks = [Write(f"{below}{key(str(at))}", packed([row])) for at, row in typed.items() if at < 0]
+        made = [row for at, row in typed.items() if at >= 0]
         name = f"{below}{key('all')}"
         before: Kept | None = None
         for _ in range(ATTEMPTS):
@@ -546,7 +547,7 @@ class StandpipeStore(BaseStore):
         self.index_config = index
         self.ttl_config = ttl
         self._embeddings = ensure_embeddings(index["embed"]) if index else None
-        self._fields = [(path, tokenize_path(path)) for path in (index or {}).get("fields") or ["$"]]
+        self._fields = _paths((index or {}).get("fields") or ["$"])
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several things: what reads sees what was there before, and the last of two puts of an item counts."""
@@ -561,6 +562,7 @@ class StandpipeStore(BaseStore):
         puts: dict[tuple[tuple[str, ...], str], PutOp] = {}
         gets: dict[str, dict[int, GetOp]] = {}
         for at, op in enumerate(ops):
+            validate_op_namespace(op)
             if isinstance(op, PutOp):
                 puts[op.namespace, op.key] = op
             elif isinstance(op, GetOp):
@@ -569,7 +571,7 @@ class StandpipeStore(BaseStore):
                 raise TypeError(f"unknown operation {type(op).__name__}")
         for subject, asked in gets.items():
             results |= await self._get(subject, asked)
-        queries = await self._vectors({op.query for op in ops if isinstance(op, SearchOp) and op.query})
+        queries = await self._queries({op.query for op in ops if isinstance(op, SearchOp) and op.query})
         for at, op in enumerate(ops):
             if isinstance(op, SearchOp):
                 results[at] = await self._search(op, queries.get(op.query or ""))
@@ -649,7 +651,7 @@ class StandpipeStore(BaseStore):
         """Return what of an item is searched, by its path."""
         if self._embeddings is None or op.value is None or op.index is False:
             return {}
-        fields = self._fields if op.index is None else [(path, tokenize_path(path)) for path in op.index]
+        fields = self._fields if op.index is None else _paths(op.index)
         found = {}
         for path, tokens in fields:
             for at, text in enumerate(get_text_at_path(op.value, tokens)):
@@ -665,6 +667,19 @@ class StandpipeStore(BaseStore):
         else:
             made = await self._embeddings.aembed_documents(wanted)
         return dict(zip(wanted, made, strict=True))
+
+    async def _queries(self, texts: Iterable[str]) -> dict[str, list[float]]:
+        """Embed what is looked for, which some models do in another way than what is found."""
+        if self._embeddings is None:
+            return {}
+        if self._bridge.blocks:
+            return {text: self._embeddings.embed_query(text) for text in texts}
+        return {text: await self._embeddings.aembed_query(text) for text in texts}
+
+
+def _paths(fields: Iterable[str]) -> list[tuple[str, str | list[str]]]:
+    """Return paths as LangGraph follows them; "$" is the whole item."""
+    return [(path, path if path == "$" else tokenize_path(path)) for path in fields]
 
 
 def _name(namespace: tuple[str, ...], item: str) -> str:

@@ -308,6 +308,9 @@ _KINDS: Final[dict[int, Literal["said", "fact", "document"]]] = {
     Source.SOURCE_FACTS: "fact",
     Source.SOURCE_DOCUMENTS: "document",
 }
+_ARGUMENTS: Final = {"text": "statement", "total_tokens": "budget_tokens", "count_max": "count"}
+"""Arguments of tools that have another name in requests."""
+
 _ENDED: Final = (
     BeliefStatus.BELIEF_STATUS_RETRACTED,
     BeliefStatus.BELIEF_STATUS_REJECTED,
@@ -369,7 +372,8 @@ def _line(error: errors.StandpipeError) -> str:
     """Return an error in one line; it holds nobody's text."""
     if isinstance(error, errors.Unavailable) and not error.reason:
         return "UNAVAILABLE: no Standpipe server answers; nothing was done"
-    where = f" in {error.field}" if error.field else ""
+    field = (error.field or "").rpartition(".")[2]
+    where = f" in {_ARGUMENTS.get(field, field)}" if field else ""
     return f"{error.reason or error.code}{where}: {error.field_message or error.message}"
 
 

@@ -180,7 +180,7 @@ async def test_one_subjects_agent_reaches_nothing_of_anothers(served: str) -> No
             assert (await call(client, "search", query="secret plan Lighthouse"))["results"] == []
             for tool, more in (("forget", {}), ("correct", {"value": "Tower"})):
                 said = await refused(client, tool, fact=place, **more)
-                assert "FACT_NOT_FOUND" in said
+                assert "FACT_NOT_FOUND in fact:" in said
                 assert "Lighthouse" not in said
             smuggled = await client.call_tool(
                 "search", {"query": "secret plan", "subject": "anna", "subject_id": "anna", "tenant_id": "acme"}
@@ -202,7 +202,7 @@ async def test_bad_arguments_are_told_by_reason_and_field(served: str) -> None:
         assert "FACT_NOT_FOUND" in await refused(client, "forget", fact=f"a@{'9' * 30}.0")
         assert "FACT_NOT_FOUND" in await refused(client, "correct", fact="a@1.0", value="x")
         said = await refused(client, "remember", attribute="two\nlines", value="x")
-        assert "INVALID_FIELD in facts[0].attribute" in said
+        assert "INVALID_FIELD in attribute" in said
         assert "two" not in said
 
 
