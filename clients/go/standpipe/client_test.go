@@ -527,6 +527,9 @@ func TestTokenFile(t *testing.T) {
 	if err := ask(); !errors.Is(err, ErrUnauthenticated) || strings.Contains(err.Error(), "second") {
 		t.Errorf("%v", err)
 	}
+	if calls := len(served.asked("GetServerInfo")); calls != 3 {
+		t.Errorf("%d calls: a refused token was shown again", calls)
+	}
 	if err := ask(); err != nil {
 		t.Error(err)
 	}

@@ -121,8 +121,14 @@ func TestTLSFilesAreReadAgain(t *testing.T) {
 		_, err := client.ServerInfo(ctx)
 		return err
 	}
-	if err := ask(); err != nil {
-		t.Fatal(err)
+	opened := client.wire.line
+	for range 2 {
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if client.wire.line != opened {
+		t.Error("the same files opened another connection")
 	}
 
 	// A call that is under way when the files change ends on its own connection, which is closed behind it.
