@@ -328,13 +328,12 @@ class Restorer:
         self, tenant: str, checked: _Checked, line: _Kept, *, there: Set[tuple[str, str]], done: Restored
     ) -> None:
         """Write a record of state, unless it is there or its time has passed."""
-        keep_us = line.expires_at_us - time.time_ns() // 1000 if line.expires_at_us else 0
         if not checked.signed:
             done.left_out += 1
         elif (line.collection, line.key) in there:
             done.present += 1
-        elif not line.expires_at_us or keep_us > 0:
-            write = StateWrite(key=line.key, value=line.value, expected_revision=0, keep_us=keep_us)
+        elif not 0 < line.expires_at_us <= time.time_ns() // 1000:
+            write = StateWrite(key=line.key, value=line.value, expected_revision=0, expires_at_us=line.expires_at_us)
             await self._record.put_state(tenant, subject=checked.subject, collection=line.collection, writes=[write])
             done.records += 1
 

@@ -1162,6 +1162,7 @@ class PostgresRecord(Record):
             [write.value for write in writes],
             [write.expected_revision for write in writes],
             [write.keep_us for write in writes],
+            [write.expires_at_us for write in writes],
         )
         values = (tenant, subject, collection, *arrays, limits.state_records_max)
         ((outcome, revision, number),) = await self._write(

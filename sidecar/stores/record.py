@@ -343,6 +343,8 @@ class StateWrite:
     """0: there is none; None: whatever there is."""
     keep_us: int = 0
     """How long it is kept from now; 0: until it is deleted."""
+    expires_at_us: int = 0
+    """Until when, in place of that: an import says what was said before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

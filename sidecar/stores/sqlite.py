@@ -973,7 +973,7 @@ def _put_state(db: sqlite3.Connection, tenant: str, subject: str, collection: st
             records -= db.execute(SQL["drop_state"], key).rowcount
             continue
         records += row is None
-        expires_at_us = now_us + write.keep_us if write.keep_us else 0
+        expires_at_us = write.expires_at_us or (now_us + write.keep_us if write.keep_us else 0)
         db.execute(SQL["put_state"], (*key, revision, now_us, expires_at_us, write.value))
     if records > max(before, limits.state_records_max):
         raise state_full(records)

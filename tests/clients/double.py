@@ -251,9 +251,11 @@ class Threaded:
             return value
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name in {"session", "memory"}:
+            if name in {"session", "memory", "state"}:
                 return Threaded(value(*args, **kwargs))
-            if name in {"events", "sessions", "beliefs", "quarantine", "export"}:
+            if name in {"events", "sessions", "beliefs", "quarantine", "export"} or (
+                name == "list" and isinstance(self._inner, standpipe.sync.State)
+            ):
                 return self._items(value(*args, **kwargs))
             if name == "turn":
                 args = (args[0], _finished(args[1]), *args[2:])

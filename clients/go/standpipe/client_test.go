@@ -623,3 +623,19 @@ func TestToolCallOf(t *testing.T) {
 		}
 	}
 }
+
+// An abstract socket, which Linux has, is a target as any other.
+func TestAbstractSocket(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has abstract sockets")
+	}
+	name := fmt.Sprintf("standpipe-go-%d", os.Getpid())
+	listener, err := net.Listen("unix", "@"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, listener)
+	if _, err := connected(t, "unix-abstract:"+name).ServerInfo(context.Background()); err != nil {
+		t.Error(err)
+	}
+}

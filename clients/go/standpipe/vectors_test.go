@@ -263,3 +263,32 @@ func TestTokens(t *testing.T) {
 		})
 	}
 }
+
+// What was said comes through a call, and through both renderings, as it was.
+func TestTexts(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "tests", "vectors", "limits.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows struct {
+		Texts []struct{ Name, Text string }
+	}
+	if err := json.Unmarshal(text, &rows); err != nil || len(rows.Texts) == 0 {
+		t.Fatal("no vectors", err)
+	}
+	served, client := scripted(t)
+	for _, row := range rows.Texts {
+		bundle, err := client.Session("s").Hydrate(context.Background(), row.Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := served.last("HydrateContext").(*standpipev1.HydrateContextRequest)
+		openAI, anthropic := bundle.ToOpenAI(), bundle.ToAnthropic()
+		shown := []string{sent.Query, *openAI[0].Content, anthropic.Messages[0].Content[0].Text}
+		for _, one := range shown {
+			if one != row.Text {
+				t.Errorf("%s: %q, want %q", row.Name, one, row.Text)
+			}
+		}
+	}
+}

@@ -5,13 +5,13 @@
  */
 
 import { createInterface } from "node:readline";
-import { fromBinary, fromJson, toBinary, toJson, type JsonValue } from "@bufbuild/protobuf";
+import { create, fromBinary, fromJson, toBinary, toJson, type JsonValue } from "@bufbuild/protobuf";
 import { Client as BareClient, credentials } from "@grpc/grpc-js";
 import {
-  assistant,
   connect,
   SERVICE_CONFIG,
   StandpipeError,
+  user,
   WIRE_BYTES,
   type Bundle,
   type Client,
@@ -27,7 +27,6 @@ import {
   type HydrateContextRequest,
   type HydrateContextResponse,
 } from "@standpipe/client/v1";
-import { create } from "@bufbuild/protobuf";
 
 interface Command {
   do: string;
@@ -79,12 +78,12 @@ function connected(): Client {
   return client;
 }
 
-function holding(command: Command): Held {
-  let found = held.get(command.session);
-  if (found === undefined || (command.subject !== undefined && command.subject !== found.session.subject)) {
-    const token = found?.session.token;
-    found = { session: connected().session(command.session, { subject: command.subject, token }), bundle: undefined };
-    held.set(command.session, found);
+/** Return the session of that name; its first command says the subject. */
+function holding({ session: name, subject }: Command): Held {
+  let found = held.get(name);
+  if (found === undefined) {
+    found = { session: connected().session(name, { subject }), bundle: undefined };
+    held.set(name, found);
   }
   return found;
 }
@@ -112,6 +111,8 @@ const COMMANDS: Readonly<Record<string, (command: Command) => Promise<Answer>>> 
 
   async close() {
     client?.close();
+    client = undefined;
+    held.clear();
     return {};
   },
 
@@ -188,13 +189,12 @@ const COMMANDS: Readonly<Record<string, (command: Command) => Promise<Answer>>> 
   },
 
   async race(command) {
-    const { session } = holding(command);
     const one = async (index: number): Promise<Answer> => {
+      const racer = connected().session(command.session, { subject: command.subject });
+      const options = { expectedVersion: command.expected_version, requestId: `${command.tag}-${index}` };
       await new Promise((resolve) => setTimeout(resolve, command.start_unix_ms - Date.now()));
       try {
-        const entry = assistant(`${command.tag} ${index}`);
-        const { version } = await session.commit(entry, { expectedVersion: command.expected_version });
-        return { version };
+        return { version: (await racer.commit(user(`${command.tag} ${index}`), options)).version };
       } catch (error) {
         return { error: described(error) };
       }
@@ -203,8 +203,8 @@ const COMMANDS: Readonly<Record<string, (command: Command) => Promise<Answer>>> 
   },
 
   async bench(command) {
-    const { session } = holding(command);
-    await session.hydrate(command.query);
+    const session = connected().session(command.session, { subject: command.subject });
+    await session.hydrate();
     const bare = new BareClient(target, credentials.createInsecure(), {
       "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
       "grpc.max_send_message_length": WIRE_BYTES,
@@ -213,14 +213,14 @@ const COMMANDS: Readonly<Record<string, (command: Command) => Promise<Answer>>> 
     });
     const times: { client_us: number[]; stub_us: number[] } = { client_us: [], stub_us: [] };
     try {
-      for (let call = -(command.warmup ?? 0); call < command.calls; call += 1) {
+      for (let call = -command.warmup; call < command.calls; call += 1) {
         // Each is first as often as the other.
         for (const kind of call % 2 === 0 ? (["client_us", "stub_us"] as const) : (["stub_us", "client_us"] as const)) {
           const start = process.hrtime.bigint();
           if (kind === "client_us") {
-            await session.hydrate(command.query);
+            await session.hydrate();
           } else {
-            await bareHydrate(bare, session, command.query ?? "");
+            await bareHydrate(bare, session);
           }
           const spent = Number(process.hrtime.bigint() - start) / 1000;
           if (call >= 0) {
@@ -236,11 +236,10 @@ const COMMANDS: Readonly<Record<string, (command: Command) => Promise<Answer>>> 
 };
 
 /** Hydrate as the client does, with gRPC and the messages alone. */
-function bareHydrate(bare: BareClient, session: Session, query: string): Promise<HydrateContextResponse> {
+function bareHydrate(bare: BareClient, session: Session): Promise<HydrateContextResponse> {
   const request = create(HydrateContextRequestSchema, {
     sessionId: session.id,
     subjectId: session.subject,
-    query,
     consistency: { requirement: { case: "atLeastAsFresh", value: session.token } },
   });
   return new Promise((resolve, reject) => {

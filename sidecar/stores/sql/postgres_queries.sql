@@ -336,7 +336,8 @@ ORDER BY collection, key;
 
 -- name: put_state
 SELECT outcome, revision, number
-FROM standpipe.put_state(%b::text, %b::text, %b::text, %b::text[], %b::bytea[], %b::bigint[], %b::bigint[], %b::bigint);
+FROM standpipe.put_state(%b::text, %b::text, %b::text, %b::text[], %b::bytea[], %b::bigint[], %b::bigint[],
+    %b::bigint[], %b::bigint);
 
 -- name: delete_state
 SELECT deleted, more FROM standpipe.delete_state(%b::text, %b::text, %b::text, %b::text, %b::text, %b::bigint);

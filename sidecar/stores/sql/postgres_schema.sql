@@ -1672,11 +1672,11 @@ BEGIN
 END $$;
 
 -- Change records of one collection (R36, R38, R39): `vals` are NULL where one is deleted, `expected` where any revision
--- will do. All checks come before the first write but that of the counters' row: a refusal is an outcome. `number` says
+-- will do; `expire_at_us` come before `keeps_us`, where they are not 0. All checks come before the first write but that of the counters' row: a refusal is an outcome. `number` says
 -- which write was refused, from 1, and then `revision` is the record's.
 CREATE FUNCTION standpipe.put_state(
     of_tenant text, of_subject text, of_collection text, keys text[], vals bytea[], expected bigint[], keeps_us bigint[],
-    records_max bigint, OUT outcome text, OUT revision bigint, OUT number bigint
+    expire_at_us bigint[], records_max bigint, OUT outcome text, OUT revision bigint, OUT number bigint
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -1722,8 +1722,9 @@ BEGIN
         AND w.val IS NULL;
     INSERT INTO standpipe.state (tenant, subject, collection, key, revision, updated_at_us, expires_at_us, value)
     SELECT of_tenant, of_subject, of_collection, w.key, counters.state_revision + 1, now_us,
-        CASE WHEN w.keep_us > 0 THEN now_us + w.keep_us ELSE 0 END, w.val
-    FROM unnest(put_state.keys, put_state.vals, put_state.keeps_us) AS w (key, val, keep_us) WHERE w.val IS NOT NULL
+        CASE WHEN w.until_us > 0 THEN w.until_us WHEN w.keep_us > 0 THEN now_us + w.keep_us ELSE 0 END, w.val
+    FROM unnest(put_state.keys, put_state.vals, put_state.keeps_us, put_state.expire_at_us)
+        AS w (key, val, keep_us, until_us) WHERE w.val IS NOT NULL
     ON CONFLICT (tenant, subject, collection, key) DO UPDATE SET revision = excluded.revision,
         updated_at_us = excluded.updated_at_us, expires_at_us = excluded.expires_at_us, value = excluded.value;
     UPDATE standpipe.scopes SET state_revision = counters.state_revision + 1, state_records = put_state.number

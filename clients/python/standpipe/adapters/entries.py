@@ -6,16 +6,21 @@ once in a session. What is built here is always taken, as far as its form goes; 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mimetypes
 import re
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from standpipe import errors
 from standpipe.v1.turn_pb2 import Media, Message, Part, Role, ToolCall, ToolResult, TurnEntry
 
-__all__ = ["call", "clean", "dumps", "media", "message", "readdressed", "result", "text_of"]
+__all__ = ["call", "clean", "dumps", "message", "readdressed", "reference", "result", "text_of"]
+
+URI_BYTES: Final = 2048
+"""An address's most bytes: a longer one is named by its hash."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_NAME = re.compile(r"[^A-Za-z0-9._-]")
@@ -29,11 +34,12 @@ def clean(text: str) -> str:
 
 
 def dumps(value: Any) -> str:
-    """Return JSON as short as it can be, in UTF-8 wherever that can say it. Raises TypeError, ValueError."""
+    """Return JSON as short as it can be; half a surrogate pair, which stands for no character, becomes "?".
+
+    Raises TypeError, ValueError.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    if _CONTROL.search(text):  # half a surrogate pair, which no UTF-8 can carry, or DEL and its like
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("\x7f", "\\u007f")
-    return text
+    return text.encode(errors="replace").decode()
 
 
 def message(role: Role, content: str | Sequence[Part], *, speaker: str = "") -> TurnEntry | None:
@@ -52,9 +58,17 @@ def message(role: Role, content: str | Sequence[Part], *, speaker: str = "") -> 
     return TurnEntry(message=said)
 
 
-def media(uri: str, media_type: str, description: str = "") -> Part:
-    """Return a reference to what the application keeps."""
-    return Part(media=Media(uri=clean(uri), media_type=clean(media_type), description=clean(description)))
+def reference(address: str, media_type: str, description: str = "") -> Part:
+    """Return a reference to what the application keeps. Its address tells the media type, or else `media_type`.
+
+    What a message holds itself, as a `data:` address, is named by its SHA-256: Standpipe stores no files.
+    """
+    guessed = mimetypes.guess_type(address.partition("?")[0])[0] or media_type
+    if address.startswith("data:"):
+        guessed = address[len("data:") :].partition(",")[0].partition(";")[0] or media_type
+    if address.startswith("data:") or len(address.encode()) > URI_BYTES:
+        address = f"urn:sha256:{hashlib.sha256(address.encode()).hexdigest()}"
+    return Part(media=Media(uri=clean(address), media_type=clean(guessed)[:127], description=clean(description)[:1000]))
 
 
 def call(call_id: str, name: str, arguments: str) -> TurnEntry:

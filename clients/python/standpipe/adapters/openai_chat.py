@@ -18,7 +18,6 @@ cancelled, when a stream breaks or is left before its end, or when the answer ha
 from __future__ import annotations
 
 import copy
-import hashlib
 import mimetypes
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -32,6 +31,7 @@ import standpipe.sync
 from standpipe import client as aio
 from standpipe import errors
 from standpipe.adapters import entries
+from standpipe.adapters.journal import AnySession
 from standpipe.bundle import Bundle, Json
 from standpipe.client import Commit
 from standpipe.v1.turn_pb2 import Part, Role, TurnEntry
@@ -44,7 +44,6 @@ ENTRIES_MAX: Final = 256
 """What a turn takes."""
 
 ClientT = TypeVar("ClientT", bound=OpenAI | AsyncOpenAI)
-AnySession: TypeAlias = aio.Session | standpipe.sync.Session
 Mode: TypeAlias = Literal["append", "fail"]
 
 _RAW: Final = "x-stainless-raw-response"
@@ -475,23 +474,13 @@ def _part(part: Json) -> Part | None:
         return Part(text=text) if text.strip() else None
     if kind == "image_url":
         image = part["image_url"]
-        return _media(image["url"] if isinstance(image, Mapping) else image, "image/*")
+        return entries.reference(image["url"] if isinstance(image, Mapping) else image, "image/*")
     if kind == "input_audio":
         sound = part["input_audio"]
-        return _media(f"data:audio/{sound.get('format') or '*'};base64,{sound.get('data') or ''}", "audio/*")
+        return entries.reference(f"data:audio/{sound.get('format') or '*'};base64,{sound.get('data') or ''}", "audio/*")
     if kind == "file":
         file = part["file"]
         name = file.get("filename") or ""
         guess = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        return _media(file.get("file_data") or f"openai-file:{file.get('file_id') or ''}", guess, name)
+        return entries.reference(file.get("file_data") or f"openai-file:{file.get('file_id') or ''}", guess, name)
     return None
-
-
-def _media(address: str, guess: str, description: str = "") -> Part:
-    """Return a reference; content in the message itself, which Standpipe does not keep, is named by its hash."""
-    media_type = mimetypes.guess_type(address.partition("?")[0])[0] or guess
-    if address.startswith("data:"):
-        media_type = address[5:].partition(",")[0].partition(";")[0] or guess
-    if address.startswith("data:") or len(address.encode()) > 2048:
-        address = f"urn:sha256:{hashlib.sha256(address.encode()).hexdigest()}"
-    return entries.media(address, media_type[:127], description[:1000])

@@ -142,7 +142,7 @@ public final class Session {
     return client.runAsync(hydrating(query, options));
   }
 
-  private Wire.Plan<HydrateContextRequest, HydrateContextResponse, Bundle> hydrating(
+  Wire.Plan<HydrateContextRequest, HydrateContextResponse, Bundle> hydrating(
       String query, HydrateOptions options) {
     HydrateContextRequest.Builder request =
         options

@@ -278,7 +278,7 @@ final class Wire extends Channel {
   }
 
   /** Returns the form of a socket's name that grpc-java's resolver takes: a URI, and for an abstract name one with a zero. */
-  private static String socketUri(String target) {
+  static String socketUri(String target) {
     try {
       if (target.startsWith("unix-abstract:")) {
         return new URI("unix", "\0" + target.substring("unix-abstract:".length()), null).toASCIIString();
