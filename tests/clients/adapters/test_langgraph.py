@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import os
+import re
 import sys
 import threading
 import uuid
@@ -16,6 +17,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 import pytest_asyncio
+from hypothesis import given, strategies
 
 import standpipe
 from sidecar.config import Config
@@ -43,6 +45,9 @@ THEIRS = ROOT / ".cache" / "tools" / "framework-tests"
 """Where `make test-clients` unpacks the tests of frameworks."""
 
 _INSIDE = "writes into the dictionaries of InMemorySaver"
+_PARTS = strategies.text(strategies.characters(max_codepoint=0x7E), max_size=6)
+"""Parts in which the order of characters is that of their bytes as they are written in keys."""
+
 NOT_OURS = {
     "TestInMemorySaverDeltaChannel::test_load_blobs_omits_delta_channel": _INSIDE,
     "TestInMemorySaverDeltaChannel::test_get_channel_writes_collects_ancestor_writes_only": _INSIDE,
@@ -434,6 +439,41 @@ async def test_a_value_in_pieces_is_never_torn(client: standpipe.Client) -> None
 
 
 @pytest.mark.asyncio
+async def test_a_put_that_breaks_off_is_not_there_at_all(client: standpipe.Client, monkeypatch: Any) -> None:
+    """A checkpoint of more than one write is seen when the last one is done; until then the one before is the newest,
+    and the same put again makes it whole.
+    """
+    saver = StandpipeSaver(client, subject="anna")
+    first = await put(saver, config(), large=b"first")
+    made = empty_checkpoint()
+    values = {"large": os.urandom(5 << 20), **{f"channel {n}": [n] for n in range(300)}}
+    versions = {channel: saver.get_next_version(None, None) for channel in values}
+    made["channel_values"], made["channel_versions"] = values, versions
+    done, write = [], standpipe.State.write
+
+    async def breaks_off(self: Any, *writes: Any, **more: Any) -> int:
+        if len(done) == 3:
+            raise errors.Unavailable("the server died")
+        done.append(len(writes))
+        return await write(self, *writes, **more)
+
+    monkeypatch.setattr(standpipe.State, "write", breaks_off)
+    with pytest.raises(errors.Unavailable):
+        await saver.aput(first, made, {}, versions)
+    monkeypatch.undo()
+    assert len(done) == 3  # it was on its way
+    found = await saver.aget_tuple(config())
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"large": b"first"}
+    await saver.aput(first, made, {}, versions)
+    found = await saver.aget_tuple(config())
+    assert found is not None
+    assert found.checkpoint["channel_values"] == values
+    await saver.adelete_thread("t")
+    assert await stored(client) == []  # nor is anything left of the first try
+
+
+@pytest.mark.asyncio
 async def test_pruning_and_deleting_runs_leave_what_is_needed_and_nothing_else(client: standpipe.Client) -> None:
     """The blobs and writes of checkpoints that are gone are gone, too; those that a kept one shares stay."""
     saver = StandpipeSaver(client, subject="anna")
@@ -502,7 +542,23 @@ async def test_names_of_all_kinds_are_taken(name: str, client: standpipe.Client)
     await saver.adelete_thread(plain)
     assert await stored(client) == []
 
-    assert records.parts(records.key(name, "", "b")) == [name, "", "b"]
+
+@given(strategies.lists(_PARTS, min_size=1, max_size=4), strategies.lists(_PARTS, min_size=1, max_size=4))
+def test_keys_are_ordered_as_their_parts_are(one: list[str], other: list[str]) -> None:
+    """Keys compare by their bytes as lists of parts do, give the parts back, and none begins with another's."""
+    mine, others = records.key(*one), records.key(*other)
+    assert records.parts(mine) == one
+    assert (mine.encode() < others.encode()) is (one < other)
+    assert others.startswith(mine) is (other[: len(one)] == one)
+
+
+@given(strategies.text(max_size=300))
+def test_any_text_may_stand_in_a_key(text: str) -> None:
+    """Whatever a name holds, its key is one line that the server takes, and the name comes back."""
+    made = records.key(text)
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", made)
+    assert records.parts(made) == [text]
+    assert len(records.key(records.short(text)).encode()) <= records.PART_BYTES + 1
 
 
 # --- the store ----------------------------------------------------------------------------------------------------
