@@ -33,9 +33,10 @@ pytest.importorskip("langgraph.graph", reason="the package langgraph is not inst
 
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.base import BaseStore, GetOp, InvalidNamespaceError, PutOp, SearchOp
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from standpipe.adapters.langgraph import StandpipeSaver, StandpipeStore
 
@@ -302,6 +303,58 @@ async def test_blocking_and_asynchronous_code_meet(client: standpipe.Client, tar
         assert found is not None
         assert found.checkpoint["channel_values"]["steps"] == ["blocking"]
         assert [one.metadata["step"] async for one in other.alist(config())] == [1, 0, -1]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.asyncio
+async def test_a_graph_has_the_history_that_it_has_in_memory(durability: Any, client: standpipe.Client) -> None:
+    """Subgraphs, tasks side by side, a task that fails and one that asks leave the same history as in LangGraph's own
+    saver, in every mode of durability.
+    """
+
+    def graph(saver: Any) -> Any:
+        failures = [RuntimeError("the first time")]
+
+        def fan_out(state: Trip) -> list[Send]:
+            return [Send("stop", {"city": f"{state['city']} {n}", "steps": []}) for n in range(5)]
+
+        def fails_once(_: Trip) -> dict[str, Any]:
+            if failures:
+                raise failures.pop()
+            return {"steps": ["mended"]}
+
+        inner = StateGraph(Trip)
+        inner.add_node("ask", lambda state: {"steps": [interrupt(f"sure of {state['city']}?")]})
+        inner.add_edge(START, "ask")
+        builder = StateGraph(Trip)
+        builder.add_node("stop", lambda state: {"steps": [f"stop in {state['city']}"]})
+        builder.add_node("inner", inner.compile())
+        builder.add_node("fails", fails_once)
+        builder.add_conditional_edges(START, fan_out, ["stop"])
+        builder.add_edge("stop", "inner")
+        builder.add_edge("stop", "fails")
+        return builder.compile(checkpointer=saver)
+
+    async def history(saver: Any) -> list[Any]:
+        made = graph(saver)
+        with pytest.raises(RuntimeError, match="the first time"):
+            await made.ainvoke({"city": "Porto", "steps": []}, config(), durability=durability)
+        await made.ainvoke(None, config(), durability=durability)
+        await made.ainvoke(Command(resume="yes"), config(), durability=durability)
+        return [
+            (
+                one.values,
+                sorted(one.next),
+                one.metadata["step"],
+                one.metadata["source"],
+                sorted((task.name, bool(task.error), len(task.interrupts), str(task.result)) for task in one.tasks),
+            )
+            async for one in made.aget_state_history(config())
+        ]
+
+    ours, theirs = await history(StandpipeSaver(client, subject="anna")), await history(InMemorySaver())
+    assert ours == theirs
+    assert sorted(ours[0][0]["steps"][5:]) == [*["mended"], *[f"stop in Porto {n}" for n in range(5)], "yes"]
 
 
 class Log(TypedDict):
