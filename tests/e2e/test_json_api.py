@@ -36,7 +36,7 @@ from sidecar import embed_server, json_api, limits
 from sidecar.errors import ConfigInvalid
 from sidecar.server import SERVICES
 from sidecar.stores.record import HeadRead
-from standpipe.v1 import context_pb2, error_pb2, fact_pb2, memory_pb2, session_pb2, turn_pb2
+from standpipe.v1 import context_pb2, error_pb2, fact_pb2, memory_pb2, session_pb2, state_pb2, turn_pb2
 from tests.certificates import Certificates
 from tests.e2e.pods import ROOT, Local, answered, call, commit_request, refusal_of, result, said, serving, until
 from tests.servers import LOOPBACK
@@ -801,3 +801,19 @@ def test_every_code_of_grpc_has_a_status() -> None:
         for method in descriptor_pool.Default().FindServiceByName(service).methods
         for field in method.input_type.fields
     }
+
+
+async def test_records_of_state(short: Path) -> None:
+    """What is written over HTTP is read over gRPC: bytes in base64, and a lost race with its place and revision."""
+    async with both(short) as (pod, http, _):
+        write = {"key": "plan", "value": "AP8=", "expectedRevision": "0"}
+        put = {"subjectId": "anna", "collection": "c", "writes": [write]}
+        assert (await http.call("StateService/PutState", put)).body == {"revision": "1"}
+        lost = await http.call("StateService/PutState", put)
+        assert (lost.status, lost.body["code"], lost.reason) == (409, "aborted", "VERSION_CONFLICT")
+        assert lost.details["google.rpc.ErrorInfo"]["metadata"] == {"key_index": "0", "current_version": "1"}
+        read = state_pb2.GetStateRequest(subject_id="anna", collection="c", keys=["plan"])
+        found = await by_grpc(pod, "StateService/GetState", read)
+        assert [(one.key, one.value) for one in found.records] == [("plan", b"\x00\xff")]
+        (same,) = (await http.call("StateService/GetState", read)).body["records"]
+        assert (same["key"], same["value"], same["revision"]) == ("plan", "AP8=", "1")
