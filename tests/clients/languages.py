@@ -64,7 +64,8 @@ LANGUAGES = {
                 ("go", "build", "-race", "-o", "build/driver", "./internal/driver"),
                 ("go", "build", "-o", "build/measured", "./internal/driver"),
             ),
-            test=(("go", "vet", "./..."), ("go", "test", "-race", "./...")),
+            # Go does not see that the vectors changed, which are outside of the module: -count=1 takes no old result.
+            test=(("go", "vet", "./..."), ("go", "test", "-race", "-count=1", "./...")),
             start=("build/driver",),
             measured=("build/measured",),
             built="build/driver",
