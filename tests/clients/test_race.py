@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from tests import servers
 from tests.clients.languages import LANGUAGES, Driver, ready
-from tests.e2e.pods import Process, settings
+from tests.clients.served import serving
 from tests.faults.log_check import broken_chain, every_event, rounds
 
 pytestmark = pytest.mark.timeout(300)
@@ -23,19 +22,6 @@ pytestmark = pytest.mark.timeout(300)
 COMMITTERS = 64
 AHEAD_MS = 250
 """How far ahead the start is said: by then all drivers have read it."""
-
-
-@contextlib.contextmanager
-def serving(place: Path, targets: list[str], **stores: Any) -> Iterator[list[str]]:
-    """Run a server at each target, all on the same stores."""
-    with contextlib.ExitStack() as stack:
-        for number, target in enumerate(targets):
-            config = place / f"server-{number}.json"
-            config.write_text(json.dumps(settings(place / "record.db", listen=(target,), **stores)))
-            process = Process(config, place / f"server-{number}.log")
-            process._start()
-            stack.callback(process.kill)
-        yield targets
 
 
 def race(names: list[str], targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
@@ -95,8 +81,9 @@ def names(request: Any) -> list[str]:
 def test_race_on_one_server(names: list[str], figure: Callable[[str], None]) -> None:
     """P2: on SQLite over one socket."""
     place = servers.directory()
-    with serving(place, [f"unix:{place}/s.sock"]) as targets:
-        won = race(names, targets, "race")
+    target = f"unix:{place}/s.sock"
+    with serving(place, target):
+        won = race(names, [target], "race")
     check(won, place / "record.db", "race")
     figure(f"race of {COMMITTERS} on SQLite: {len(won)} rounds, won by {dict(Counter(who for who, _ in won.values()))}")
 
@@ -107,7 +94,10 @@ def test_race_on_two_servers(
     """P2: on PostgreSQL and Redis behind two servers, one at a socket and one at a port."""
     place = servers.directory()
     targets = [f"unix:{place}/s.sock", f"127.0.0.1:{servers.free_port()}"]
-    with serving(place, targets, record=database, hot=redis_server.url):
+    with contextlib.ExitStack() as stack:
+        for target in targets:
+            name = target.partition(":")[0]
+            stack.enter_context(serving(place, target, name=name, record=database, hot=redis_server.url))
         won = race(names, targets, "race")
     check(won, database, "race")
     wins = dict(Counter(who for who, _ in won.values()))
