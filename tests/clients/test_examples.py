@@ -22,7 +22,7 @@ from tests.clients.served import Served, serving
 from tests.endpoint import ChatModel
 from tests.faults.log_check import every_event
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.needs("examples")]
 
 ROOT = Path(__file__).parents[2]
 OF_PYTHON = sorted((ROOT / "clients" / "python" / "examples").glob("*.py"))

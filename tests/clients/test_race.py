@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,14 +16,14 @@ from tests.clients.languages import LANGUAGES, Driver, ready
 from tests.clients.served import serving
 from tests.faults.log_check import broken_chain, every_event, rounds
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs(*LANGUAGES)]
 
 COMMITTERS = 64
 AHEAD_MS = 250
 """How far ahead the start is said: by then all drivers have read it."""
 
 
-def race(names: list[str], targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
+def race(targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
     """Race drivers for a session's versions; return who won each, and by which request id."""
     won: dict[int, tuple[str, str]] = {}
     share = COMMITTERS // len(names)
@@ -72,25 +71,17 @@ def check(won: dict[int, tuple[str, str]], store: Path | str, tag: str) -> None:
     assert [(row.version, row.request_id) for row in rows] == [(at, request) for at, (_, request) in won.items()]
 
 
-@pytest.fixture(params=["python", pytest.param("all", marks=pytest.mark.needs(*LANGUAGES))])
-def names(request: Any) -> list[str]:
-    """Return who races: Python alone, or all languages at once."""
-    return list(LANGUAGES) if request.param == "all" else [request.param]
-
-
-def test_race_on_one_server(names: list[str], figure: Callable[[str], None]) -> None:
+def test_race_on_one_server(figure: Callable[[str], None]) -> None:
     """P2: on SQLite over one socket."""
     place = servers.directory()
     target = f"unix:{place}/s.sock"
     with serving(place, target):
-        won = race(names, [target], "race")
+        won = race(list(LANGUAGES), [target], "race")
     check(won, place / "record.db", "race")
     figure(f"race of {COMMITTERS} on SQLite: {len(won)} rounds, won by {dict(Counter(who for who, _ in won.values()))}")
 
 
-def test_race_on_two_servers(
-    names: list[str], database: str, redis_server: servers.Redis, figure: Callable[[str], None]
-) -> None:
+def test_race_on_two_servers(database: str, redis_server: servers.Redis, figure: Callable[[str], None]) -> None:
     """P2: on PostgreSQL and Redis behind two servers, one at a socket and one at a port."""
     place = servers.directory()
     targets = [f"unix:{place}/s.sock", f"127.0.0.1:{servers.free_port()}"]
@@ -98,7 +89,7 @@ def test_race_on_two_servers(
         for target in targets:
             name = target.partition(":")[0]
             stack.enter_context(serving(place, target, name=name, record=database, hot=redis_server.url))
-        won = race(names, targets, "race")
+        won = race(list(LANGUAGES), targets, "race")
     check(won, database, "race")
     wins = dict(Counter(who for who, _ in won.values()))
     figure(f"race of {COMMITTERS} on PostgreSQL and Redis, two servers: {len(won)} rounds, won by {wins}")
