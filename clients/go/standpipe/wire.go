@@ -32,11 +32,11 @@ const (
 )
 
 // serviceConfig is what every connection does with a failed call, in gRPC's own form: the same for clients of any
-// language. Round robin only matters for a name with several addresses: a retry then goes to another replica. All methods
-// are retried: reads change nothing, and a commit is counted once per request id (P3). The pauses are 0.1, 0.3, 0.9 and
-// 2 s: enough for a sidecar to restart. CANCELLED is what gRPC answers for a call that a server took in just when it
-// stopped; one that the caller cancels is not retried. A failed attempt costs 1 token of 100, a success gives 0.1 back, and
-// below half nothing is retried: when a server is down for good, its clients add little to its load.
+// language. Round robin only matters for a name with several addresses: a retry then goes to another replica. All
+// methods are retried: reads change nothing, and a commit is counted once per request id (P3). The pauses are 0.1, 0.3,
+// 0.9 and 2 s: enough for a sidecar to restart. CANCELLED is what gRPC answers for a call that a server took in just
+// when it stopped; one that the caller cancels is not retried. A failed attempt costs 1 token of 100, a success gives
+// 0.1 back, and below half nothing is retried: when a server is down for good, its clients add little to its load.
 const serviceConfig = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"methodConfig": [{
@@ -55,8 +55,8 @@ const serviceConfig = `{
 // A wire is how a call reaches the server: one connection, who calls, and how its errors come out. It is the connection
 // that the generated stubs are made for.
 //
-// A connection keeps the certificates that it was opened with. When their files change, later calls go through a new one,
-// and the one before is closed when its last call has ended.
+// A connection keeps the certificates that it was opened with. When their files change, later calls go through a new
+// one, and the one before is closed when its last call has ended.
 type wire struct {
 	target   string
 	tenant   string

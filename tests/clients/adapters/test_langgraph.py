@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import os
+import re
 import sys
 import threading
 import uuid
@@ -16,6 +17,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 import pytest_asyncio
+from hypothesis import given, strategies
 
 import standpipe
 from sidecar.config import Config
@@ -31,9 +33,10 @@ pytest.importorskip("langgraph.graph", reason="the package langgraph is not inst
 
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.base import BaseStore, GetOp, InvalidNamespaceError, PutOp, SearchOp
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from standpipe.adapters.langgraph import StandpipeSaver, StandpipeStore
 
@@ -43,6 +46,9 @@ THEIRS = ROOT / ".cache" / "tools" / "framework-tests"
 """Where `make test-clients` unpacks the tests of frameworks."""
 
 _INSIDE = "writes into the dictionaries of InMemorySaver"
+_PARTS = strategies.text(strategies.characters(max_codepoint=0x7E), max_size=6)
+"""Parts in which the order of characters is that of their bytes as they are written in keys."""
+
 NOT_OURS = {
     "TestInMemorySaverDeltaChannel::test_load_blobs_omits_delta_channel": _INSIDE,
     "TestInMemorySaverDeltaChannel::test_get_channel_writes_collects_ancestor_writes_only": _INSIDE,
@@ -299,6 +305,58 @@ async def test_blocking_and_asynchronous_code_meet(client: standpipe.Client, tar
         assert [one.metadata["step"] async for one in other.alist(config())] == [1, 0, -1]
 
 
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.asyncio
+async def test_a_graph_has_the_history_that_it_has_in_memory(durability: Any, client: standpipe.Client) -> None:
+    """Subgraphs, tasks side by side, a task that fails and one that asks leave the same history as in LangGraph's own
+    saver, in every mode of durability.
+    """
+
+    def graph(saver: Any) -> Any:
+        failures = [RuntimeError("the first time")]
+
+        def fan_out(state: Trip) -> list[Send]:
+            return [Send("stop", {"city": f"{state['city']} {n}", "steps": []}) for n in range(5)]
+
+        def fails_once(_: Trip) -> dict[str, Any]:
+            if failures:
+                raise failures.pop()
+            return {"steps": ["mended"]}
+
+        inner = StateGraph(Trip)
+        inner.add_node("ask", lambda state: {"steps": [interrupt(f"sure of {state['city']}?")]})
+        inner.add_edge(START, "ask")
+        builder = StateGraph(Trip)
+        builder.add_node("stop", lambda state: {"steps": [f"stop in {state['city']}"]})
+        builder.add_node("inner", inner.compile())
+        builder.add_node("fails", fails_once)
+        builder.add_conditional_edges(START, fan_out, ["stop"])
+        builder.add_edge("stop", "inner")
+        builder.add_edge("stop", "fails")
+        return builder.compile(checkpointer=saver)
+
+    async def history(saver: Any) -> list[Any]:
+        made = graph(saver)
+        with pytest.raises(RuntimeError, match="the first time"):
+            await made.ainvoke({"city": "Porto", "steps": []}, config(), durability=durability)
+        await made.ainvoke(None, config(), durability=durability)
+        await made.ainvoke(Command(resume="yes"), config(), durability=durability)
+        return [
+            (
+                one.values,
+                sorted(one.next),
+                one.metadata["step"],
+                one.metadata["source"],
+                sorted((task.name, bool(task.error), len(task.interrupts), str(task.result)) for task in one.tasks),
+            )
+            async for one in made.aget_state_history(config())
+        ]
+
+    ours, theirs = await history(StandpipeSaver(client, subject="anna")), await history(InMemorySaver())
+    assert ours == theirs
+    assert sorted(ours[0][0]["steps"][5:]) == [*["mended"], *[f"stop in Porto {n}" for n in range(5)], "yes"]
+
+
 class Log(TypedDict):
     """A state whose channel stores changes alone."""
 
@@ -434,6 +492,41 @@ async def test_a_value_in_pieces_is_never_torn(client: standpipe.Client) -> None
 
 
 @pytest.mark.asyncio
+async def test_a_put_that_breaks_off_is_not_there_at_all(client: standpipe.Client, monkeypatch: Any) -> None:
+    """A checkpoint of more than one write is seen when the last one is done; until then the one before is the newest,
+    and the same put again makes it whole.
+    """
+    saver = StandpipeSaver(client, subject="anna")
+    first = await put(saver, config(), large=b"first")
+    made = empty_checkpoint()
+    values = {"large": os.urandom(5 << 20), **{f"channel {n}": [n] for n in range(300)}}
+    versions = {channel: saver.get_next_version(None, None) for channel in values}
+    made["channel_values"], made["channel_versions"] = values, versions
+    done, write = [], standpipe.State.write
+
+    async def breaks_off(self: Any, *writes: Any, **more: Any) -> int:
+        if len(done) == 3:
+            raise errors.Unavailable("the server died")
+        done.append(len(writes))
+        return await write(self, *writes, **more)
+
+    monkeypatch.setattr(standpipe.State, "write", breaks_off)
+    with pytest.raises(errors.Unavailable):
+        await saver.aput(first, made, {}, versions)
+    monkeypatch.undo()
+    assert len(done) == 3  # it was on its way
+    found = await saver.aget_tuple(config())
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"large": b"first"}
+    await saver.aput(first, made, {}, versions)
+    found = await saver.aget_tuple(config())
+    assert found is not None
+    assert found.checkpoint["channel_values"] == values
+    await saver.adelete_thread("t")
+    assert await stored(client) == []  # nor is anything left of the first try
+
+
+@pytest.mark.asyncio
 async def test_pruning_and_deleting_runs_leave_what_is_needed_and_nothing_else(client: standpipe.Client) -> None:
     """The blobs and writes of checkpoints that are gone are gone, too; those that a kept one shares stay."""
     saver = StandpipeSaver(client, subject="anna")
@@ -502,7 +595,23 @@ async def test_names_of_all_kinds_are_taken(name: str, client: standpipe.Client)
     await saver.adelete_thread(plain)
     assert await stored(client) == []
 
-    assert records.parts(records.key(name, "", "b")) == [name, "", "b"]
+
+@given(strategies.lists(_PARTS, min_size=1, max_size=4), strategies.lists(_PARTS, min_size=1, max_size=4))
+def test_keys_are_ordered_as_their_parts_are(one: list[str], other: list[str]) -> None:
+    """Keys compare by their bytes as lists of parts do, give the parts back, and none begins with another's."""
+    mine, others = records.key(*one), records.key(*other)
+    assert records.parts(mine) == one
+    assert (mine.encode() < others.encode()) is (one < other)
+    assert others.startswith(mine) is (other[: len(one)] == one)
+
+
+@given(strategies.text(max_size=300))
+def test_any_text_may_stand_in_a_key(text: str) -> None:
+    """Whatever a name holds, its key is one line that the server takes, and the name comes back."""
+    made = records.key(text)
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", made)
+    assert records.parts(made) == [text]
+    assert len(records.key(records.short(text)).encode()) <= records.PART_BYTES + 1
 
 
 # --- the store ----------------------------------------------------------------------------------------------------
