@@ -219,7 +219,7 @@ stubs: $(TOOLS)/stubs/ready $(TOOLS)/buf/ready $(VENV)/ready  ## Write the stubs
 BUF := $(CURDIR)/$(TOOLS)/buf/node_modules/.bin/buf
 STUB_PATH := $(CURDIR)/$(TOOLS)/stubs:$(CURDIR)/$(TOOLS)/buf/node_modules/.bin
 GOOGLE_PROTOS = $(shell $(BIN)/python -c 'import google.rpc; print(list(google.rpc.__path__)[0].removesuffix("/google/rpc"))')
-STUB_TREES := go/standpipe java/src/main/java/dev/standpipe/v1 typescript/src/gen
+STUB_TREES := go/standpipe/v1 java/src/main/java/dev/standpipe/v1 typescript/src/gen
 
 # $(1): the folder that stands for clients/. TypeScript has no package with the messages of gRPC's errors.
 define generate-clients

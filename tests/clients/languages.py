@@ -42,6 +42,8 @@ class Language:
     """Programs of the toolchain."""
     built: str = ""
     """A file of `directory` that is there once the driver was built."""
+    measured: tuple[str, ...] = ()
+    """The driver's command where its speed is looked at, if that is another."""
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -58,9 +60,13 @@ LANGUAGES = {
             name="go",
             directory=CLIENTS / "go",
             needs=("go",),
-            build=(("go", "build", "-race", "-o", "build/driver", "./internal/driver"),),
+            build=(
+                ("go", "build", "-race", "-o", "build/driver", "./internal/driver"),
+                ("go", "build", "-o", "build/measured", "./internal/driver"),
+            ),
             test=(("go", "vet", "./..."), ("go", "test", "-race", "./...")),
             start=("build/driver",),
+            measured=("build/measured",),
             built="build/driver",
         ),
         Language(
@@ -85,18 +91,23 @@ LANGUAGES = {
         ),
     )
 }
-PROMISED = frozenset(tool for language in LANGUAGES.values() for tool in (language.name, *language.needs))
-"""What CI has."""
+
+
+def absent(language: Language) -> str:
+    """Say what a language's driver lacks; empty: nothing."""
+    for tool in language.needs:
+        if shutil.which(tool) is None:
+            return f"no {tool} on this machine"
+    if language.built and not (language.directory / language.built).exists():
+        return f"no driver of {language.name}: `make clients` makes it"
+    return ""
 
 
 def ready(name: str) -> Language:
     """Return a language whose driver can be started, or skip the test that needs it."""
     language = LANGUAGES[name]
-    for tool in language.needs:
-        if shutil.which(tool) is None:
-            expects.missing(tool, f"no {tool} on this machine", promised=PROMISED)
-    if language.built and not (language.directory / language.built).exists():
-        expects.missing(name, f"no driver of {name}: `make clients` makes it", promised=PROMISED)
+    if why := absent(language):
+        expects.missing(name, why, promised=LANGUAGES.keys())
     return language
 
 
@@ -111,11 +122,11 @@ class DriverError(Exception):
 class Driver:
     """A running driver. One command at a time; from any thread."""
 
-    def __init__(self, language: Language) -> None:
+    def __init__(self, language: Language, *, measured: bool = False) -> None:
         self.name = language.name
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            language.start,
+            (measured and language.measured) or language.start,
             cwd=language.directory,
             env={**os.environ, **language.environment},
             stdin=subprocess.PIPE,

@@ -153,6 +153,14 @@ async def test_four_mebibytes_pass_both_ways_and_nine_none(scripted: Scripted) -
     assert refused["kind"] == "ResourceExhausted"
 
 
+async def test_large_requests_are_retried_too(scripted: Scripted) -> None:
+    """What gRPC's defaults would not keep for a second attempt, being larger than 256 KiB or 1 MiB, is retried."""
+    scripted.double.plan("CommitTurn", Fault("UNAVAILABLE"))
+    entries = [{"message": {"role": "ROLE_USER", "text": "x" * (3 << 20)}}]
+    assert (await scripted("commit", session="s", entries=entries, expected_version=0))["version"] == 1
+    assert len(scripted.double.asked("CommitTurn")) == 2
+
+
 async def test_turn_answers_again_and_gives_up_with_the_conflict(scripted: Scripted) -> None:
     """P2: a lost turn is hydrated and answered again under a new request id, five times by default."""
     lost = Fault("ABORTED", "VERSION_CONFLICT", current_version="7", winner_request_id="rival")

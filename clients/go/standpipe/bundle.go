@@ -74,8 +74,7 @@ func (b *Bundle) Text() string {
 
 // String names it without showing content.
 func (b *Bundle) String() string {
-	fingerprint := b.Fingerprint()
-	return fmt.Sprintf("<Bundle version=%d tokens=%d fingerprint=%s>", b.Version(), b.Tokens(), fingerprint[:min(12, len(fingerprint))])
+	return fmt.Sprintf("<Bundle version=%d tokens=%d fingerprint=%.12s>", b.Version(), b.Tokens(), b.Fingerprint())
 }
 
 // GoString names it without showing content.

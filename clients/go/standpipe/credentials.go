@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// tokenBytesMax is what is read of a token's file. Real tokens have some 2 KiB, and gRPC's servers take 8 to 16 KiB of
-	// metadata.
+	// tokenBytesMax is what is read of a token's file. Real tokens have some 2 KiB, and gRPC's servers take 8 to 16 KiB
+	// of metadata.
 	tokenBytesMax = 64 << 10
 
 	// readingsMax is how often files are read that change meanwhile; a mount is swapped once a minute at most.
@@ -68,7 +68,8 @@ func (s stamp) equal(other stamp) bool {
 	return true
 }
 
-// A tokenFile is a file whose first line is a bearer token; a second one, which a server may take as well, is left alone.
+// A tokenFile is a file whose first line is a bearer token; a second one, which a server may take as well, is left
+// alone.
 type tokenFile struct {
 	path string
 
@@ -139,7 +140,8 @@ func causeOf(err error) string {
 	return err.Error()
 }
 
-// A tlsFiles is the certificates of those whom to trust and, where a server asks for one, an own certificate with its key.
+// A tlsFiles is the certificates of those whom to trust and, where a server asks for one, an own certificate with its
+// key.
 type tlsFiles struct {
 	caFile, certFile, keyFile string
 	paths                     []string

@@ -1,4 +1,5 @@
-// Package standpipe is the client of Standpipe: fresh context for every model call, and every turn committed exactly once.
+// Package standpipe is the client of Standpipe: fresh context for every model call, and every turn committed exactly
+// once.
 //
 //	client, err := standpipe.Connect("unix:/run/standpipe/standpipe.sock")
 //	if err != nil {

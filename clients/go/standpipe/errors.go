@@ -72,15 +72,15 @@ func (k Kind) Error() string {
 
 // An Error is how every call fails.
 //
-// A commit that ends in [ErrUnavailable], [ErrDeadlineExceeded] or [ErrCancelled] may have happened. RequestID tells which
-// it was: commit the same entries again under that id, and it counts once.
+// A commit that ends in [ErrUnavailable], [ErrDeadlineExceeded] or [ErrCancelled] may have happened. RequestID tells
+// which it was: commit the same entries again under that id, and it counts once.
 type Error struct {
 	// Kind is the class, for [errors.Is].
 	Kind Kind
 	// Code is the gRPC status.
 	Code codes.Code
-	// Reason is the name of standpipe.v1.ErrorReason without its prefix, such as "VERSION_CONFLICT". It is empty when no
-	// Standpipe server wrote the error: connection refused, a proxy's answer, a limit of gRPC itself.
+	// Reason is the name of standpipe.v1.ErrorReason without its prefix, such as "VERSION_CONFLICT". It is empty when
+	// no Standpipe server wrote the error: connection refused, a proxy's answer, a limit of gRPC itself.
 	Reason string
 	// Message is what is wrong and what would be right; it never holds a user's text.
 	Message string
@@ -152,8 +152,8 @@ func (e *Error) WinnerRequestID() string {
 	return e.Metadata["winner_request_id"]
 }
 
-// parse returns the error of a failed call. Of each kind of detail the first counts, of reasons the first of Standpipe's
-// own domain. Details that cannot be read are left out: the status alone is still true.
+// parse returns the error of a failed call. Of each kind of detail the first counts, of reasons the first of
+// Standpipe's own domain. Details that cannot be read are left out: the status alone is still true.
 func parse(statusCode codes.Code, message string, details []*anypb.Any) *Error {
 	failed := &Error{Code: statusCode, Message: message, Metadata: map[string]string{}}
 	var info *errdetails.ErrorInfo
@@ -242,7 +242,8 @@ func kindOf(statusCode codes.Code, reason string) Kind {
 func invalid(field, format string, arguments ...any) *Error {
 	text := fmt.Sprintf(format, arguments...)
 	return &Error{
-		Kind: ErrInvalidArgument, Code: codes.InvalidArgument, Message: field + " " + text, Field: field, FieldMessage: text,
+		Kind: ErrInvalidArgument, Code: codes.InvalidArgument,
+		Message: field + " " + text, Field: field, FieldMessage: text,
 	}
 }
 
@@ -255,7 +256,8 @@ func closed() *Error {
 func ended(ctx context.Context) *Error {
 	cause := ctx.Err()
 	if errors.Is(cause, context.DeadlineExceeded) {
-		return &Error{Kind: ErrDeadlineExceeded, Code: codes.DeadlineExceeded, Message: "the deadline passed", cause: cause}
+		const text = "the deadline passed"
+		return &Error{Kind: ErrDeadlineExceeded, Code: codes.DeadlineExceeded, Message: text, cause: cause}
 	}
 	return &Error{Kind: ErrCancelled, Code: codes.Canceled, Message: "the call was cancelled", cause: cause}
 }

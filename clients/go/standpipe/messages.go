@@ -17,8 +17,8 @@ import (
 //
 //   - POLICY, PROFILE and SUMMARY, in this order, are the system side, as canonical text.
 //   - HISTORY becomes real messages: a body without its final newline and without the header, whose role the message
-//     itself has. A tool call and its result stay next to each other. Should one ever come without the other, it becomes
-//     plain text, since providers refuse half a pair. Frame lines become text on the user's side.
+//     itself has. A tool call and its result stay next to each other. Should one ever come without the other, it
+//     becomes plain text, since providers refuse half a pair. Frame lines become text on the user's side.
 //   - RECALL, FACTS and DOCUMENTS stand in front of the query in the last user message: what a query finds in what was
 //     said is never system. So does a section whose source this client does not know yet.
 //
@@ -41,7 +41,8 @@ const (
 	// callIDCharsMax is the longest call id that all providers take.
 	callIDCharsMax = 40
 
-	// depthMax is how deep a tool's arguments may be nested: more than any tool's, and less than any JSON reader's limit.
+	// depthMax is how deep a tool's arguments may be nested: more than any tool's, and less than any JSON reader's
+	// limit.
 	depthMax = 128
 )
 
@@ -121,12 +122,12 @@ type AnthropicCacheControl struct {
 	Type string `json:"type"`
 }
 
-// ToOpenAI returns OpenAI chat messages; the last is the user's, with what was found and the bundle's Query, if there is
-// either.
+// ToOpenAI returns OpenAI chat messages; the last is the user's, with what was found and the bundle's Query, if there
+// is either.
 //
 // Content is plain text and there is one system message at most, since many compatible servers take no other; its
-// sections are set apart by an empty line. A speaker's name goes into Name where OpenAI allows it. A failed tool's result
-// starts with "error: ", since this form has no field for it.
+// sections are set apart by an empty line. A speaker's name goes into Name where OpenAI allows it. A failed tool's
+// result starts with "error: ", since this form has no field for it.
 func (b *Bundle) ToOpenAI() []OpenAIMessage {
 	out := []OpenAIMessage{}
 	if system := b.system(); len(system) > 0 {
@@ -171,9 +172,9 @@ func (b *Bundle) ToOpenAI() []OpenAIMessage {
 // ToAnthropic returns `system` and `messages` for Anthropic's Messages API, with cache breakpoints; the bundle's Query
 // stands at the end.
 //
-// Roles alternate: neighbours of one role are one message of several blocks. A history that starts with the assistant gets
-// "[start of the visible conversation]" in front. Every section that has a cache_breakpoint, and the history always, ends
-// in a block with CacheControl. Blocks of white space alone are left out, since the API refuses them.
+// Roles alternate: neighbours of one role are one message of several blocks. A history that starts with the assistant
+// gets "[start of the visible conversation]" in front. Every section that has a cache_breakpoint, and the history
+// always, ends in a block with CacheControl. Blocks of white space alone are left out, since the API refuses them.
 func (b *Bundle) ToAnthropic() AnthropicPrompt {
 	prompt := AnthropicPrompt{System: []*AnthropicBlock{}, Messages: []*AnthropicMessage{}}
 	var marks []*AnthropicBlock
@@ -340,8 +341,8 @@ func argumentsOf(call *standpipev1.Segment) (string, json.RawMessage) {
 	return text, json.RawMessage(text)
 }
 
-// isObject tells whether a text is a JSON object that every reader takes: one that UTF-8 can carry, which half a surrogate
-// pair is not, without numbers beyond a double's range, and not nested deeper than depthMax.
+// isObject tells whether a text is a JSON object that every reader takes: one that UTF-8 can carry, which half a
+// surrogate pair is not, without numbers beyond a double's range, and not nested deeper than depthMax.
 func isObject(text string) bool {
 	if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") || !json.Valid([]byte(text)) {
 		return false
@@ -465,7 +466,8 @@ func isName(text string, charsMax int) bool {
 }
 
 func isNameChar(char rune) bool {
-	return 'a' <= char && char <= 'z' || 'A' <= char && char <= 'Z' || '0' <= char && char <= '9' || char == '_' || char == '-'
+	letter := 'a' <= char && char <= 'z' || 'A' <= char && char <= 'Z'
+	return letter || '0' <= char && char <= '9' || char == '_' || char == '-'
 }
 
 // isBlank tells whether a text is white space alone, under the same rule in the clients of all languages.

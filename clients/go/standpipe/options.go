@@ -46,7 +46,8 @@ func WithTenant(tenant string) ConnectOption {
 	return func(s *connectSettings) { s.tenant = tenant }
 }
 
-// WithDeadline sets what a call may take, retries included, whose context has no deadline; else it is [DefaultDeadline].
+// WithDeadline sets what a call may take, retries included, whose context has no deadline; else it is
+// [DefaultDeadline].
 func WithDeadline(deadline time.Duration) ConnectOption {
 	return func(s *connectSettings) { s.deadline = deadline }
 }
@@ -94,8 +95,8 @@ func WithSubject(subject string) SessionOption {
 	return func(s *Session) { s.subject = subject }
 }
 
-// WithToken gives a consistency token from elsewhere, such as another process's [Session.Token], which the session must not
-// see less than.
+// WithToken gives a consistency token from elsewhere, such as another process's [Session.Token], which the session must
+// not see less than.
 func WithToken(token string) SessionOption {
 	return func(s *Session) { s.seenToken = token }
 }
@@ -117,7 +118,7 @@ type listSettings struct {
 
 // WithPageSize asks for so many rows a page, 0 (the server's 100) to 1000.
 func WithPageSize(rows int) ListOption {
-	return func(s *listSettings) { s.pageSize = int32(min(max(rows, -1), 1<<30)) }
+	return func(s *listSettings) { s.pageSize = clamp(rows) }
 }
 
 // --- of Session.Hydrate and Session.Turn --------------------------------------------------------------------------
@@ -289,8 +290,8 @@ func WithExpectedVersion(version int64) WriteOption {
 	return writeOption{func(s *commitSettings) { s.expected = &version }}
 }
 
-// WithRequestID repeats a commit or an end under the id of an earlier one: it counts once. Else a new id is made, which the
-// connection's retries keep.
+// WithRequestID repeats a commit or an end under the id of an earlier one: it counts once. Else a new id is made, which
+// the connection's retries keep.
 func WithRequestID(id string) WriteOption {
 	return writeOption{func(s *commitSettings) { s.request = id }}
 }

@@ -182,12 +182,12 @@ func (s *Session) Commit(ctx context.Context, entries []*Entry, options ...Commi
 //
 // If another commit came first, it hydrates again and asks for a new answer, [TurnAttempts] times in all unless
 // [WithAttempts] says otherwise, with growing random pauses of at most 2 s; then it fails with [ErrConflict]. So answer
-// must do nothing that may not be done twice. The client's deadline is for each call, the context's for all. An error of
-// answer comes out as it is, and nothing is committed.
+// must do nothing that may not be done twice. The client's deadline is for each call, the context's for all. An error
+// of answer comes out as it is, and nothing is committed.
 //
 // If the commit itself ends in [ErrUnavailable], [ErrDeadlineExceeded] or [ErrCancelled], it may have happened: commit
-// [User](query) and the last answer again with the same bundle and, as [WithRequestID], the error's RequestID. The bundle
-// is in the result also then.
+// [User](query) and the last answer again with the same bundle and, as [WithRequestID], the error's RequestID. The
+// bundle is in the result also then.
 func (s *Session) Turn(ctx context.Context, query string, answer Answer, options ...TurnOption) (TurnResult, error) {
 	settings := turnSettings{attempts: TurnAttempts}
 	for _, option := range options {
@@ -230,9 +230,9 @@ func (s *Session) Get(ctx context.Context) (*standpipev1.Session, error) {
 	return got.GetSession(), nil
 }
 
-// Events iterates over its log by version, behind the version afterVersion (0 for all) and up to the version that it has
-// when the last page is read. It ends at the first error, such as [ErrNotFound] or [ErrDataLoss]. The client's deadline is
-// for each page, the context's for all.
+// Events iterates over its log by version, behind the version afterVersion (0 for all) and up to the version that it
+// has when the last page is read. It ends at the first error, such as [ErrNotFound] or [ErrDataLoss]. The client's
+// deadline is for each page, the context's for all.
 func (s *Session) Events(
 	ctx context.Context, afterVersion int64, options ...ListOption,
 ) iter.Seq2[*standpipev1.Event, error] {
@@ -265,8 +265,8 @@ func (s *Session) Events(
 
 // End ends it: it takes no more turns and stays readable and recallable.
 //
-// cause is for operators, at most 256 bytes. Without [WithExpectedVersion] it ends at whatever version it is. It fails with
-// [ErrConflict], [ErrNotFound] and [ErrSessionEnded] (by another request id).
+// cause is for operators, at most 256 bytes. Without [WithExpectedVersion] it ends at whatever version it is. It fails
+// with [ErrConflict], [ErrNotFound] and [ErrSessionEnded] (by another request id).
 func (s *Session) End(
 	ctx context.Context, cause string, options ...WriteOption,
 ) (*standpipev1.EndSessionResponse, error) {

@@ -36,7 +36,8 @@ func newAuthority(t *testing.T) *authority {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"},
+		IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 	raw, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
@@ -121,8 +122,14 @@ func TestTLSFilesAreReadAgain(t *testing.T) {
 		_, err := client.ServerInfo(ctx)
 		return err
 	}
-	if err := ask(); err != nil {
-		t.Fatal(err)
+	opened := client.wire.line
+	for range 2 {
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if client.wire.line != opened {
+		t.Error("the same files opened another connection")
 	}
 
 	// A call that is under way when the files change ends on its own connection, which is closed behind it.

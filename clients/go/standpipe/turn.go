@@ -26,20 +26,22 @@ func Assistant(text string, options ...MessageOption) *Entry {
 	return message(standpipev1.Role_ROLE_ASSISTANT, text, options)
 }
 
-// ToolCall returns a call that the model made, with the arguments as the JSON text that the model wrote; empty means none.
+// ToolCall returns a call that the model made, with the arguments as the JSON text that the model wrote; empty means
+// none.
 func ToolCall(id, name, argumentsJSON string) *Entry {
 	call := &standpipev1.ToolCall{Id: id, Name: name, ArgumentsJson: argumentsJSON}
 	return &Entry{Entry: &standpipev1.TurnEntry_ToolCall{ToolCall: call}}
 }
 
-// ToolCallOf returns a call that the model made, with a value that is a JSON object when it is marshalled, such as a map or
-// a struct. It fails with [ErrInvalidArgument] for any other.
+// ToolCallOf returns a call that the model made, with a value that is a JSON object when it is marshalled, such as a
+// map or a struct. It fails with [ErrInvalidArgument] for any other.
 func ToolCallOf(id, name string, arguments any) (*Entry, error) {
 	text, err := json.Marshal(arguments)
 	if err != nil || !isObject(string(text)) {
 		return nil, invalid("arguments", "must be a value that is a JSON object")
 	}
-	var written strings.Builder // every client writes the same text for the same value, and no more escapes than it must
+	// Every client writes the same text for the same value, and no more escapes than it must.
+	var written strings.Builder
 	for token := range tokens(string(text)) {
 		if token[0] == '"' {
 			var value string

@@ -141,8 +141,9 @@ func TestErrors(t *testing.T) {
 				t.Errorf("%q %q, want %+v", found.Field, found.FieldMessage, row.Expect)
 			}
 			after, advised := found.RetryAfter()
-			if advised != (row.Expect.RetryAfterMS != nil) || advised && after.Milliseconds() != *row.Expect.RetryAfterMS {
-				t.Errorf("%v %v, want %v", after, advised, row.Expect.RetryAfterMS)
+			want := row.Expect.RetryAfterMS
+			if advised != (want != nil) || advised && after.Milliseconds() != *want {
+				t.Errorf("%v %v, want %v", after, advised, want)
 			}
 		})
 	}
@@ -257,7 +258,9 @@ func TestTokens(t *testing.T) {
 				if sent.Consistency != nil {
 					t.Errorf("%v, want none", sent.Consistency)
 				}
-			} else if want := messageOf(t, row.Sends, &standpipev1.Consistency{}); !proto.Equal(sent.Consistency, want) {
+				return
+			}
+			if want := messageOf(t, row.Sends, &standpipev1.Consistency{}); !proto.Equal(sent.Consistency, want) {
 				t.Errorf("%v, want %v", sent.Consistency, want)
 			}
 		})

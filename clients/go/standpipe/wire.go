@@ -32,11 +32,11 @@ const (
 )
 
 // serviceConfig is what every connection does with a failed call, in gRPC's own form: the same for clients of any
-// language. Round robin only matters for a name with several addresses: a retry then goes to another replica. All methods
-// are retried: reads change nothing, and a commit is counted once per request id (P3). The pauses are 0.1, 0.3, 0.9 and
-// 2 s: enough for a sidecar to restart. CANCELLED is what gRPC answers for a call that a server took in just when it
-// stopped; one that the caller cancels is not retried. A failed attempt costs 1 token of 100, a success gives 0.1 back, and
-// below half nothing is retried: when a server is down for good, its clients add little to its load.
+// language. Round robin only matters for a name with several addresses: a retry then goes to another replica. All
+// methods are retried: reads change nothing, and a commit is counted once per request id (P3). The pauses are 0.1, 0.3,
+// 0.9 and 2 s: enough for a sidecar to restart. CANCELLED is what gRPC answers for a call that a server took in just
+// when it stopped; one that the caller cancels is not retried. A failed attempt costs 1 token of 100, a success gives
+// 0.1 back, and below half nothing is retried: when a server is down for good, its clients add little to its load.
 const serviceConfig = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"methodConfig": [{
@@ -55,8 +55,8 @@ const serviceConfig = `{
 // A wire is how a call reaches the server: one connection, who calls, and how its errors come out. It is the connection
 // that the generated stubs are made for.
 //
-// A connection keeps the certificates that it was opened with. When their files change, later calls go through a new one,
-// and the one before is closed when its last call has ended.
+// A connection keeps the certificates that it was opened with. When their files change, later calls go through a new
+// one, and the one before is closed when its last call has ended.
 type wire struct {
 	target   string
 	tenant   string
@@ -118,7 +118,12 @@ func dial(target string, settings *connectSettings) (*wire, error) {
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		// The policy is the client's: no look for another one in DNS.
 		grpc.WithDisableServiceConfig(),
-		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(WireBytes), grpc.MaxCallRecvMsgSize(WireBytes)),
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallSendMsgSize(WireBytes),
+			grpc.MaxCallRecvMsgSize(WireBytes),
+			// gRPC keeps a request for its retries only up to this size, and retries no larger one: its default is 256 KiB.
+			grpc.MaxRetryRPCBufferSize(WireBytes),
+		),
 		// A peer that is gone without a word is noticed within 70 s of a call. Pings only run during calls, and no server
 		// takes one a minute for too many as long as calls end.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),

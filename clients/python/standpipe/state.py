@@ -75,7 +75,8 @@ class State:
     """Records of one collection, of a subject or of the whole tenant. Reach it as `client.state`.
 
     After Unavailable or DeadlineExceeded a write may have happened; one without `expected_revision` can just be
-    repeated.
+    repeated. One with it that was repeated, by the channel's retries too, may raise Conflict for its own first attempt:
+    where that matters, put something into the value that tells.
     """
 
     def __init__(self, client: Client, collection: str, subject: str = "") -> None:

@@ -57,7 +57,7 @@ const OPTIONS: ChannelOptions = {
   // What DNS says of retries is not asked for.
   "grpc.service_config_disable_resolution": 1,
   "grpc.enable_retries": 1,
-  // gRPC keeps a request for its retries only up to this size, and retries no larger one.
+  // gRPC keeps a request for its retries only up to this size, and retries no larger one: its default is 1 MiB.
   "grpc.per_rpc_retry_buffer_size": WIRE_BYTES,
   "grpc.max_send_message_length": WIRE_BYTES,
   "grpc.max_receive_message_length": WIRE_BYTES,

@@ -1,5 +1,5 @@
-// Command driver lets the tests of all languages drive this client: it reads one command a line, a JSON object, and writes
-// one answer a line, until its input ends. What the commands are stands in tests/clients.
+// Command driver lets the tests of all languages drive this client: it reads one command a line, a JSON object, and
+// writes one answer a line, until its input ends. What the commands are stands in tests/clients.
 package main
 
 import (

@@ -38,7 +38,8 @@ const (
 // that a record which was deleted and written again never looks like the one before.
 type StateServiceClient interface {
 	// Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-	// have been done: a write without `expected_revision` can just be repeated.
+	// have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+	// the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
 	// Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
 	// TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
 	// place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
@@ -115,7 +116,8 @@ func (c *stateServiceClient) DeleteState(ctx context.Context, in *DeleteStateReq
 // that a record which was deleted and written again never looks like the one before.
 type StateServiceServer interface {
 	// Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-	// have been done: a write without `expected_revision` can just be repeated.
+	// have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+	// the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
 	// Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
 	// TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
 	// place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,

@@ -72,7 +72,8 @@ public final class Bundle {
   }
 
   /**
-   * Returns what renders it again with {@link StandpipeClient#replay}; a commit that answers it stores it with the turn.
+   * Returns what renders it again with {@link StandpipeClient#replay}; a commit that answers it stores it with the
+   * turn.
    *
    * @return the receipt
    */
@@ -229,10 +230,10 @@ public final class Bundle {
   /**
    * Returns OpenAI chat messages; the last is the user's, with what was found and {@code query}, if there is either.
    *
-   * <p>Content is plain text and there is one system message at most, since many compatible servers take no other; its sections
-   * are set apart by an empty line. A speaker's name goes into {@code name} where OpenAI allows it. A failed tool's result starts
-   * with "error: ", since this form has no field for it. Maps and lists may be changed, and have JSON's types: Map, List, String,
-   * Long, BigInteger, Double, Boolean, null.
+   * <p>Content is plain text and there is one system message at most, since many compatible servers take no other; its
+   * sections are set apart by an empty line. A speaker's name goes into {@code name} where OpenAI allows it. A failed
+   * tool's result starts with "error: ", since this form has no field for it. Maps and lists may be changed, and have
+   * JSON's types: Map, List, String, Long, BigInteger, Double, Boolean, null.
    *
    * @param query the user's new message; null means what it was hydrated with
    * @return the messages
@@ -272,9 +273,10 @@ public final class Bundle {
   /**
    * Returns {@code system} and {@code messages} for Anthropic's Messages API, with cache breakpoints.
    *
-   * <p>Roles alternate: neighbours of one role are one message of several blocks. A history that starts with the assistant gets
-   * "[start of the visible conversation]" in front. Every section that has a {@code cache_breakpoint}, and the history always, ends
-   * in a block with {@code cache_control}. Blocks of white space alone are left out, since the API refuses them.
+   * <p>Roles alternate: neighbours of one role are one message of several blocks. A history that starts with the
+   * assistant gets "[start of the visible conversation]" in front. Every section that has a {@code cache_breakpoint},
+   * and the history always, ends in a block with {@code cache_control}. Blocks of white space alone are left out, since
+   * the API refuses them.
    *
    * @param query the user's new message; null means what it was hydrated with
    * @return "system" and "messages"

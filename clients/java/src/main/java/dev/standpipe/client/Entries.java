@@ -14,9 +14,9 @@ import java.util.Map;
 /**
  * The entries of a turn, in the caller's words: {@code List.of(user("Hi"), assistant("Hello!"))}.
  *
- * <p>Limits are the server's (turn.proto): 1 to 256 entries a turn, 512 KiB of text each, 256 KiB of arguments. What these methods
- * cannot say, such as media, is a {@link TurnEntry} built by hand: a commit takes both. Text that holds half a surrogate pair is an
- * IllegalArgumentException, since UTF-8 could not carry it.
+ * <p>Limits are the server's (turn.proto): 1 to 256 entries a turn, 512 KiB of text each, 256 KiB of arguments. What
+ * these methods cannot say, such as media, is a {@link TurnEntry} built by hand: a commit takes both. Text that holds
+ * half a surrogate pair is an IllegalArgumentException, since UTF-8 could not carry it.
  */
 public final class Entries {
   private Entries() {}

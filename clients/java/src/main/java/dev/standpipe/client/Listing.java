@@ -8,8 +8,8 @@ import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 
 /**
- * Rows that the server lists page by page. Each iteration asks anew, one page ahead of what is read at most, and may throw what
- * any call may throw.
+ * Rows that the server lists page by page. Each iteration asks anew, one page ahead of what is read at most, and may
+ * throw what any call may throw.
  *
  * @param <T> a row
  */

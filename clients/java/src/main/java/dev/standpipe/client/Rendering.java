@@ -20,21 +20,22 @@ import java.util.regex.Pattern;
 /**
  * A bundle in the form of the models' own APIs.
  *
- * <p>Both forms keep the order that prompt caches want, stable before volatile, and the same bundle and query always give the same
- * JSON bytes:
+ * <p>Both forms keep the order that prompt caches want, stable before volatile, and the same bundle and query always
+ * give the same JSON bytes:
  *
  * <ul>
  *   <li>POLICY, PROFILE and SUMMARY, in this order, are the system side, as canonical text.
- *   <li>HISTORY becomes real messages: a body without its final newline and without the header, whose role the message itself has.
- *       A tool call and its result stay next to each other. Should one ever come without the other, it becomes plain text, since
- *       providers refuse half a pair. Frame lines become text on the user's side.
- *   <li>RECALL, FACTS and DOCUMENTS stand in front of the query in the last user message: what a query finds in what was said is
- *       never system. So does a section whose source this client does not know yet.
+ *   <li>HISTORY becomes real messages: a body without its final newline and without the header, whose role the message
+ *       itself has. A tool call and its result stay next to each other. Should one ever come without the other, it
+ *       becomes plain text, since providers refuse half a pair. Frame lines become text on the user's side.
+ *   <li>RECALL, FACTS and DOCUMENTS stand in front of the query in the last user message: what a query finds in what
+ *       was said is never system. So does a section whose source this client does not know yet.
  * </ul>
  *
- * <p>Providers are narrower than Standpipe, so some names are mapped, always in the same way: a tool name's characters outside A-Z
- * a-z 0-9 _ - become "_" and 64 are kept; a call id with other characters, or longer than 40, becomes "call_" and 32 digits of its
- * SHA-256; arguments that are not a JSON object, such as shortened ones, become {"raw": text}.
+ * <p>Providers are narrower than Standpipe, so some names are mapped, always in the same way: a tool name's characters
+ * outside A-Z a-z 0-9 _ - become "_" and 64 are kept; a call id with other characters, or longer than 40, becomes
+ * "call_" and 32 digits of its SHA-256; arguments that are not a JSON object, such as shortened ones, become {"raw":
+ * text}.
  */
 final class Rendering {
   /** Anthropic's first message must be the user's: this stands there when the history starts with the assistant. */

@@ -33,8 +33,8 @@ import java.util.function.Function;
 /**
  * One conversation, which threads may share.
  *
- * <p>It remembers the newest consistency token that it has seen, so that it reads its own writes through any pod, also while the hot
- * store is stale (P4).
+ * <p>It remembers the newest consistency token that it has seen, so that it reads its own writes through any pod, also
+ * while the hot store is stale (P4).
  */
 public final class Session {
   /** The longest pause after the first conflict; it doubles with each further one. */
@@ -187,8 +187,8 @@ public final class Session {
   /**
    * Appends one turn, exactly once (P3); it is durable when this returns (P1).
    *
-   * <p>Cancelling does not undo it. After Unavailable, DeadlineExceeded or a cancel it may have happened: commit the same entries
-   * again under the same id ({@link StandpipeException#requestId}).
+   * <p>Cancelling does not undo it. After Unavailable, DeadlineExceeded or a cancel it may have happened: commit the
+   * same entries again under the same id ({@link StandpipeException#requestId}).
    *
    * @param entries the steps, in order
    * @param options what it answers, or the version that it follows
@@ -266,13 +266,13 @@ public final class Session {
   /**
    * Hydrates for {@code query}, asks {@code answer}, and commits the user's {@code query} and the answer as one turn.
    *
-   * <p>The answer is the entries that follow the user's message, such as tool calls, their results and the assistant's words. If
-   * another commit came first, it hydrates again and asks for a new answer, with growing random pauses of at most 2 s, until its
-   * attempts are used up; then it throws Conflict. So {@code answer} must do nothing that may not be done twice. What it throws
-   * comes out as it is, and nothing is committed.
+   * <p>The answer is the entries that follow the user's message, such as tool calls, their results and the assistant's
+   * words. If another commit came first, it hydrates again and asks for a new answer, with growing random pauses of at
+   * most 2 s, until its attempts are used up; then it throws Conflict. So {@code answer} must do nothing that may not
+   * be done twice. What it throws comes out as it is, and nothing is committed.
    *
-   * <p>If the commit itself ends in Unavailable or DeadlineExceeded, it may have happened: commit {@code [user(query), ...]} again
-   * with the same bundle under {@link StandpipeException#requestId}.
+   * <p>If the commit itself ends in Unavailable or DeadlineExceeded, it may have happened: commit {@code [user(query),
+   * ...]} again with the same bundle under {@link StandpipeException#requestId}.
    *
    * @param <E> what the answer may throw
    * @param query the user's message
@@ -316,7 +316,10 @@ public final class Session {
   }
 
   private CompletableFuture<TurnResult> attempt(
-      String query, Function<Bundle, ? extends CompletionStage<List<TurnEntry>>> answer, TurnOptions options, int attempt) {
+      String query,
+      Function<Bundle, ? extends CompletionStage<List<TurnEntry>>> answer,
+      TurnOptions options,
+      int attempt) {
     return hydrateAsync(query, options.hydrate())
         .thenCompose(
             bundle ->

@@ -34,8 +34,8 @@ import java.util.function.Function;
 import java.util.function.UnaryOperator;
 
 /**
- * A connection to Standpipe, to be shared by all sessions and threads of a process. It opens at the first call; close it when no
- * more are to come.
+ * A connection to Standpipe, to be shared by all sessions and threads of a process. It opens at the first call; close
+ * it when no more are to come.
  */
 public final class StandpipeClient implements AutoCloseable {
   private final Wire wire;
@@ -49,8 +49,8 @@ public final class StandpipeClient implements AutoCloseable {
   }
 
   /**
-   * Returns a client of the server that the environment names, see {@link Builder}: an application that a platform put a sidecar
-   * beside needs no more.
+   * Returns a client of the server that the environment names, see {@link Builder}: an application that a platform put
+   * a sidecar beside needs no more.
    *
    * @return the client
    * @throws IllegalArgumentException for files that are missing or not what they must be
@@ -89,7 +89,9 @@ public final class StandpipeClient implements AutoCloseable {
     return new StandpipeClient(wire, tenant, limit);
   }
 
-  /** Closes the connection, of all its clients: calls in flight are cancelled, later ones throw IllegalStateException. */
+  /**
+   * Closes the connection, of all its clients: calls in flight are cancelled, later ones throw IllegalStateException.
+   */
   @Override
   public void close() {
     wire.close();
@@ -121,8 +123,8 @@ public final class StandpipeClient implements AutoCloseable {
    *
    * @param id the session's
    * @param subject whose memory it feeds, needed for its first commit
-   * @param token a consistency token from elsewhere, such as another process's {@link Session#token}, which this one must not see
-   *     less than
+   * @param token a consistency token from elsewhere, such as another process's {@link Session#token}, which this one
+   *     must not see less than
    * @return the session
    */
   public Session session(String id, String subject, String token) {
@@ -212,8 +214,8 @@ public final class StandpipeClient implements AutoCloseable {
   }
 
   /**
-   * Calls any method of any service and waits, such as {@code call(StateServiceGrpc.getPutStateMethod(), request)}: with this
-   * client's deadline, credentials and retries, and with its tenant where the request has none.
+   * Calls any method of any service and waits, such as {@code call(StateServiceGrpc.getPutStateMethod(), request)}:
+   * with this client's deadline, credentials and retries, and with its tenant where the request has none.
    *
    * @param <Q> the request
    * @param <A> the answer
@@ -239,9 +241,9 @@ public final class StandpipeClient implements AutoCloseable {
   }
 
   /**
-   * Returns a generated stub of any service over the same connection: with this client's deadline where the stub has none, its
-   * credentials and retries, and its tenant where the request has none. A stub throws gRPC's StatusRuntimeException, whose cause
-   * is the typed error, see {@link StandpipeException#of}.
+   * Returns a generated stub of any service over the same connection: with this client's deadline where the stub has
+   * none, its credentials and retries, and its tenant where the request has none. A stub throws gRPC's
+   * StatusRuntimeException, whose cause is the typed error, see {@link StandpipeException#of}.
    *
    * @param <S> the stub
    * @param factory such as {@code MemoryServiceGrpc::newBlockingStub}
@@ -263,7 +265,8 @@ public final class StandpipeClient implements AutoCloseable {
     return wire.runAsync(plan, deadline);
   }
 
-  private Wire.Plan<ReplayContextRequest, ReplayContextResponse, Replay> replaying(ByteString receipt, boolean allOmissions) {
+  private Wire.Plan<ReplayContextRequest, ReplayContextResponse, Replay> replaying(
+      ByteString receipt, boolean allOmissions) {
     ReplayContextRequest request =
         ReplayContextRequest.newBuilder()
             .setTenantId(tenant)
@@ -307,8 +310,11 @@ public final class StandpipeClient implements AutoCloseable {
               new SimpleForwardingClientCallListener<>(listener) {
                 @Override
                 public void onClose(Status status, Metadata trailers) {
-                  Status told = status.isOk() ? status : status.withCause(wire.typed(status, trailers, status.getCause()));
-                  super.onClose(told, trailers);
+                  if (status.isOk()) {
+                    super.onClose(status, trailers);
+                  } else {
+                    super.onClose(status.withCause(wire.typed(status, trailers, status.getCause())), trailers);
+                  }
                 }
               },
               headers);
@@ -326,7 +332,8 @@ public final class StandpipeClient implements AutoCloseable {
 
   /**
    * Settings of a client. Where target or files are not given, the environment tells them: STANDPIPE_TARGET,
-   * STANDPIPE_TOKEN_FILE, STANDPIPE_CA_FILE, STANDPIPE_CERT_FILE, STANDPIPE_KEY_FILE; and else the target is 127.0.0.1:7460.
+   * STANDPIPE_TOKEN_FILE, STANDPIPE_CA_FILE, STANDPIPE_CERT_FILE, STANDPIPE_KEY_FILE; and else the target is
+   * 127.0.0.1:7460.
    */
   public static final class Builder {
     private String target = "";
@@ -378,8 +385,8 @@ public final class StandpipeClient implements AutoCloseable {
     }
 
     /**
-     * Names the file of a bearer token, on its first line, such as a projected service-account token. It goes with every call, also
-     * over plaintext, and is read again when the file changes, and when the server refuses it.
+     * Names the file of a bearer token, on its first line, such as a projected service-account token. It goes with
+     * every call, also over plaintext, and is read again when the file changes, and when the server refuses it.
      *
      * @param path the file
      * @return this
@@ -390,8 +397,8 @@ public final class StandpipeClient implements AutoCloseable {
     }
 
     /**
-     * Names the certificates, as PEM, one of which must have signed the server's: then host:port is spoken to in TLS. They are read
-     * again when they change. A Unix socket never has TLS.
+     * Names the certificates, as PEM, one of which must have signed the server's: then host:port is spoken to in TLS.
+     * They are read again when they change. A Unix socket never has TLS.
      *
      * @param path the file
      * @return this
@@ -467,8 +474,8 @@ public final class StandpipeClient implements AutoCloseable {
      * Returns the client; the channel opens at the first call.
      *
      * @return the client
-     * @throws IllegalArgumentException for files that are missing or not what they must be, and for settings that exclude each
-     *     other
+     * @throws IllegalArgumentException for files that are missing or not what they must be, and for settings that
+     *     exclude each other
      */
     public StandpipeClient connect() {
       if (credentials != null && !(caFile + certFile + keyFile).isEmpty()) {

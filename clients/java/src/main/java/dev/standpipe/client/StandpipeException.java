@@ -39,9 +39,9 @@ import java.util.OptionalLong;
  * └── (StandpipeException itself) any other status
  * </pre>
  *
- * <p>The class follows the gRPC status, and the reason where that says more. A commit that ends in {@link Unavailable} or
- * {@link DeadlineExceeded} may have happened. {@link #requestId} tells which it was: commit the same entries again under that
- * id, and it counts once.
+ * <p>The class follows the gRPC status, and the reason where that says more. A commit that ends in {@link Unavailable}
+ * or {@link DeadlineExceeded} may have happened. {@link #requestId} tells which it was: commit the same entries again
+ * under that id, and it counts once.
  */
 public class StandpipeException extends RuntimeException {
   private static final long serialVersionUID = 1;
@@ -65,8 +65,8 @@ public class StandpipeException extends RuntimeException {
   }
 
   /**
-   * Returns the typed error of whatever a generated stub threw: for stubs of {@link StandpipeClient#stub}, the cause of what
-   * they throw.
+   * Returns the typed error of whatever a generated stub threw: for stubs of {@link StandpipeClient#stub}, the cause of
+   * what they throw.
    *
    * @param thrown what a stub threw, or gave to its observer or future
    * @return what it means; {@code thrown} itself if it is typed already
@@ -91,8 +91,8 @@ public class StandpipeException extends RuntimeException {
   }
 
   /**
-   * Reads a failed call. Details of another domain, and details that cannot be read, are left out: the status alone is still
-   * true.
+   * Reads a failed call. Details of another domain, and details that cannot be read, are left out: the status alone is
+   * still true.
    */
   static StandpipeException parse(Status status, Metadata trailers, Throwable cause) {
     ErrorInfo info = null;
@@ -199,7 +199,8 @@ public class StandpipeException extends RuntimeException {
   /**
    * Returns the name of {@link dev.standpipe.v1.ErrorReason} without its prefix, such as "VERSION_CONFLICT".
    *
-   * @return the reason; empty when no Standpipe server wrote the error (connection refused, a proxy's answer, a limit of gRPC)
+   * @return the reason; empty when no Standpipe server wrote the error (connection refused, a proxy's answer, a limit
+   *     of gRPC)
    */
   public String reason() {
     return reason;

@@ -26,7 +26,10 @@ import java.util.regex.Pattern;
 import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.TrustManagerFactory;
 
-/** The certificates of those whom to trust, and, where a server asks for one, an own certificate with its key; all as PEM. */
+/**
+ * The certificates of those whom to trust, and, where a server asks for one, an own certificate with its key; all as
+ * PEM.
+ */
 final class TlsFiles {
   /** Of files that change while they are read; a mount is swapped once a minute at most. */
   private static final int READINGS_MAX = 5;
@@ -69,8 +72,8 @@ final class TlsFiles {
   /**
    * Looks whether the files are others now, and valid: then there are new credentials.
    *
-   * <p>Files that do not fit together just now, since one of them was renewed before the other, are looked at again when the
-   * other follows; the credentials stay as they are until then.
+   * <p>Files that do not fit together just now, since one of them was renewed before the other, are looked at again
+   * when the other follows; the credentials stay as they are until then.
    */
   synchronized boolean renewed() {
     if (TokenFile.Stamp.of(paths).equals(seen)) {
@@ -128,8 +131,8 @@ final class TlsFiles {
       builder.keyManager(keys.getKeyManagers());
     } catch (IOException | GeneralSecurityException error) {
       // Without the cause: what a parser says of a key is nobody's business.
-      throw new IllegalArgumentException(
-          "certFile: " + certFile + " and " + keyFile + " must be a certificate and its key, as PEM without a password");
+      String rule = " must be a certificate and its key, as PEM without a password";
+      throw new IllegalArgumentException("certFile: " + certFile + " and " + keyFile + rule);
     }
     return builder.build();
   }
@@ -155,7 +158,9 @@ final class TlsFiles {
     return found;
   }
 
-  /** Reads a key in any of the three forms that tools write: PKCS#8, and the older ones of RSA and of elliptic curves. */
+  /**
+   * Reads a key in any of the three forms that tools write: PKCS#8, and the older ones of RSA and of elliptic curves.
+   */
   private static PrivateKey key(Path path, String algorithm) throws IOException, GeneralSecurityException {
     Matcher blocks = PEM.matcher(Files.readString(path, StandardCharsets.ISO_8859_1));
     while (blocks.find()) {

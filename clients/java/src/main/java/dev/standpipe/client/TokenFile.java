@@ -14,8 +14,8 @@ import java.util.regex.Pattern;
 /**
  * A file whose first line is a bearer token; a second one, which a server may take as well, is left alone.
  *
- * <p>Kubernetes renews what it mounts by putting another directory behind a link, so a look at a file's key, size and time tells,
- * for some microseconds a call. A token is in no error, no log and no {@code toString} of this client.
+ * <p>Kubernetes renews what it mounts by putting another directory behind a link, so a look at a file's key, size and
+ * time tells, for some microseconds a call. A token is in no error, no log and no {@code toString} of this client.
  */
 final class TokenFile {
   /** What is read of it. Real tokens have some 2 KiB, and gRPC's servers take 8 to 16 KiB of metadata. */
@@ -55,8 +55,8 @@ final class TokenFile {
   }
 
   /**
-   * Returns "Bearer ..." of the file as it is now; {@code anew} reads it even if it looks as it did. A file that cannot be read
-   * just now leaves the token in force: the server judges it.
+   * Returns "Bearer ..." of the file as it is now; {@code anew} reads it even if it looks as it did. A file that cannot
+   * be read just now leaves the token in force: the server judges it.
    */
   String authorization(boolean anew) {
     Reading before = known;
@@ -83,8 +83,8 @@ final class TokenFile {
     String text = new String(bytes, StandardCharsets.ISO_8859_1).strip();
     String token = text.lines().findFirst().orElse("").strip();
     if (token.length() > TOKEN_BYTES_MAX || !TOKEN.matcher(token).matches()) {
-      throw new IllegalArgumentException(
-          "tokenFile: " + path + " must hold a token: a line of at most " + TOKEN_BYTES_MAX + " ASCII characters without blanks");
+      String rule = "a line of at most " + TOKEN_BYTES_MAX + " ASCII characters without blanks";
+      throw new IllegalArgumentException("tokenFile: " + path + " must hold a token: " + rule);
     }
     return "Bearer " + token;
   }

@@ -10,7 +10,13 @@ package dev.standpipe.client;
 public record TurnOptions(int attempts, String speaker, HydrateOptions hydrate) {
   private static final TurnOptions DEFAULT = new TurnOptions(5, "", HydrateOptions.create());
 
-  /** Checks them. */
+  /**
+   * Checks them.
+   *
+   * @param attempts at least 1
+   * @param speaker may be empty
+   * @param hydrate never null
+   */
   public TurnOptions {
     if (attempts < 1) {
       throw new IllegalArgumentException("attempts must be at least 1");

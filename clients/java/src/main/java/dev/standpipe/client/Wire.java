@@ -33,8 +33,8 @@ import java.util.function.Function;
 /**
  * The wire: how a call reaches the server, who calls, and what the channel does on its own.
  *
- * <p>A channel keeps the certificates that it was opened with. When their files change, later calls go through a new channel, and
- * the one before is closed when its last call has ended.
+ * <p>A channel keeps the certificates that it was opened with. When their files change, later calls go through a new
+ * channel, and the one before is closed when its last call has ended.
  */
 final class Wire extends Channel {
   /** Whom a client calls that neither an argument nor the environment tells: the server's default. */
@@ -49,7 +49,9 @@ final class Wire extends Channel {
   /** For calls that bring no deadline, retries included: no call waits for ever. */
   static final Duration DEADLINE = Duration.ofMillis(10_000);
 
-  /** What every channel does with a failed call, in gRPC's own form, the same in every language; channel.py says why. */
+  /**
+   * What every channel does with a failed call, in gRPC's own form, the same in every language; channel.py says why.
+   */
   static final String SERVICE_CONFIG =
       """
       {
@@ -109,7 +111,10 @@ final class Wire extends Channel {
     deadline = builder.deadline();
   }
 
-  /** A call as its parts, so that blocking and asynchronous methods say it once; {@code requestId} is null where there is none. */
+  /**
+   * A call as its parts, so that blocking and asynchronous methods say it once; {@code requestId} is null where there
+   * is none.
+   */
   record Plan<Q, A, R>(MethodDescriptor<Q, A> method, Q request, String requestId, Function<A, R> result) {}
 
   /** Calls and waits; every failure is typed. */
@@ -264,8 +269,8 @@ final class Wire extends Channel {
         .perRpcBufferLimit(WIRE_BYTES)
         .retryBufferSize(RETRY_BYTES)
         .maxInboundMessageSize(WIRE_BYTES)
-        // A peer that is gone without a word is noticed within 70 s of a call. Pings only run during calls, and no server
-        // takes one a minute for too many as long as calls end.
+        // A peer that is gone without a word is noticed within 70 s of a call. Pings only run during calls, and no
+        // server takes one a minute for too many as long as calls end.
         .keepAliveTime(60, TimeUnit.SECONDS)
         .keepAliveTimeout(10, TimeUnit.SECONDS)
         // The pod's proxy is for the world outside.
@@ -277,7 +282,10 @@ final class Wire extends Channel {
     return target.startsWith("unix:") || target.startsWith("unix-abstract:");
   }
 
-  /** Returns the form of a socket's name that grpc-java's resolver takes: a URI, and for an abstract name one with a zero. */
+  /**
+   * Returns the form of a socket's name that grpc-java's resolver takes: a URI, and for an abstract name one with a
+   * zero.
+   */
   static String socketUri(String target) {
     try {
       if (target.startsWith("unix-abstract:")) {

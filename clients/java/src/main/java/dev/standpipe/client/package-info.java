@@ -10,8 +10,8 @@
  * }
  * }</pre>
  *
- * <p>Every call may throw a {@link dev.standpipe.client.StandpipeException}; each method names those that a caller will want to
- * handle. What the generated classes of {@code dev.standpipe.v1} say is not said again here: where a method takes or returns one
- * of them, their comments are the reference.
+ * <p>Every call may throw a {@link dev.standpipe.client.StandpipeException}; each method names those that a caller will
+ * want to handle. What the generated classes of {@code dev.standpipe.v1} say is not said again here: where a method
+ * takes or returns one of them, their comments are the reference.
  */
 package dev.standpipe.client;

@@ -218,7 +218,8 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
      * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
      * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
@@ -309,7 +310,8 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
      * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
      * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
@@ -385,7 +387,8 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
      * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
      * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
@@ -457,7 +460,8 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
      * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
      * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
@@ -529,7 +533,8 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
      * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
      * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,

@@ -39,7 +39,9 @@ final class ClientTest {
     return StandpipeClient.builder().environment(name -> null);
   }
 
-  /** Stubs of any service get the client's deadline and tenant, keep their own, and throw errors whose cause is typed. */
+  /**
+   * Stubs of any service get the client's deadline and tenant, keep their own, and throw errors whose cause is typed.
+   */
   @Test
   void stubsGoOverTheSameWire() throws Exception {
     try (ScriptedServer server = new ScriptedServer();
@@ -115,7 +117,9 @@ final class ClientTest {
     }
   }
 
-  /** A token goes with every call, is read again when its file changes, and is tried once more if it is another by then. */
+  /**
+   * A token goes with every call, is read again when its file changes, and is tried once more if it is another by then.
+   */
   @Test
   void tokensAreReadAgain(@TempDir Path directory) throws Exception {
     Path file = directory.resolve("token");
@@ -150,7 +154,10 @@ final class ClientTest {
     }
   }
 
-  /** Settings that exclude each other, and files that are not what they must be, are refused by name and without their content. */
+  /**
+   * Settings that exclude each other, and files that are not what they must be, are refused by name and without their
+   * content.
+   */
   @Test
   void wrongSettingsAreRefused(@TempDir Path directory) throws Exception {
     Path file = directory.resolve("token");

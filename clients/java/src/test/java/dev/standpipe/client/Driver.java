@@ -40,7 +40,10 @@ import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/** The Java client as the tests of all languages drive it: a command as one JSON object a line in, its answer as one a line out. */
+/**
+ * The Java client as the tests of all languages drive it: a command as one JSON object a line in, its answer as one a
+ * line out.
+ */
 public final class Driver {
   private static final Gson GSON = new GsonBuilder().serializeNulls().disableHtmlEscaping().create();
 
