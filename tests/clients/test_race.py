@@ -26,10 +26,10 @@ AHEAD_MS = 250
 def race(targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
     """Race drivers for a session's versions; return who won each, and by which request id."""
     won: dict[int, tuple[str, str]] = {}
-    share = COMMITTERS // len(names)
+    share = COMMITTERS // len(LANGUAGES)
     with contextlib.ExitStack() as stack:
-        drivers = {name: stack.enter_context(Driver(ready(name))) for name in names}
-        pool = stack.enter_context(ThreadPoolExecutor(len(names)))
+        drivers = {name: stack.enter_context(Driver(ready(name))) for name in LANGUAGES}
+        pool = stack.enter_context(ThreadPoolExecutor(len(LANGUAGES)))
         for number, driver in enumerate(drivers.values()):
             driver("connect", target=targets[number % len(targets)], tenant="default", deadline_ms=30_000)
             driver("info")
@@ -49,7 +49,7 @@ def race(targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
                 for name, future in asked.items()
                 for committer, outcome in enumerate(future.result()["outcomes"])
             }
-            assert len(outcomes) == share * len(names)
+            assert len(outcomes) == share * len(LANGUAGES)
             winners = [request for request, outcome in outcomes.items() if "version" in outcome]
             assert len(winners) == 1, f"version {version + 1}: {winners}"
             assert outcomes[winners[0]]["version"] == version + 1
@@ -76,7 +76,7 @@ def test_race_on_one_server(figure: Callable[[str], None]) -> None:
     place = servers.directory()
     target = f"unix:{place}/s.sock"
     with serving(place, target):
-        won = race(list(LANGUAGES), [target], "race")
+        won = race([target], "race")
     check(won, place / "record.db", "race")
     figure(f"race of {COMMITTERS} on SQLite: {len(won)} rounds, won by {dict(Counter(who for who, _ in won.values()))}")
 
@@ -89,7 +89,7 @@ def test_race_on_two_servers(database: str, redis_server: servers.Redis, figure:
         for target in targets:
             name = target.partition(":")[0]
             stack.enter_context(serving(place, target, name=name, record=database, hot=redis_server.url))
-        won = race(list(LANGUAGES), targets, "race")
+        won = race(targets, "race")
     check(won, database, "race")
     wins = dict(Counter(who for who, _ in won.values()))
     figure(f"race of {COMMITTERS} on PostgreSQL and Redis, two servers: {len(won)} rounds, won by {wins}")
