@@ -118,7 +118,7 @@ clients: setup  ## Build the clients' packages and their tests' drivers, of the 
 
 test-clients: setup $(VENV)/clients-ready $(FRAMEWORK_TESTS)/ready  ## Test the clients of all languages and the adapters, and say what was skipped; needs Go, npm and Maven
 	$(BIN)/python -m tests.clients.languages --test
-	$(TEST) tests/clients --timeout 600
+	TEST_EXPECTS="$$TEST_EXPECTS clients" $(TEST) tests/clients --timeout 600
 
 # --- tests ---------------------------------------------------------------------------------------------------
 

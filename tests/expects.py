@@ -23,14 +23,20 @@ def missing(name: str, why: str, *, promised: Set[str] = frozenset()) -> NoRetur
     pytest.skip(why)
 
 
-def summarize(reporter: Any, title: str, here: Path) -> None:
-    """Write what the tests below a directory have measured, and last which of them did not run and why."""
-    reports = [
+def reports_below(reporter: Any, here: Path) -> list[pytest.TestReport | pytest.CollectReport]:
+    """Return the reports of the tests below a directory, and of files that were not even read."""
+    return [
         report
         for each in reporter.stats.values()
         for report in each
-        if isinstance(report, pytest.TestReport) and (reporter.config.rootpath / report.fspath).is_relative_to(here)
+        if isinstance(report, pytest.TestReport | pytest.CollectReport)
+        and (reporter.config.rootpath / report.fspath).is_relative_to(here)
     ]
+
+
+def summarize(reporter: Any, title: str, here: Path) -> None:
+    """Write what the tests below a directory have measured, and last which of them did not run and why."""
+    reports = reports_below(reporter, here)
     if not reports:
         return
     reporter.section(title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,10 +14,8 @@ import pytest
 from tests import expects
 from tests.clients.languages import LANGUAGES, Driver, ready
 
-OF_ALL = [
-    pytest.param(one.name, marks=[pytest.mark.needs(one.name)] if one.needs else []) for one in LANGUAGES.values()
-]
-"""The languages; a test of one that needs a toolchain is left out of `make test`."""
+OF_ALL = [pytest.param(name, marks=pytest.mark.needs(name)) for name in LANGUAGES]
+"""The languages; `make test` leaves their drivers out, Python's too: what only it does is tested beside them."""
 
 
 @pytest.fixture(scope="module", params=OF_ALL)
@@ -43,3 +42,12 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what was measured, and last which tests did not run and why."""
     expects.summarize(terminalreporter, "Clients", Path(__file__).parent)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of CI in which `make test-clients` left something out: it has installed all that tests ask for."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and "clients" in expects.EXPECTED and reporter is not None:
+        here = Path(__file__).parent
+        if any(report.skipped for report in expects.reports_below(reporter, here)) and not session.exitstatus:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import servers
 from tests.clients.languages import LANGUAGES, Driver, ready
-from tests.e2e.pods import Process, settings
+from tests.clients.served import serving
 from tests.faults.log_check import broken_chain, every_event, rounds
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs(*LANGUAGES)]
 
 COMMITTERS = 64
 AHEAD_MS = 250
 """How far ahead the start is said: by then all drivers have read it."""
 
 
-@contextlib.contextmanager
-def serving(place: Path, targets: list[str], **stores: Any) -> Iterator[list[str]]:
-    """Run a server at each target, all on the same stores."""
-    with contextlib.ExitStack() as stack:
-        for number, target in enumerate(targets):
-            config = place / f"server-{number}.json"
-            config.write_text(json.dumps(settings(place / "record.db", listen=(target,), **stores)))
-            process = Process(config, place / f"server-{number}.log")
-            process._start()
-            stack.callback(process.kill)
-        yield targets
-
-
-def race(names: list[str], targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
+def race(targets: list[str], tag: str) -> dict[int, tuple[str, str]]:
     """Race drivers for a session's versions; return who won each, and by which request id."""
     won: dict[int, tuple[str, str]] = {}
-    share = COMMITTERS // len(names)
+    share = COMMITTERS // len(LANGUAGES)
     with contextlib.ExitStack() as stack:
-        drivers = {name: stack.enter_context(Driver(ready(name))) for name in names}
-        pool = stack.enter_context(ThreadPoolExecutor(len(names)))
+        drivers = {name: stack.enter_context(Driver(ready(name))) for name in LANGUAGES}
+        pool = stack.enter_context(ThreadPoolExecutor(len(LANGUAGES)))
         for number, driver in enumerate(drivers.values()):
             driver("connect", target=targets[number % len(targets)], tenant="default", deadline_ms=30_000)
             driver("info")
@@ -64,7 +49,7 @@ def race(names: list[str], targets: list[str], tag: str) -> dict[int, tuple[str,
                 for name, future in asked.items()
                 for committer, outcome in enumerate(future.result()["outcomes"])
             }
-            assert len(outcomes) == share * len(names)
+            assert len(outcomes) == share * len(LANGUAGES)
             winners = [request for request, outcome in outcomes.items() if "version" in outcome]
             assert len(winners) == 1, f"version {version + 1}: {winners}"
             assert outcomes[winners[0]]["version"] == version + 1
@@ -86,29 +71,25 @@ def check(won: dict[int, tuple[str, str]], store: Path | str, tag: str) -> None:
     assert [(row.version, row.request_id) for row in rows] == [(at, request) for at, (_, request) in won.items()]
 
 
-@pytest.fixture(params=["python", pytest.param("all", marks=pytest.mark.needs(*LANGUAGES))])
-def names(request: Any) -> list[str]:
-    """Return who races: Python alone, or all languages at once."""
-    return list(LANGUAGES) if request.param == "all" else [request.param]
-
-
-def test_race_on_one_server(names: list[str], figure: Callable[[str], None]) -> None:
+def test_race_on_one_server(figure: Callable[[str], None]) -> None:
     """P2: on SQLite over one socket."""
     place = servers.directory()
-    with serving(place, [f"unix:{place}/s.sock"]) as targets:
-        won = race(names, targets, "race")
+    target = f"unix:{place}/s.sock"
+    with serving(place, target):
+        won = race([target], "race")
     check(won, place / "record.db", "race")
     figure(f"race of {COMMITTERS} on SQLite: {len(won)} rounds, won by {dict(Counter(who for who, _ in won.values()))}")
 
 
-def test_race_on_two_servers(
-    names: list[str], database: str, redis_server: servers.Redis, figure: Callable[[str], None]
-) -> None:
+def test_race_on_two_servers(database: str, redis_server: servers.Redis, figure: Callable[[str], None]) -> None:
     """P2: on PostgreSQL and Redis behind two servers, one at a socket and one at a port."""
     place = servers.directory()
     targets = [f"unix:{place}/s.sock", f"127.0.0.1:{servers.free_port()}"]
-    with serving(place, targets, record=database, hot=redis_server.url):
-        won = race(names, targets, "race")
+    with contextlib.ExitStack() as stack:
+        for target in targets:
+            name = target.partition(":")[0]
+            stack.enter_context(serving(place, target, name=name, record=database, hot=redis_server.url))
+        won = race(targets, "race")
     check(won, database, "race")
     wins = dict(Counter(who for who, _ in won.values()))
     figure(f"race of {COMMITTERS} on PostgreSQL and Redis, two servers: {len(won)} rounds, won by {wins}")

@@ -10,7 +10,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 import standpipe
 from tests import servers
 from tests.clients.languages import Driver, DriverError
-from tests.e2e.pods import Process, settings
+from tests.clients.served import Served, serving
 from tests.faults.log_check import read_log
 
 pytestmark = pytest.mark.timeout(180)
@@ -45,47 +44,15 @@ recall: {floor: false}
 """
 
 
-@dataclass
-class Served:
-    """A server in a process of its own, which keeps its addresses when it starts again."""
-
-    process: Process
-    record: Path
-    targets: dict[str, str]
-
-    def start(self) -> None:
-        """Start it, and wait until it is ready."""
-        self.process._start()
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        assert self.process.popen is not None
-        self.process.popen.send_signal(number)
-
-    def stop(self) -> None:
-        """Stop it as an operator does."""
-        assert self.process.popen is not None
-        self.signal(signal.SIGTERM)
-        assert self.process.popen.wait(30) == 0
-        self.process.kill()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     """Run a server for all tests of the module."""
     place = servers.directory()
-    targets = {"unix": f"unix:{place}/s.sock", "tcp": f"127.0.0.1:{servers.free_port()}"}
-    record = place / "record.db"
-    config = place / "server.json"
-    config.write_text(json.dumps(settings(record, listen=tuple(targets.values()))))
-    found = Served(Process(config, place / "server.log"), record, targets)
-    found.start()
-    with standpipe.sync.connect(targets["unix"]) as client:
-        client.policies.publish(POLICY)
-        client.policies.set_route("default", "warm", 1)
-    yield found
-    found.process.kill()
-    assert '"defect"' not in found.process.log.read_text()
+    with serving(place, f"unix:{place}/s.sock", f"127.0.0.1:{servers.free_port()}") as found:
+        with standpipe.sync.connect(found.targets["unix"]) as client:
+            client.policies.publish(POLICY)
+            client.policies.set_route("default", "warm", 1)
+        yield found
 
 
 @pytest.fixture
