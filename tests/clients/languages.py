@@ -67,7 +67,8 @@ LANGUAGES = {
                 ("go", "build", "-o", "build/measured", "./internal/driver"),
                 ("go", "build", "-o", "build/chat", "./examples/chat"),
             ),
-            test=(("go", "vet", "./..."), ("go", "test", "-race", "./...")),
+            # Go does not see that the vectors changed, which are outside of the module: -count=1 takes no old result.
+            test=(("go", "vet", "./..."), ("go", "test", "-race", "-count=1", "./...")),
             start=("build/driver",),
             measured=("build/measured",),
             example=("build/chat",),

@@ -36,7 +36,16 @@ from sidecar import embed_server, json_api, limits
 from sidecar.errors import ConfigInvalid
 from sidecar.server import SERVICES
 from sidecar.stores.record import HeadRead
-from standpipe.v1 import context_pb2, error_pb2, fact_pb2, memory_pb2, session_pb2, turn_pb2
+from standpipe.v1 import (
+    context_pb2,
+    error_pb2,
+    fact_pb2,
+    memory_pb2,
+    policy_pb2,
+    session_pb2,
+    state_pb2,
+    turn_pb2,
+)
 from tests.certificates import Certificates
 from tests.e2e.pods import ROOT, Local, answered, call, commit_request, refusal_of, result, said, serving, until
 from tests.servers import LOOPBACK
@@ -170,7 +179,7 @@ async def by_grpc(pod: Local, method: str, request: Message) -> Message:
     return await stub(request, timeout=20)
 
 
-VOLATILE = ("replayed", "timings", "served_at")
+VOLATILE = ("replayed", "created", "revision", "deleted", "timings", "served_at")
 """What differs between two calls of the same, whoever answers; and a bundle's receipt, in which the time is."""
 
 
@@ -231,7 +240,23 @@ def calls(receipt: bytes) -> list[tuple[str, Message]]:
         "ListEvents": session_pb2.ListEventsRequest(session_id="s"),
         "EndSession": session_pb2.EndSessionRequest(session_id="s", request_id="e", cause="done"),
     }
+    write = state_pb2.StateWrite(key="k/\u6f22", value=b"\x00\xff", ttl_s=9999)
+    state: dict[str, Message] = {
+        "PutState": state_pb2.PutStateRequest(subject_id="anna", collection="c", writes=[write]),
+        "GetState": state_pb2.GetStateRequest(subject_id="anna", collection="c", keys=["k/\u6f22", "no"]),
+        "ListState": state_pb2.ListStateRequest(subject_id="anna", collection="c", key_prefix="k", page_size=1),
+        "DeleteState": state_pb2.DeleteStateRequest(subject_id="anna", collection="c", key_prefix="k"),
+    }
+    route = policy_pb2.Route(name="r", policy_name="p", policy_version=1)
+    policies: dict[str, Message] = {
+        "PublishPolicy": policy_pb2.PublishPolicyRequest(document_yaml="name: p\nprompts: [{text: Be brief.}]\n"),
+        "SetRoute": policy_pb2.SetRouteRequest(route=route),
+        "GetPolicy": policy_pb2.GetPolicyRequest(name="p", version=1),
+        "ListPolicies": policy_pb2.ListPoliciesRequest(),
+    }
     return [
+        *((f"PolicyService/{name}", request) for name, request in policies.items()),
+        *((f"StateService/{name}", request) for name, request in state.items()),
         *((f"ContextService/{name}", request) for name, request in context.items()),
         *((f"MemoryService/{name}", request) for name, request in memory.items()),
         ("ContextService/HydrateContext", context["HydrateContext"]),
@@ -243,7 +268,7 @@ def calls(receipt: bytes) -> list[tuple[str, Message]]:
 
 @pytest.mark.parametrize("where", ["port", "socket"])
 async def test_every_method_answers_as_over_grpc(short: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each RPC of three services, first as JSON and then over gRPC: equal answers, and writes were retries (P3, P6)."""
+    """Each RPC of every service, first as JSON and then over gRPC: equal answers, and writes were retries (P3, P6)."""
     monkeypatch.setattr(limits, "nearest_s", 0.01)
     async with both(short) as (pod, port, socket):
         http = port if where == "port" else socket
@@ -258,11 +283,10 @@ async def test_every_method_answers_as_over_grpc(short: Path, where: str, monkey
             read = json_format.ParseDict(answer.body, given())
             again = await by_grpc(pod, method, request)
             if hasattr(again, "replayed"):
-                assert (getattr(read, "replayed", None), again.replayed) == (False, True), method
+                assert (read.replayed, again.replayed) == (False, True), method
             assert lasting(read) == lasting(again), method
             assert answer.body == json_format.MessageToDict(json_format.ParseDict(answer.body, given())), method
-        services = [descriptor_pool.Default().FindServiceByName(f"standpipe.v1.{name}Service")
-                    for name in ("Context", "Memory", "Session")]  # fmt: skip
+        services = [descriptor_pool.Default().FindServiceByName(name) for name in SERVICES]
         assert {method for method, _ in made} == {f"{one.name}/{rpc.name}" for one in services for rpc in one.methods}
 
 

@@ -159,4 +159,4 @@ async def test_app_json_waits_for_the_last_pod_of_before(fleet: Fleet, before: P
     for pod in (old, new):
         events = await pod.events("alone")
         assert [len(event.turn.entries) for event in events] == [2, 1]
-    assert events[0].turn.entries[1] == own
+        assert events[0].turn.entries[1] == own

@@ -121,11 +121,12 @@ func dial(target string, settings *connectSettings) (*wire, error) {
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallSendMsgSize(WireBytes),
 			grpc.MaxCallRecvMsgSize(WireBytes),
-			// gRPC keeps a request for its retries only up to this size, and retries no larger one: its default is 256 KiB.
+			// gRPC keeps a request for its retries only up to this size, and retries no larger one: its default is
+			// 256 KiB.
 			grpc.MaxRetryRPCBufferSize(WireBytes),
 		),
-		// A peer that is gone without a word is noticed within 70 s of a call. Pings only run during calls, and no server
-		// takes one a minute for too many as long as calls end.
+		// A peer that is gone without a word is noticed within 70 s of a call. Pings only run during calls, and no
+		// server takes one a minute for too many as long as calls end.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
 		// A restarted sidecar is found again at once; gRPC's defaults are 1 s, growing to 2 minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -56,6 +56,16 @@ it("holds what is built, and a strict application compiles against it", () => {
   }
 });
 
+it("has the version of the server that it is released with", () => {
+  const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
+  assert.match(readFileSync(join(ROOT, "..", "..", "pyproject.toml"), "utf8"), new RegExp(`^version = "${version}"$`, "m"));
+  const lock = JSON.parse(readFileSync(join(ROOT, "package-lock.json"), "utf8")) as { version: string; packages: object };
+  assert.equal(lock.version, version);
+  for (const [name, locked] of Object.entries(lock.packages)) {
+    assert.ok(!("resolved" in locked), `${name} is locked to one registry's address`);
+  }
+});
+
 it("imports nothing but its dependencies and Node's own modules, and its maps have the sources", () => {
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as {
     dependencies: Record<string, string>;

@@ -54,11 +54,11 @@ def environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def agent(target: str, *flags: str, subject: str = "anna") -> AsyncIterator[Any]:
+async def agent(target: str, *flags: str, subject: str = "anna", mode: str = "auto") -> AsyncIterator[Any]:
     """Start the command as a host does, and yield a client of it."""
     arguments = ["-m", "sidecar", "mcp", "--target", target, "--subject", subject, *flags]
     started = mcp.StdioServerParameters(command=sys.executable, args=arguments, env=environment())
-    async with mcp.Client(started) as client:
+    async with mcp.Client(started, mode=mode) as client:
         yield client
 
 
@@ -88,10 +88,13 @@ async def told(client: standpipe.Client, subject: str, attribute: str, value: st
     return f"{ref.session_id}@{ref.version}.{ref.entry}"
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.asyncio
-async def test_a_host_finds_five_tools_and_none_names_whose_memory_it_is(served: str) -> None:
-    """P8: the tools say what they take and give; tenant, subject, session and route are nowhere among it."""
-    async with agent(served) as client:
+async def test_a_host_finds_five_tools_and_none_names_whose_memory_it_is(mode: str, served: str) -> None:
+    """P8: the tools say what they take and give; tenant, subject, session and route are nowhere among it. Hosts of the
+    protocol's earlier versions, which begin with a handshake, find the same.
+    """
+    async with agent(served, mode=mode) as client:
         listed = (await client.list_tools()).tools
         assert "Call hydrate" in client.instructions
     assert [tool.name for tool in listed] == ["hydrate", "remember", "correct", "forget", "search"]

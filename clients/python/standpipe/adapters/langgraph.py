@@ -180,11 +180,11 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
         await self._bridge.arun(self._delete_thread(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of some runs, with all that no other checkpoint needs."""
+        """Delete the checkpoints of some runs, with all that no other one needs. Not while a thread of theirs runs."""
         self._bridge.run(self._delete_for_runs(run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of some runs, with all that no other checkpoint needs."""
+        """Delete the checkpoints of some runs, with all that no other one needs. Not while a thread of theirs runs."""
         await self._bridge.arun(self._delete_for_runs(run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
@@ -457,8 +457,15 @@ class StandpipeSaver(BaseCheckpointSaver[str]):
         return found
 
     def _records(self, config: RunnableConfig | None) -> Records:
-        subject = self._subject if isinstance(self._subject, str) else self._subject(config or {"configurable": {}})
-        return self._bridge.records(self._collection, subject)
+        if isinstance(self._subject, str):
+            return self._bridge.records(self._collection, self._subject)
+        try:
+            return self._bridge.records(self._collection, self._subject(config or {"configurable": {}}))
+        except KeyError as missing:
+            raise ValueError(
+                f"`subject` asks the config for {missing}, which it does not have here; what names no more than a "
+                "thread, or nothing, needs a saver whose `subject` is a name"
+            ) from missing
 
 
 def _place(config: RunnableConfig) -> tuple[str, str]:

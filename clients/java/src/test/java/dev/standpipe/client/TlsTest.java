@@ -93,7 +93,7 @@ final class TlsTest {
 
   @BeforeAll
   static void makeCertificates() throws Exception {
-    server = pair("server", "-keyalg", "RSA", "-keysize", "2048");
+    server = pair("server", "-keyalg", "EC", "-groupname", "secp256r1");
     newer = pair("newer", "-keyalg", "EC", "-groupname", "secp256r1");
     rsa = pair("rsa", "-keyalg", "RSA", "-keysize", "2048");
     ec = pair("ec", "-keyalg", "EC", "-groupname", "secp256r1");
@@ -130,7 +130,7 @@ final class TlsTest {
   void ownCertificatesOfEveryForm(@TempDir Path directory) throws Exception {
     try (ScriptedServer to = new ScriptedServer(credentials(server, rsa.certificate + ec.certificate))) {
       write(directory, "ca.pem", "A comment.\n" + server.certificate);
-      try (StandpipeClient none = builder(directory, to).deadline(Duration.ofSeconds(2)).connect()) {
+      try (StandpipeClient none = builder(directory, to).deadline(Duration.ofSeconds(1)).connect()) {
         assertThrows(StandpipeException.class, none::serverInfo);
       }
       Object[][] forms = {
@@ -177,7 +177,7 @@ final class TlsTest {
         write(directory, "cert.pem", ec.certificate);
         client.serverInfo(); // the key is the old one's still
         write(directory, "key.pem", ec.pem());
-        StandpipeClient hurried = client.withDeadline(Duration.ofSeconds(2));
+        StandpipeClient hurried = client.withDeadline(Duration.ofSeconds(1));
         assertThrows(StandpipeException.class, hurried::serverInfo); // this server takes the old one alone
         write(directory, "key.pem", rsa.pem());
         write(directory, "cert.pem", rsa.certificate);
@@ -192,7 +192,7 @@ final class TlsTest {
     try (ScriptedServer to = new ScriptedServer(credentials(newer, ""))) {
       write(directory, "ca.pem", server.certificate);
       try (StandpipeClient client = builder(directory, to).connect()) {
-        assertThrows(StandpipeException.class, () -> client.withDeadline(Duration.ofSeconds(2)).serverInfo());
+        assertThrows(StandpipeException.class, () -> client.withDeadline(Duration.ofSeconds(1)).serverInfo());
         write(directory, "ca.pem", server.certificate + newer.certificate);
         assertEquals("double", client.serverInfo().getVersion());
       }
