@@ -100,7 +100,7 @@ demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 FRAMEWORK_TESTS := $(TOOLS)/framework-tests
 
 # The virtual environment that tests run in, and the frameworks that there are adapters for.
-$(VENV)/clients-ready: .ci/clients.lock | $(VENV)/ready
+$(VENV)/clients-ready: .ci/clients.lock $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/clients.lock
 	@touch $@
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,17 @@ def test_the_oldest_libraries_are_those_that_are_asked_for() -> None:
     for one in OLDEST:
         name, _, version = one.partition("==")
         assert f'"{name}>={version.removesuffix(".0")},' in asked
+
+
+def test_the_clients_lock_has_what_the_tests_have_and_the_frameworks_tests_are_of_its_versions() -> None:
+    """What `make test-clients` installs changes nothing that `make setup` has installed."""
+    pinned = {
+        name: dict(re.findall(r"(?m)^([a-z0-9._-]+)==([^ \n]+)", (ROOT / ".ci" / f"{name}.lock").read_text()))
+        for name in ("dev", "clients", "framework-tests")
+    }
+    assert pinned["dev"].items() <= pinned["clients"].items()
+    assert pinned["framework-tests"].items() <= pinned["clients"].items()
+    assert set(pinned["framework-tests"]) == {"langgraph-checkpoint", "openai-agents"}
 
 
 @pytest.mark.needs("pip")
