@@ -95,6 +95,33 @@ bench-k8s: setup $(TOOLS)/helm4  ## Measure the image in pods under podman: size
 demo: setup  ## Replay a conversation through the gRPC API and show the bundle
 	$(BIN)/standpipe demo --models-dir $(MODELS)
 
+# --- clients -------------------------------------------------------------------------------------------------
+
+FRAMEWORK_TESTS := $(TOOLS)/framework-tests
+
+# The virtual environment that tests run in, and the frameworks that there are adapters for.
+$(VENV)/clients-ready: .ci/clients.lock $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/clients.lock
+	@touch $@
+
+# The frameworks' own tests, which only their sources have.
+$(FRAMEWORK_TESTS)/ready: .ci/framework-tests.lock | $(VENV)/clients-ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --no-binary :all: \
+	    --no-build-isolation --dest $(@D) -r $<
+	cd $(@D) && for source in *.tar.gz; do tar -xzf $$source && rm $$source || exit 1; done
+	@touch $@
+
+.PHONY: clients test-clients
+clients: setup  ## Build the clients' packages and their tests' drivers, of the languages whose toolchains are here
+	$(BIN)/python -m tests.clients.languages
+
+test-clients: setup $(VENV)/clients-ready $(FRAMEWORK_TESTS)/ready  ## Test the clients of all languages and the adapters, and say what was skipped; needs Go, npm and Maven
+	$(BIN)/python -m tests.clients.languages --test
+	TEST_EXPECTS="$$TEST_EXPECTS clients" $(TEST) tests/clients --timeout 600
+
+# --- tests ---------------------------------------------------------------------------------------------------
+
 # Three at a time on two cores: many tests wait for a server or a clock. Files keep the order of tests/conftest.py.
 TEST := $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
 
@@ -151,8 +178,9 @@ $(TOOLS)/buf/ready: .ci/package.json .ci/package-lock.json
 	cd $(TOOLS)/buf && npm install --no-save --silent --no-audit --no-fund
 	@touch $@
 
-proto: $(TOOLS)/protoc/ready  ## Write the stubs from protos/
+proto: $(TOOLS)/protoc/ready  ## Write the stubs and the OpenAPI file from protos/
 	$(call generate,clients/python,.)
+	$(call describe,protos/openapi.json)
 
 # $(1): where standpipe.v1 goes, $(2): where sidecar.log.v1 goes.
 define generate
@@ -161,6 +189,14 @@ define generate
 	$(TOOLS)/protoc/bin/python -m grpc_tools.protoc -I protos --python_out=$(2) --pyi_out=$(2) \
 	    $(sort $(wildcard protos/sidecar/log/v1/*.proto))
 	rm -f $(foreach name,error turn fact bundle,$(1)/standpipe/v1/$(name)_pb2_grpc.py)
+endef
+
+# $(1): where the OpenAPI file goes.
+define describe
+	mkdir -p build
+	$(TOOLS)/protoc/bin/python -m grpc_tools.protoc -I protos --include_imports --include_source_info \
+	    --descriptor_set_out=build/api.binpb $(sort $(wildcard protos/standpipe/v1/*.proto))
+	$(TOOLS)/protoc/bin/python protos/openapi.py build/api.binpb $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) > $(1)
 endef
 
 # Those of the other languages. The plugins' versions are the runtimes' that clients/ asks for, or older.
@@ -183,7 +219,7 @@ stubs: $(TOOLS)/stubs/ready $(TOOLS)/buf/ready $(VENV)/ready  ## Write the stubs
 BUF := $(CURDIR)/$(TOOLS)/buf/node_modules/.bin/buf
 STUB_PATH := $(CURDIR)/$(TOOLS)/stubs:$(CURDIR)/$(TOOLS)/buf/node_modules/.bin
 GOOGLE_PROTOS = $(shell $(BIN)/python -c 'import google.rpc; print(list(google.rpc.__path__)[0].removesuffix("/google/rpc"))')
-STUB_TREES := go/standpipe java/src/main/java/dev/standpipe/v1 typescript/src/gen
+STUB_TREES := go/standpipe/v1 java/src/main/java/dev/standpipe/v1 typescript/src/gen
 
 # $(1): the folder that stands for clients/. TypeScript has no package with the messages of gRPC's errors.
 define generate-clients
@@ -203,6 +239,8 @@ proto-check: $(TOOLS)/protoc/ready  ## Check that the stubs are what the protos 
 	    case $$stub in ./sidecar/*) there=$$stub;; *) there=clients/python/$$stub;; esac; \
 	    cmp -s build/proto/$$stub $$there || { echo "$$there is not what protos/ gives: run make proto"; exit 1; }; \
 	done; echo "Python's stubs are what the protos give"
+	$(call describe,build/proto/openapi.json)
+	@cmp build/proto/openapi.json protos/openapi.json || { echo "protos/openapi.json is not what protos/ gives: run make proto"; exit 1; }
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory buf; \
 	elif [ -n "$$CI" ]; then echo "npm is expected in CI, for buf"; exit 1; \
 	else echo "skipped buf: no npm"; fi

@@ -7,6 +7,7 @@ pip-tools resolves; it is not in the lock itself: ``pip install pip-tools`` firs
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -19,6 +20,10 @@ LOCKS = {
     ".ci/dev.lock": (
         ("--extra", "dev", "pyproject.toml"),
         "What `make setup` installs, hashed; `make lock` writes it from pyproject.toml. Linux and macOS, Python 3.11.",
+    ),
+    ".ci/clients.lock": (
+        ("--extra", "dev", "--extra", "clients", "--constraint", ".ci/dev.lock", "pyproject.toml"),
+        "What `make test-clients` installs, hashed: dev.lock, and the frameworks; `make lock` writes it. Python 3.11.",
     ),
     ".ci/peer.lock": (
         (".ci/peer.in",),
@@ -38,6 +43,9 @@ LOCKS = {
     ),
 }
 """What each is resolved from, and what stands at its top."""
+FRAMEWORK_TESTS = ".ci/framework-tests.lock"
+"""The sources of frameworks whose own tests our adapters must pass: those of the versions in clients.lock."""
+WITH_TESTS = ("langgraph-checkpoint", "openai-agents")
 LEFT_OUT = frozenset(
     "anyio certifi charset-normalizer filelock flatbuffers fsspec h11 hf-xet httpcore httpcore2 httpx httpx2"
     " huggingface-hub idna markdown-it-py mdurl packaging pycparser pygments requests tqdm truststore tzdata"
@@ -69,6 +77,25 @@ def main(*names: str) -> None:
         if sources[-1:] == _IMAGE[-1:]:
             pinned = [block for block in pinned if block.partition("==")[0] not in LEFT_OUT]
         (ROOT / name).write_text(f"# {head}\n" + "\n".join(pinned) + "\n")
+    if not names or Path(FRAMEWORK_TESTS).name in names:
+        pin_sources()
+
+
+def pin_sources() -> None:
+    """Write the lock of the frameworks' sources, which carry their tests as wheels do not."""
+    versions = dict(re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (ROOT / ".ci/clients.lock").read_text()))
+    lines = [
+        "# The sources of frameworks whose own tests the adapters must pass, hashed; `make lock` writes it.",
+    ]
+    for name in WITH_TESTS:
+        with tempfile.TemporaryDirectory() as scratch:
+            command = ["pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"]
+            command += ["--dest", scratch, f"{name}=={versions[name]}"]
+            subprocess.run([sys.executable, "-m", *command], check=True)
+            (source,) = Path(scratch).iterdir()
+            digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        lines.append(f"{name}=={versions[name]} \\\n    --hash=sha256:{digest}")
+    (ROOT / FRAMEWORK_TESTS).write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ class Config:
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:7460",), "Where gRPC is served: host:port, or unix:/path; several are served at once."
     )
+    listen_json: tuple[str, ...] = _setting(
+        (), "Where the API is served as JSON over HTTP, too: host:port, or unix:/path; empty: nowhere."
+    )
     http: str = _setting("127.0.0.1:7461", "Where /startupz, /readyz, /livez and /metrics are served; empty: nowhere.")
     record: str = _setting("sqlite:standpipe.db", "The record store: sqlite:PATH, or a libpq URI, postgresql://….")
     record_migrate: bool = _setting(
@@ -105,7 +108,8 @@ class Config:
     )
     embedder_key_file: str = _setting("", "That certificate's private key, as PEM.")
     tls_cert_file: str = _setting(
-        "", "This server's certificate, as PEM: then every host:port of listen speaks TLS; empty: none does."
+        "",
+        "This server's certificate, as PEM: then every host:port that serves calls speaks TLS; empty: none does.",
     )
     tls_key_file: str = _setting("", "The certificate's private key, as PEM.")
     tls_client_ca_file: str = _setting(
@@ -167,6 +171,7 @@ class Config:
             "listen",
             "host:port or unix:/path, at least one",
         )
+        _check(all(_is_address(one) for one in self.listen_json), "listen_json", "host:port or unix:/path, or empty")
         _check(
             not self.http or (_is_address(self.http) and not self.http.startswith("unix:")),
             "http",

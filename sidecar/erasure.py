@@ -3,7 +3,8 @@
 In this order, so that whoever dies on the way is followed by anybody (`Retention` looks for what is unfinished):
 
 1. **Mark** (R29), in one transaction. From then on the record store takes and gives nothing of what is marked, in any
-   process: no commit that is late, no retry under an old request id, no re-ingestion.
+   process: no commit that is late, no retry under an old request id, no re-ingestion. A subject's records of state and
+   its key go with it.
 2. **Sweep** every log of it: events, tool calls, checkpoints and request ids go; items and vectors are emptied, those
    too that come later (R24). Then the hot store forgets the log, and nobody can publish what was read before (H10).
 3. **Cut out what was derived** and stands in other logs, when a session or a document is erased: claims, confirmations
@@ -291,6 +292,7 @@ def receipt_of(erasure: Erasure, signer: Signer | None) -> memory_pb2.ErasureRec
         items=erasure.items,
         events_redacted=erasure.events_redacted,
         keys=erasure.keys,
+        state_records=erasure.records,
     )
     if erasure.session and names.is_own(erasure.session):
         receipt.document_id = names.own(erasure.session).document

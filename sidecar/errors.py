@@ -189,7 +189,9 @@ class ReplayUnavailable(StandpipeError):
 
 
 class VersionConflict(StandpipeError):
-    """Another commit won this version (P2). Metadata: current_version, winner_request_id."""
+    """Another commit won this version (P2), or another write this record. Metadata: current_version, and
+    winner_request_id or key_index.
+    """
 
     reason = "VERSION_CONFLICT"
     status = "ABORTED"

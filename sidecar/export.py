@@ -3,7 +3,8 @@
 **JSON Lines** is what `sidecar.restore` reads: a header, one event a line, and a signature over all of it. Events stand
 in the order in which their items were given positions, so that importing them gives the same order again (R6); those
 without items stand before the next of their session that has some, or at the end. A session's versions are in order.
-What is the record store's own (hashes, positions, receipts, counts) is not in it.
+Behind them stand the records of state, by collection and key. What is the record store's own (hashes, positions,
+receipts, revisions, counts) is not in it.
 
 **Markdown** is for people, to be read and compared: the profile, the claims by attribute with where they stand and what
 they rest on, the documents, the conversations. Lifetimes are a policy's, and no policy is asked: a claim that one lets
@@ -14,6 +15,7 @@ A page is whole lines, and its token is where the next begins, signed, with the 
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import json
@@ -41,6 +43,9 @@ from sidecar.stores.record import (
     ScopeRead,
     ScopeState,
     SessionsRead,
+    StateAll,
+    StateFound,
+    StateRecord,
     StoredEvent,
 )
 from standpipe.v1 import fact_pb2, memory_pb2, turn_pb2
@@ -52,6 +57,10 @@ JSON_LINES = memory_pb2.EXPORT_FORMAT_JSON_LINES
 MARKDOWN = memory_pb2.EXPORT_FORMAT_MARKDOWN
 
 _ITEMS_AT_ONCE = 256
+_RECORDS_AT_ONCE = 256
+_STATE = 3
+"""The part of both forms that has the records of state."""
+
 _EVENTS_AT_ONCE = 16
 """Events that are read in one trip, each with the one before it."""
 
@@ -82,6 +91,8 @@ class _Place:
     """When it began."""
     chain: bytes = START
     """Of all lines before."""
+    key: str = ""
+    """Of a record of state, whose collection stands in place of a session."""
 
 
 class _Step(NamedTuple):
@@ -131,7 +142,7 @@ class Exporter:
         async for head in self._heads(tenant, subject, "", deadline):
             position = max(position, head.position_end)
             erased, lives = erased or head.erased, lives or not head.erased
-        if erased and not lives:
+        if erased and not lives and not await self._has_state(tenant, subject, deadline):
             raise Erased("subject")
         until = cast(ScopeState, (await self._record.fetch([probe], deadline=deadline))[0]).position
         if until < position:
@@ -145,7 +156,10 @@ class Exporter:
         if not request.page_token:
             return _Place(wanted)
         fields = self._signer.open_page(
-            request.page_token, of=("export", tenant, request.subject_id), field_name="page_token"
+            request.page_token,
+            of=("export", tenant, request.subject_id),
+            field_name="page_token",
+            chars_max=limits.state_token_chars_max,
         )
         place = _Place(*cast(Any, fields))
         if place.format != wanted:
@@ -153,7 +167,9 @@ class Exporter:
         return place
 
     def _token(self, tenant: str, subject: str, place: _Place) -> str:
-        fields = (getattr(place, name) for name in _Place.__slots__)
+        fields = [getattr(place, name) for name in _Place.__slots__]
+        if not place.key:
+            fields.pop()  # the release before knows no such field
         return self._signer.seal_page(fields, of=("export", tenant, subject))
 
     def _signature(self, tenant: str, subject: str, chain: bytes) -> bytes:
@@ -172,8 +188,35 @@ class Exporter:
             async for event, head, then in self._by_position(tenant, subject, place, deadline):
                 yield _Step(line_of(event, head), then)
             place = replace(place, part=2, session="", version=0)
-        async for event, head, then in self._without_items(tenant, subject, place, deadline):
-            yield _Step(line_of(event, head), then)
+        if place.part == 2:
+            async for event, head, then in self._without_items(tenant, subject, place, deadline):
+                yield _Step(line_of(event, head), then)
+            place = replace(place, part=_STATE, session="", version=0)
+        async for record, then in self._state(tenant, subject, place, deadline):
+            yield _Step(line_of_record(record), then)
+
+    async def _state(
+        self, tenant: str, subject: str, place: _Place, deadline: Deadline | None
+    ) -> AsyncIterator[tuple[StateRecord, _Place]]:
+        """Yield the records of state."""
+        more = True
+        while more:
+            read = StateAll(
+                tenant=tenant,
+                subject=subject,
+                after=(place.session, place.key),
+                count_max=_RECORDS_AT_ONCE,
+                bytes_max=limits.export_page_bytes,
+            )
+            found = cast(StateFound, (await self._record.fetch([read], deadline=deadline))[0])
+            for record in found.records:
+                place = replace(place, session=record.collection, key=record.key)
+                yield record, place
+            more = found.more
+
+    async def _has_state(self, tenant: str, subject: str, deadline: Deadline | None) -> bool:
+        read = StateAll(tenant=tenant, subject=subject, count_max=1, bytes_max=1)
+        return bool(cast(StateFound, (await self._record.fetch([read], deadline=deadline))[0]).records)
 
     async def _by_position(
         self, tenant: str, subject: str, place: _Place, deadline: Deadline | None
@@ -324,8 +367,14 @@ class Exporter:
                 yield step
                 place = step.then
             place = replace(place, part=2, position=0, session="", version=0)
-        async for step in self._conversations(tenant, subject, place, deadline):
-            yield step
+        if place.part == 2:
+            async for step in self._conversations(tenant, subject, place, deadline):
+                yield step
+            place = replace(place, part=_STATE, session="", version=0)
+        async for record, then in self._state(tenant, subject, place, deadline):
+            heading = "" if place.key else "## Records\n\n"
+            place = then
+            yield _Step(heading + _kept(record), then)
 
     async def _documents(
         self, tenant: str, subject: str, place: _Place, deadline: Deadline | None
@@ -419,6 +468,18 @@ def line_of(event: StoredEvent, head: Head) -> str:
     else:
         fields["end"] = _message(turn_pb2.SessionEnd.FromString(event.body))
     return _json(fields)
+
+
+def line_of_record(record: StateRecord) -> str:
+    """Return a record of state as a line of JSON."""
+    fields = {
+        "collection": record.collection,
+        "key": record.key,
+        "value": base64.b64encode(record.value).decode(),
+    }
+    if record.expires_at_us:
+        fields["expires_at"] = _time(record.expires_at_us)
+    return _json({"state": fields})
 
 
 def _json(fields: Mapping[str, Any]) -> str:
@@ -537,6 +598,11 @@ def _said(event: StoredEvent) -> Iterator[str]:
             yield ""
             yield from _quoted(entry.app_json)
             yield ""
+
+
+def _kept(record: StateRecord) -> str:
+    until = f", until {_day(record.expires_at_us)}" if record.expires_at_us else ""
+    return f"- {record.collection}: {record.key} ({len(record.value)} bytes of {_day(record.updated_at_us)}{until})"
 
 
 def _quoted(text: str) -> Iterator[str]:

@@ -84,6 +84,34 @@ page_default: Final = 100
 page_bytes: Final = 3 << 20
 """Event bytes of one page: below gRPC's default of 4 MiB, so that a stock client can read it."""
 
+# --- state ---------------------------------------------------------------------------------------------------
+state_key_bytes: Final = 1024
+"""A record's key: with the ids before it, it fits into an index row of PostgreSQL, which takes 2,700 bytes."""
+
+state_value_bytes: Final = 1 << 20
+"""A record's value: the checkpoint of a long agent run has some 100 KB. What is larger is a file."""
+
+state_writes_max: Final = 256
+"""Records that one call changes or reads: the writes of a step of a graph that fans out a hundredfold."""
+
+state_write_bytes: Final = 4 << 20
+"""Keys and values of one write: it is one transaction, which others of the subject wait for."""
+
+state_ttl_s: Final = 315_360_000
+"""The longest time that a record is given: ten years. What is to be kept longer has none."""
+
+state_records_max: Final = 100_000
+"""Records of one subject, or of a tenant by itself: an erasure removes them in one transaction."""
+
+state_token_chars_max: Final = 2048
+"""A page token of state: a key of state_key_bytes in base64, and what it is bound by."""
+
+state_delete_max: Final = 1000
+"""Records that one call deletes by prefix: commits wait for it for some 10 ms."""
+
+state_expire_max: Final = 1000
+"""Records whose time has passed that are removed in one transaction, as in state_delete_max."""
+
 # --- exports and imports ---------------------------------------------------------------------------------
 import_bytes: Final = 256 << 20
 """A file of another system that `standpipe memory import` reads: it is read whole before anything is sent, and Python

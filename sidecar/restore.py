@@ -3,19 +3,25 @@
 It is a write path, and the least trusted one. By its signature a deployment knows an export of its own again: then all
 stamps in it stand. A file that is not signed, or was changed, is what somebody says: everything in it is trusted as
 EXTERNAL, so its claims wait for review, and what only who may review or operate can do (reviews, pins, corrections, the
-profile) is left out (`sidecar.gateway`).
+profile) is left out (`sidecar.gateway`). Records of state are left out of it too: an application takes what it finds
+under its keys for what it wrote itself, and may do whatever that says.
 
 The whole file is checked before anything is written. What is written is one event after the other, each as an append
 (R30); who is interrupted calls again, and what is there already is passed over. Pods that serve meanwhile show what has
-been read in so far; at the end the hot store forgets the sessions, so that all see all of it.
+been read in so far; at the end the hot store forgets the sessions, so that all see all of it. Records of state come
+last; their revisions are new.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
+import itertools
 import json
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -30,12 +36,25 @@ from sidecar.log.v1 import log_pb2
 from sidecar.receipt import Signer
 from sidecar.segment import Count
 from sidecar.stores.hot import Hot
-from sidecar.stores.record import EventKind, EventsRead, Head, HeadRead, NewEvent, Read, Record, StoredEvent
+from sidecar.stores.record import (
+    EventKind,
+    EventsRead,
+    Head,
+    HeadRead,
+    NewEvent,
+    Read,
+    Record,
+    StateFound,
+    StateRead,
+    StateWrite,
+    StoredEvent,
+)
 from standpipe.v1 import fact_pb2, turn_pb2
 
 M = TypeVar("M", bound=Message)
 
 _SESSIONS_AT_ONCE = 64
+_RECORDS_AT_ONCE = 16
 
 _KINDS: Mapping[str, EventKind] = {kind.name.lower(): kind for kind in EventKind}
 
@@ -52,7 +71,9 @@ class Restored:
     present: int = 0
     """Events that an interrupted import had written."""
     left_out: int = 0
-    """Changes of memory that a file without its signature cannot make."""
+    """Changes of memory, and records of state, that a file without its signature cannot make."""
+    records: int = 0
+    """Records of state that were written."""
 
 
 @dataclass(slots=True)
@@ -75,6 +96,17 @@ class _Line:
 
 
 @dataclass(slots=True)
+class _Kept:
+    """A record of state of the file, parsed."""
+
+    number: int
+    collection: str
+    key: str
+    value: bytes
+    expires_at_us: int
+
+
+@dataclass(slots=True)
 class _Checked:
     """What the first pass over a file found."""
 
@@ -84,6 +116,8 @@ class _Checked:
     """By session: its last version, and the line that it stands on."""
     calls: dict[str, tuple[set[str], set[str]]] = field(default_factory=lambda: defaultdict(lambda: (set(), set())))
     """By session: ids of its calls, and of those that wait."""
+    kept: set[tuple[str, str]] = field(default_factory=set)
+    """(collection, key) of its records of state."""
 
 
 class Restorer:
@@ -102,9 +136,10 @@ class Restorer:
         """Read a file in. Errors name the line and the field; an InvalidField has changed nothing."""
         checked = self._check(tenant, file)
         there = await self._there(tenant, checked, file)
+        kept = await self._kept_there(tenant, checked, file)
         done = Restored(checked.subject, checked.signed)
         await self._record.reopen(tenant, subject=checked.subject)
-        line = None
+        line: _Line | _Kept | None = None
         try:
             for line in self._lines(file, checked.subject):
                 if line.version <= there.get(line.session, 0):
@@ -114,6 +149,8 @@ class Restorer:
                 await self._record.restore(event, committed_at_us=line.committed_at_us)
                 done.events += 1
                 progress(done.events)
+            for line in self._state(file):
+                await self._keep(tenant, checked, line, there=kept, done=done)
         except StandpipeError as error:
             where = f"line {line.number}" if line else "line 1"
             error.message += f" ({where}; {done.events} events were imported, call again to go on)"
@@ -140,6 +177,11 @@ class Restorer:
             elif "signature" in fields:
                 signature = fields["signature"]
                 continue
+            elif "state" in fields:
+                one = _state_line(number, fields)
+                if (one.collection, one.key) in checked.kept:
+                    raise InvalidField("names the record of an earlier line", field=f"line {number}: state.key")
+                checked.kept.add((one.collection, one.key))
             else:
                 with _naming(number):
                     self._check_line(_line(number, fields, raw), checked)
@@ -247,8 +289,53 @@ class Restorer:
             fields = _object(raw, number)
             if number == 1 and _header(fields, number) != subject:
                 raise InvalidField("was changed while it was read", field="line 1")
-            if number > 1 and "signature" not in fields:
+            if number > 1 and not {"signature", "state"} & fields.keys():
                 yield _line(number, fields, raw)
+
+    def _state(self, file: BinaryIO) -> Iterator[_Kept]:
+        """Yield the records of state of a file that was checked."""
+        file.seek(0)
+        for number, raw in _raw_lines(file):
+            fields = _object(raw, number)
+            if "state" in fields:
+                yield _state_line(number, fields)
+
+    async def _kept_there(self, tenant: str, checked: _Checked, file: BinaryIO) -> set[tuple[str, str]]:
+        """Return which records of state are there already. Raises VersionConflict if one is not from this file."""
+        there: set[tuple[str, str]] = set()
+        if not checked.signed:
+            return there
+        lines = self._state(file)
+        while some := list(itertools.islice(lines, _RECORDS_AT_ONCE)):
+            reads: list[Read] = [
+                StateRead(
+                    tenant=tenant, subject=checked.subject, collection=one.collection, keys=[one.key], bytes_max=1
+                )
+                for one in some
+            ]
+            for one, answer in zip(some, await self._record.fetch(reads), strict=True):
+                for found in cast(StateFound, answer).records:
+                    if found.value != one.value:
+                        raise VersionConflict(
+                            f"the record of line {one.number} is there, and not from this file",
+                            field=f"line {one.number}: state",
+                            current_version=found.revision,
+                        )
+                    there.add((one.collection, one.key))
+        return there
+
+    async def _keep(
+        self, tenant: str, checked: _Checked, line: _Kept, *, there: Set[tuple[str, str]], done: Restored
+    ) -> None:
+        """Write a record of state, unless it is there or its time has passed."""
+        if not checked.signed:
+            done.left_out += 1
+        elif (line.collection, line.key) in there:
+            done.present += 1
+        elif not 0 < line.expires_at_us <= time.time_ns() // 1000:
+            write = StateWrite(key=line.key, value=line.value, expected_revision=0, expires_at_us=line.expires_at_us)
+            await self._record.put_state(tenant, subject=checked.subject, collection=line.collection, writes=[write])
+            done.records += 1
 
     def _event(self, tenant: str, checked: _Checked, line: _Line, done: Restored) -> NewEvent:
         changes = []
@@ -374,6 +461,27 @@ def _line(number: int, fields: Mapping[str, Any], raw: bytes) -> _Line:
         trust=_trusts(trust, len(turn.entries), path + "trust"),
         end=_parsed(fields.get("end", {}), turn_pb2.SessionEnd(), path + "end"),
     )
+
+
+def _state_line(number: int, fields: Mapping[str, Any]) -> _Kept:
+    path = f"line {number}: state"
+    said = fields["state"]
+    said = said if isinstance(said, dict) else {}
+
+    def text(name: str) -> str:
+        if not isinstance(said.get(name), str):
+            raise InvalidField("must be text", field=f"{path}.{name}")
+        return cast(str, said[name])
+
+    collection = validate.name(text("collection"), f"{path}.collection")
+    validate.state_keys([text("key")], f"{path}.key")
+    try:
+        value = base64.b64decode(text("value"), validate=True)
+    except (ValueError, binascii.Error):
+        raise InvalidField("must be base64", field=f"{path}.value") from None
+    validate.size(len(value), f"{path}.value", limit="state_value_bytes", maximum=limits.state_value_bytes)
+    expires_at_us = _time(text("expires_at"), f"{path}.expires_at") if "expires_at" in said else 0
+    return _Kept(number, collection, said["key"], value, expires_at_us)
 
 
 def _trusts(values: Mapping[str, Any], entries: int, path: str) -> dict[int, fact_pb2.Trust]:

@@ -1,10 +1,12 @@
-"""Retention: removes the logs of sessions that have outstayed their time, finishes erasures, tells how much there is.
+"""Retention: removes what has outstayed its time, finishes erasures, tells how much there is.
 
 How long a session's log is kept stands with the session since its last commit (R23), so a sweeper needs no policy. Any
 number of sweepers may run, in processes that serve and in `standpipe work`, and die: each removal is one transaction of
 the record store. Then the hot store forgets the session, so that nobody is shown what it holds on trust, and only then
 does the record store list the session no more. A reader who looked before, and publishes what it read before, holds a
 ticket of a life that has ended (H10). A hot store that does not answer leaves the session listed.
+
+Records of state expire by themselves: no read shows them any more (R38), and here they are removed, in pieces.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Retention:
         while True:
             try:
                 await self.sweep()
+                await self.expire()
                 if self.eraser is not None:
                     await self.eraser.resume()
                 await self.measure()
@@ -69,6 +72,16 @@ class Retention:
                     self.telemetry.sweep_failures.inc()
                     self.telemetry.log.warning("session not swept", reason=error.reason)
             if not done or len(due) < limits.sweep_batch_max:
+                return removed
+
+    async def expire(self) -> int:
+        """Remove the records of state whose time has passed; return how many this sweeper removed."""
+        removed = 0
+        while True:
+            gone = await self.record.expire_state(count_max=limits.state_expire_max)
+            self.telemetry.expired_records.inc(gone)
+            removed += gone
+            if gone < limits.state_expire_max:
                 return removed
 
     async def measure(self) -> None:

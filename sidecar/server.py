@@ -32,6 +32,7 @@ from sidecar.servicers.context import ContextServicer
 from sidecar.servicers.memory import MemoryServicer
 from sidecar.servicers.policy import PolicyServicer
 from sidecar.servicers.session import SessionServicer
+from sidecar.servicers.state import StateServicer
 from sidecar.sessions import Sessions
 from sidecar.sockets import Serving, Sockets, cancelled, version
 from sidecar.stores.hot import Hot
@@ -48,6 +49,8 @@ from standpipe.v1 import (
     policy_pb2_grpc,
     session_pb2,
     session_pb2_grpc,
+    state_pb2,
+    state_pb2_grpc,
 )
 
 SERVICES = (
@@ -55,6 +58,7 @@ SERVICES = (
     session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
     policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name,
     memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
+    state_pb2.DESCRIPTOR.services_by_name["StateService"].full_name,
 )
 
 
@@ -156,6 +160,9 @@ class Server(Serving):
                 hydrator=hydrator,
             ),
             sockets.services,
+        )
+        state_pb2_grpc.add_StateServiceServicer_to_server(
+            StateServicer(boundary, self.record, signer), sockets.services
         )
         await self._open(sockets, SERVICES)
 

@@ -1,4 +1,4 @@
-"""What every process that serves has: gRPC sockets with health and reflection, probes and metrics, and a drain.
+"""What every process that serves has: gRPC and JSON sockets, health and reflection, probes and metrics, and a drain.
 
 Start: the probes answer, then whatever the process needs is made, then the sockets are bound; only then is it started
 and ready. Stop: no new calls, the calls at work end, then everything else, in reverse.
@@ -14,13 +14,16 @@ import ssl
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -32,6 +35,9 @@ from sidecar.mounted import Mounted, follow
 from sidecar.servicers.boundary import Boundary, ReadableOnly
 from sidecar.telemetry import Log, Telemetry
 
+if TYPE_CHECKING:  # aiohttp is imported where it is configured
+    from sidecar.json_api import JsonApi
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", limits.wire_bytes),
     ("grpc.max_send_message_length", limits.wire_bytes),
@@ -39,8 +45,16 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a lottery
 )
 
-Pair = Any
-"""A `grpc.ServerCertificateConfiguration`, which has no types."""
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its key, and what clients' are checked against."""
+
+    grpc: Any
+    """A `grpc.ServerCertificateConfiguration`, which has no types."""
+    context: ssl.SSLContext
+    """The same for HTTP."""
+
 
 _DRAIN_PAUSE_S = 0.1
 """How long new calls are answered with DRAINING before the sockets close."""
@@ -52,11 +66,14 @@ def version() -> str:
 
 
 class Sockets:
-    """The gRPC sockets of a process. Servicers are added to `services` before they are opened."""
+    """The sockets of a process. Servicers are added to `services` before they are opened."""
 
     def __init__(self, config: Config, boundary: Boundary, *, tls: Mounted[Pair] | None = None) -> None:
         """With `tls` every host:port speaks TLS; a socket file never does."""
         self._config = config
+        self._tls = tls
+        self._json: JsonApi | None = None
+        self.json_ports: list[int] = []
         self._credentials = _credentials(tls, clients_too=bool(config.tls_client_ca_file)) if tls else None
         self._boundary = boundary
         self._server = grpc.aio.server(options=_OPTIONS)
@@ -75,8 +92,31 @@ class Sockets:
             listed = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(listed, self._server)
         ports = [await _bind(self._server, address, self._credentials) for address in self._config.listen]
+        if self._config.listen_json:
+            await self._open_json(names)
         await self._server.start()
         return ports
+
+    async def _open_json(self, names: Sequence[str]) -> None:
+        from sidecar.json_api import JsonApi, Method
+
+        methods = {}
+        for name in names:
+            for one in descriptor_pool.Default().FindServiceByName(name).methods:
+                path = f"/{name}/{one.name}"
+                methods[path] = Method(GetMessageClass(one.input_type), self.services.behaviour(path))
+        self._json = JsonApi(methods)
+        try:
+            for address in self._config.listen_json:
+                port = 0
+                for bound in await _bound(address):
+                    tls = _followed(self._tls) if self._tls and not address.startswith("unix:") else None
+                    await self._json.serve(bound, tls)
+                    port = port or (0 if address.startswith("unix:") else int(bound.getsockname()[1]))
+                self.json_ports.append(port)
+        except BaseException:
+            await self._json.close(0)
+            raise
 
     async def drain(self) -> None:
         """Refuse new calls, and let those at work end, for at most `drain_ms` in all."""
@@ -85,7 +125,8 @@ class Sockets:
         # What gRPC has taken in and not yet handed over when it stops ends as CANCELLED, which not all clients retry.
         pause_s = min(_DRAIN_PAUSE_S, self._config.drain_ms / 1000)
         await asyncio.sleep(pause_s)
-        await self._server.stop(self._config.drain_ms / 1000 - pause_s)
+        left_s = self._config.drain_ms / 1000 - pause_s
+        await asyncio.gather(self._server.stop(left_s), *([self._json.close(left_s)] if self._json else []))
 
 
 class Serving(ABC):
@@ -96,6 +137,7 @@ class Serving(ABC):
         self.telemetry = Telemetry(Log(level=config.log_level))
         self.health = Health(self.telemetry)
         self.ports: list[int] = []
+        self.json_ports: list[int] = []
         self.http_port = 0
         self._stack = contextlib.AsyncExitStack()
 
@@ -117,6 +159,7 @@ class Serving(ABC):
             version=version(),
             seconds=round(time.perf_counter() - started, 3),
             listen=self.addresses,
+            listen_json=self.json_addresses,
             http=self.http_address,
             provider=self.provider,
         )
@@ -136,6 +179,11 @@ class Serving(ABC):
     def addresses(self) -> list[str]:
         """Where it is served: as configured, with the port that was given where 0 was asked for."""
         return [_given(one, port) for one, port in zip(self.config.listen, self.ports, strict=True)]
+
+    @property
+    def json_addresses(self) -> list[str]:
+        """Where it is served as JSON, likewise."""
+        return [_given(one, port) for one, port in zip(self.config.listen_json, self.json_ports, strict=True)]
 
     @property
     def http_address(self) -> str:
@@ -161,6 +209,7 @@ class Serving(ABC):
     async def _open(self, sockets: Sockets, names: Sequence[str]) -> None:
         """Open the sockets, which are the first to close."""
         self.ports = await sockets.open(names)
+        self.json_ports = sockets.json_ports
         self._stack.push_async_callback(sockets.drain)
 
 
@@ -185,22 +234,24 @@ def certificates(config: Config, telemetry: Telemetry) -> Mounted[Pair] | None:
         return None
 
     def parse(certificate: bytes, key: bytes, client_ca: bytes | None = None) -> Pair:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             # OpenSSL reads files alone: what was read and what it reads may differ while they are swapped, and then the
             # next look finds it.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password="")  # never asks
+            context.load_cert_chain(cert_file, key_file, password="")  # never asks
         except (OSError, ValueError):  # an SSLError is an OSError
             raise ConfigInvalid(
                 f"{cert_file} and {key_file} must be a certificate and its key, as PEM", field="tls_cert_file"
             ) from None
         if client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=client_ca.decode("ascii"))
+                context.load_verify_locations(cadata=client_ca.decode("ascii"))
             except (OSError, ValueError):
                 raise ConfigInvalid(
                     f"{client_ca_file} must hold certificates, as PEM", field="tls_client_ca_file"
                 ) from None
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+        return Pair(grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca), context)
 
     paths = [cert_file, key_file, *([client_ca_file] if client_ca_file else [])]
     return Mounted(paths, parse, setting="tls_cert_file", telemetry=telemetry)
@@ -210,14 +261,28 @@ def _credentials(files: Mounted[Pair], *, clients_too: bool) -> grpc.ServerCrede
     """Return credentials that follow files: each handshake has the certificate that is in force then."""
     given = files.value
 
-    def changed() -> Pair | None:
+    def changed() -> Any:
         nonlocal given
         if files.value is given:
             return None
         given = files.value
-        return given
+        return given.grpc
 
-    return grpc.dynamic_ssl_server_credentials(given, changed, require_client_authentication=clients_too)
+    return grpc.dynamic_ssl_server_credentials(given.grpc, changed, require_client_authentication=clients_too)
+
+
+def _followed(files: Mounted[Pair]) -> ssl.SSLContext:
+    """Return a context that follows files likewise: each handshake goes on with the one that is in force then."""
+    first = files.value.context
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = first.verify_mode
+    context.num_tickets = 0  # a session that goes on elsewhere would not be looked at again
+
+    def greeted(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = files.value.context
+
+    context.sni_callback = greeted
+    return context
 
 
 async def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -229,21 +294,64 @@ async def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerC
             return int(server.add_insecure_port(address))
         except RuntimeError:
             raise ConfigInvalid(f"{address} cannot be bound: is another server there?", field="listen") from None
-    path = Path(address.removeprefix("unix:"))
-    if path.exists():  # gRPC would bind over a live server, which nobody could reach from then on
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise ConfigInvalid(f"{path} is there and is not a socket", field="listen")
-        if await asyncio.to_thread(_answers, path):
-            raise ConfigInvalid(f"another server is on {path}", field="listen")
-        path.unlink()
-    umask = os.umask(0o117)  # the pod's containers share the socket by its group
+    path = await _vacant(address, "listen")
+    with _group_alone():
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError:
+            raise ConfigInvalid(f"{path} cannot be bound", field="listen") from None
+    return 0
+
+
+async def _bound(address: str) -> list[socket.socket]:
+    """Return the sockets of one address of `listen_json`. Raises ConfigInvalid, as `_bind` does."""
+    if address.startswith("unix:"):
+        path = await _vacant(address, "listen_json")
+        found = socket.socket(socket.AF_UNIX)
+        with _group_alone():
+            try:
+                found.bind(str(path))
+            except OSError:
+                found.close()
+                raise ConfigInvalid(f"{path} cannot be bound", field="listen_json") from None
+        return [found]
+    host, _, port = address.rpartition(":")
+    bound: list[socket.socket] = []
     try:
-        server.add_insecure_port(address)
-    except RuntimeError:
-        raise ConfigInvalid(f"{path} cannot be bound", field="listen") from None
+        given = int(port)
+        for family, _, _, _, place in await asyncio.get_running_loop().getaddrinfo(
+            host.strip("[]"), given, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            both = family == socket.AF_INET6 and place[0] == "::" and socket.has_dualstack_ipv6()
+            bound.append(socket.create_server((place[0], given), family=family, dualstack_ipv6=both))
+            given = bound[0].getsockname()[1]
+    except OSError:
+        for one in bound:
+            one.close()
+        raise ConfigInvalid(f"{address} cannot be bound: is another server there?", field="listen_json") from None
+    return bound
+
+
+async def _vacant(address: str, setting: str) -> Path:
+    """Return the path of a socket file to be; one that nobody is at is removed. Raises ConfigInvalid."""
+    path = Path(address.removeprefix("unix:"))
+    if path.exists():  # who binds over a live server makes it one that nobody can reach from then on
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ConfigInvalid(f"{path} is there and is not a socket", field=setting)
+        if await asyncio.to_thread(_answers, path):
+            raise ConfigInvalid(f"another server is on {path}", field=setting)
+        path.unlink()
+    return path
+
+
+@contextlib.contextmanager
+def _group_alone() -> Iterator[None]:
+    """Make files that the owner and the group may use: the pod's containers share a socket by its group."""
+    umask = os.umask(0o117)
+    try:
+        yield
     finally:
         os.umask(umask)
-    return 0
 
 
 def _answers(path: Path) -> bool:

@@ -148,6 +148,9 @@ class Telemetry:
         self.swept_sessions = counter("swept_sessions_total", "Sessions whose log was removed: its time had passed.")
         self.sweep_failures = counter("sweep_failures_total", "Sessions whose log could not be removed, or forgotten.")
         self.sweep_lag_seconds = gauge("sweep_lag_seconds", "For how long a log has outstayed its time, at most.")
+        self.expired_records = counter(
+            "expired_records_total", "Records of state that were removed: their time had passed."
+        )
         self.erasures = counter("erasures_total", "Erasures that this process finished.")
         self.erasure_failures = counter("erasure_failures_total", "Attempts to finish an erasure that failed.")
         self.embedder_calls = counter(

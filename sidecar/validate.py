@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from sidecar import limits, names, normal
 from sidecar.errors import InvalidField, LimitExceeded, ToolResultWithoutCall
-from standpipe.v1 import bundle_pb2, context_pb2, embedding_pb2, fact_pb2, turn_pb2
+from standpipe.v1 import bundle_pb2, context_pb2, embedding_pb2, fact_pb2, state_pb2, turn_pb2
 
 T = TypeVar("T")
 
@@ -439,3 +439,40 @@ def documents(values: Sequence[fact_pb2.Document], path: str) -> None:
             raise InvalidField("must not be blank", field=f"{at}.text")
         total += len(value.text.encode())
     size(total, path, limit="documents_bytes", maximum=limits.documents_bytes)
+
+
+def state_keys(values: Sequence[str], field: str, *, of: str = "") -> None:
+    """Check the keys of records: that each is one, and that they differ. `of` is its path below the field's element."""
+    if not values:
+        raise InvalidField("must not be empty", field=field)
+    size(len(values), field, limit="state_writes_max", maximum=limits.state_writes_max)
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        path = f"{field}[{index}]{of}"
+        if not value:
+            raise InvalidField(f"must be 1 to {limits.state_key_bytes} bytes", field=path)
+        state_prefix(value, path)
+        if value in seen:
+            raise InvalidField("is an earlier one again: each key may stand once", field=path)
+        seen.add(value)
+
+
+def state_prefix(value: str, field: str) -> str:
+    """Check what keys may begin with."""
+    return line(value, field, limit="state_key_bytes", maximum=limits.state_key_bytes)
+
+
+def state_writes(writes: Sequence[state_pb2.StateWrite]) -> None:
+    """Check changes of records."""
+    state_keys([write.key for write in writes], "writes", of=".key")
+    for index, write in enumerate(writes):
+        path = f"writes[{index}]"
+        size(len(write.value), f"{path}.value", limit="state_value_bytes", maximum=limits.state_value_bytes)
+        if write.HasField("expected_revision") and write.expected_revision < 0:
+            raise InvalidField("must not be negative", field=f"{path}.expected_revision")
+        if write.HasField("ttl_s"):
+            between(write.ttl_s, f"{path}.ttl_s", 1, limits.state_ttl_s)
+            if not write.HasField("value"):
+                raise InvalidField("goes with a value: a write without one deletes", field=f"{path}.ttl_s")
+    total = sum(len(write.key.encode()) + len(write.value) for write in writes)
+    size(total, "writes", limit="state_write_bytes", maximum=limits.state_write_bytes)

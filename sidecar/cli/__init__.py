@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "events": "session.events",
     "replay": "session.replay",
     "info": "session.info",
+    "mcp": "mcp.mcp",
     "parked": "work.parked",
     "migrate": "migrate.migrate",
     "keys": "keys.keys",

@@ -13,6 +13,7 @@ from sidecar.cli.serve import flags_of, until_stopped
 
 _SETTINGS = (
     "listen",
+    "listen_json",
     "tls_cert_file",
     "tls_key_file",
     "tls_client_ca_file",

@@ -96,7 +96,8 @@ def import_(file: BinaryIO, record: str, **given: Any) -> None:
     with show.progress("import") as step:
         done = asyncio.run(_import(record_settings(record, given), file, step))
     console = show.stdout()
-    console.print(f"{done.events:,} events of {done.subject} imported, {done.present:,} were there")
+    records = f" and {done.records:,} records" if done.records else ""
+    console.print(f"{done.events:,} events{records} of {done.subject} imported, {done.present:,} were there")
     if not done.signed:
         console.print(
             "not signed by this deployment: its claims wait for review"
@@ -185,6 +186,7 @@ def _show(found: ErasureReceipt, *, as_json: bool) -> None:
             ("items", f"{found.items:,}"),
             ("redacted", f"{found.events_redacted:,} events of other logs"),
             ("keys", f"{found.keys:,}"),
+            ("records", f"{found.state_records:,} of its state"),
             ("signature", found.signature.hex()),
         ],
     )

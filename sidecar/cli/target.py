@@ -49,27 +49,37 @@ def tls_flags(command: _Command) -> _Command:
     return command
 
 
-def calling(command: Callable[Concatenate[sync.Client, P], None]) -> _Command:
-    """Give a command --target, --tenant and who calls, and a connected client as its first argument."""
+CONNECTION = ("target", "tenant", "token_file", "ca_file", "cert_file", "key_file")
+"""What `connection_flags` give a command, by the names that `standpipe.connect` has for them."""
 
-    @target_flag
-    @click.option("--tenant", envvar="STANDPIPE_TENANT", default="", help="The tenant; the server checks it.")
-    @click.option(
+
+def connection_flags(command: _Command) -> _Command:
+    """Give a command --target, --tenant and who calls."""
+    command = tls_flags(command)
+    command = click.option(
         "--token-file",
         envvar="STANDPIPE_TOKEN_FILE",
         default="",
         metavar="FILE",
         show_envvar=True,
         help="A bearer token, on the file's first line, for a server that asks for one.",
+    )(command)
+    command = click.option("--tenant", envvar="STANDPIPE_TENANT", default="", help="The tenant; the server checks it.")(
+        command
     )
-    @tls_flags
+    return target_flag(command)
+
+
+def calling(command: Callable[Concatenate[sync.Client, P], None]) -> _Command:
+    """Give a command `connection_flags`, and a connected client as its first argument."""
+
+    @connection_flags
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         from standpipe import sync
         from standpipe.errors import Unavailable
 
-        names = ("target", "tenant", "token_file", "ca_file", "cert_file", "key_file")
-        given: dict[str, Any] = {name: str(kwargs.pop(name)) for name in names}
+        given: dict[str, Any] = {name: str(kwargs.pop(name)) for name in CONNECTION}
         try:
             client = sync.connect(**given)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The edge between gRPC and the rest, once for every method: caller, tenant, deadline, draining, errors and metrics."""
+"""The edge between callers and the rest, once for all methods: caller, tenant, deadline, drain, errors and metrics."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from types import SimpleNamespace
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -22,7 +24,8 @@ from sidecar.stores.record import Deadline
 from sidecar.telemetry import Telemetry
 
 ERROR_DOMAIN = "standpipe.dev"
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
+"""Under which an error's details travel."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -33,8 +36,28 @@ class Request(Protocol):
     tenant_id: str
 
 
+class Call(Protocol):
+    """What is asked of a call: gRPC's context has it, and `sidecar.json_api` has its own."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds that are left; None without a deadline."""
+
+    def invocation_metadata(self) -> Sequence[tuple[str, Any]] | None:
+        """Return what came with the request."""
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """Return what the client's certificate says."""
+
+    async def abort(self, code: Any, message: str, trailing_metadata: Any) -> NoReturn:
+        """End the call with a status."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """Stands for a request whose bytes are not a message of the method."""
+
+    problem: str = "the bytes are not a message of this method"
+    field: str = ""
 
 
 class ReadableOnly:
@@ -45,10 +68,20 @@ class ReadableOnly:
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
+        self._handlers: list[grpc.GenericRpcHandler] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Add the handlers of one service."""
+        self._handlers += handlers
         self._server.add_generic_rpc_handlers(tuple(_Readable(handler) for handler in handlers))
+
+    def behaviour(self, path: str) -> Any:
+        """Return the servicer's method that gRPC calls for a path. Raises LookupError."""
+        asked = SimpleNamespace(method=path)
+        found = next((method for method in (one.service(asked) for one in self._handlers) if method), None)
+        if found is None or found.unary_unary is None:
+            raise LookupError(path)
+        return found.unary_unary
 
 
 class _Readable(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -82,7 +115,7 @@ class Boundary:
         self,
         method: str,
         request: Message | Unreadable,
-        context: grpc.aio.ServicerContext,
+        context: Call,
         work: Callable[[str, Deadline], Awaitable[Answer]],
         *,
         longest_ms: int | None = None,
@@ -127,7 +160,7 @@ class Boundary:
         callers: Callers,
         method: str,
         request: Message | Unreadable,
-        context: grpc.aio.ServicerContext,
+        context: Call,
         work: Callable[[str, Deadline], Awaitable[Answer]],
         longest_ms: int | None,
     ) -> Answer:
@@ -183,11 +216,11 @@ class Shares:
 
 def _readable(request: Message | Unreadable) -> Message:
     if isinstance(request, Unreadable):
-        raise InvalidField("the bytes are not a message of this method", field="")
+        raise InvalidField(request.problem, field=request.field)
     return request
 
 
-def _certificate_names(context: grpc.aio.ServicerContext) -> list[str]:
+def _certificate_names(context: Call) -> list[str]:
     """Return what the client's certificate names: URIs as they are, DNS names behind `dns:`.
 
     A URI without :// is none of ours: it could read like a service account's name.
@@ -198,7 +231,7 @@ def _certificate_names(context: grpc.aio.ServicerContext) -> list[str]:
     return [*(uri for uri in uris if "://" in uri), *(f"dns:{name}" for name in names)]
 
 
-def _deadline(context: grpc.aio.ServicerContext, longest_ms: int | None) -> Deadline:
+def _deadline(context: Call, longest_ms: int | None) -> Deadline:
     left_s = context.time_remaining()
     now = time.monotonic()
     if left_s is None:
@@ -208,7 +241,7 @@ def _deadline(context: grpc.aio.ServicerContext, longest_ms: int | None) -> Dead
     return now + min(float(left_s), (longest_ms or limits.deadline_default_ms) / 1000)
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: StandpipeError) -> None:
+async def _abort(context: Call, error: StandpipeError) -> None:
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
     ]
@@ -228,7 +261,7 @@ async def _abort(context: grpc.aio.ServicerContext, error: StandpipeError) -> No
     await context.abort(
         getattr(grpc.StatusCode, error.status),
         message,
-        trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),),
+        trailing_metadata=((DETAILS_KEY, status.SerializeToString()),),
     )
 
 

@@ -106,6 +106,11 @@ from sidecar.stores.record import (
     SessionRead,
     SessionsRead,
     SessionState,
+    StateAll,
+    StateFound,
+    StateList,
+    StateRead,
+    StateWrite,
     StoredEvent,
     StoredItem,
     StoredKey,
@@ -119,6 +124,8 @@ from sidecar.stores.rows import (
     head_of,
     item_of,
     key_of,
+    keys_from,
+    keys_of_page,
     named,
     parked_of,
     policy_of,
@@ -126,6 +133,10 @@ from sidecar.stores.rows import (
     sections,
     serves,
     session_full,
+    state_conflict,
+    state_full,
+    state_of,
+    state_page,
     tokens_text,
 )
 
@@ -633,6 +644,32 @@ def _read_erasures(read: ErasuresRead) -> _Asked:
     return _Asked(_WORKER, [("erasures_at_work", (read.count_max,))], _each(erasure_of))
 
 
+def _state_page(bytes_max: int, count_max: int | None = None) -> Callable[[Sequence[list[Row]]], StateFound]:
+    def answer(found: Sequence[list[Row]]) -> StateFound:
+        fit = [row for row in found[0] if row[2] is not None]
+        page = state_page(map(state_of, fit), bytes_max, count_max)
+        return page if len(fit) == len(found[0]) else StateFound(records=page.records, more=True)
+
+    return answer
+
+
+def _read_state(read: StateRead) -> _Asked:
+    values = (read.bytes_max, list(read.keys), read.tenant, read.subject, read.collection)
+    return _Asked(_Sight(read.tenant), [("state_records", values)], _state_page(read.bytes_max))
+
+
+def _read_state_list(read: StateList) -> _Asked:
+    key = (read.tenant, read.subject, read.collection, *keys_of_page(read))
+    values = (read.bytes_max, read.keys_only, *key, read.count_max + 1)
+    name = "state_down" if read.descending else "state_up"
+    return _Asked(_Sight(read.tenant), [(name, values)], _state_page(read.bytes_max, read.count_max))
+
+
+def _read_state_all(read: StateAll) -> _Asked:
+    values = (read.bytes_max, read.tenant, read.subject, *read.after, read.count_max + 1)
+    return _Asked(_Sight(read.tenant), [("state_all", values)], _state_page(read.bytes_max, read.count_max))
+
+
 def _read_figures(_read: FiguresRead) -> _Asked:
     def figures(row: Row) -> Figures:
         sessions, events, items, log_bytes, overdue_us = (int(value or 0) for value in row)
@@ -659,6 +696,9 @@ _READS: Final[Mapping[type[Read], Callable[[Any], _Asked]]] = {
     KeyRead: _read_key,
     ErasureRead: _read_erasure,
     ErasuresRead: _read_erasures,
+    StateRead: _read_state,
+    StateList: _read_state_list,
+    StateAll: _read_state_all,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -1107,6 +1147,56 @@ class PostgresRecord(Record):
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         values = _append_values(event, restored_at_us=committed_at_us)
         return _appended(event, (await self._write("append", *values, sight=_Sight(event.tenant)))[0])
+
+    async def put_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        writes: Sequence[StateWrite],
+        deadline: Deadline | None = None,
+    ) -> int:
+        arrays = (
+            [write.key for write in writes],
+            [write.value for write in writes],
+            [write.expected_revision for write in writes],
+            [write.keep_us for write in writes],
+            [write.expires_at_us for write in writes],
+        )
+        values = (tenant, subject, collection, *arrays, limits.state_records_max)
+        ((outcome, revision, number),) = await self._write(
+            "put_state", *values, sight=_Sight(tenant), deadline=deadline
+        )
+        match outcome:
+            case "erased":
+                raise Erased("subject")
+            case "conflict":
+                raise state_conflict(number - 1, revision)
+            case "full":
+                raise state_full(number)
+        return int(revision)
+
+    async def delete_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        prefix: str,
+        count_max: int,
+        deadline: Deadline | None = None,
+    ) -> tuple[int, bool]:
+        values = (tenant, subject, collection, *keys_from(prefix), count_max)
+        ((deleted, more),) = await self._write("delete_state", *values, sight=_Sight(tenant), deadline=deadline)
+        return deleted, more
+
+    async def expire_state(self, *, count_max: int) -> int:
+        # Who finds nothing asks for no transaction that writes.
+        (any_due,) = await self._ask([_Asked(_WORKER, [("any_expired_state", ())], _first(lambda row: row[0]))])
+        if not any_due:
+            return 0
+        return int((await self._write("expire_state", count_max, sight=_WORKER, deadline=math.inf))[0][0])
 
     async def scrub(self) -> None:
         if not self._open:

@@ -42,7 +42,7 @@ R16 Policy versions are immutable: publishing the content of the latest version 
     other content becomes the next version. A route moves only to a version that exists (PolicyNotFound).
 R17 Tenants never meet: every key leads with the tenant, and no read sees another's rows. The queue of work orders
     alone is ordered by age over all tenants: no tenant reads it (`claim`, LagRead, ParkedRead), nor what is due
-    to be removed (ExpiredRead, ErasuresRead, FiguresRead), nor what is to be wrapped anew (`keys_all`).
+    to be removed (ExpiredRead, ErasuresRead, FiguresRead, `expire_state`), nor what is to be wrapped anew (`keys_all`).
 R18 A store that cannot be reached, or is locked beyond the deadline, raises StoreUnavailable; one that refuses
     writes StoreReadOnly; a full one StoreFull; a newer one StoreSchemaNewer; a row that cannot be read
     StoreCorrupt. No driver's own exception leaves an engine. A failed append wrote nothing that is visible,
@@ -103,6 +103,20 @@ R34 `drop_model` removes a model's vectors, work orders and name; InvalidField f
     still works on the model may begin it anew (R14): it is dropped when nobody does.
 R35 `may_be` tells whether the store lets its caller serve a tenant. Where it does not, the tenant's reads find nothing,
     and its writes raise ConfigInvalid. Stores that bind nobody say True.
+R36 `put_state` writes and deletes records of one collection of a subject: all or none, durable when it returns. All get
+    one revision, counted up from 1 for the subject over its collections, and never given twice, whatever was deleted
+    or erased since. Where a write expects another revision than its record has (0: there is none), it raises
+    VersionConflict with `key_index`, the place of the first such write, and `current_version`, the record's revision;
+    of concurrent ones that expect the same revision one wins.
+R37 `StateRead` gives records in the order of the keys that it names, `StateList` those of a collection by the bytes of
+    their keys, either way, and `StateAll` those of all collections. Each stops before the record whose key and value
+    would exceed `bytes_max`, but gives at least one, and says so. `delete_state` removes records by the beginning of
+    their keys, and says whether some are left.
+R38 A record whose time has passed by the store's clock is there for no read and no comparison. `expire_state` removes
+    those of all tenants, the longest ago first.
+R39 A subject has at most `limits.state_records_max` records: a write of more raises LimitExceeded, and writes nothing.
+R40 `erase` of a subject removes its records with the mark (R29), and counts them; from then on `put_state` raises
+    Erased. `drop_derived` and `sweep` leave records.
 """
 
 from __future__ import annotations
@@ -314,6 +328,37 @@ class Erasure:
     items: int
     events_redacted: int
     keys: int
+    records: int = 0
+    """Of its state (R40)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateWrite:
+    """One change of one record of state (R36)."""
+
+    key: str
+    value: bytes | None
+    """None deletes it."""
+    expected_revision: int | None = None
+    """0: there is none; None: whatever there is."""
+    keep_us: int = 0
+    """How long it is kept from now; 0: until it is deleted."""
+    expires_at_us: int = 0
+    """Until when, in place of that: an import says what was said before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRecord:
+    """A record of state."""
+
+    collection: str
+    key: str
+    value: bytes
+    """Empty in a list of keys alone."""
+    revision: int
+    updated_at_us: int
+    expires_at_us: int
+    """0: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,6 +526,54 @@ class ErasuresRead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateRead:
+    """-> StateFound: those of the keys that have a record, in their order (R37)."""
+
+    tenant: str
+    subject: str
+    collection: str
+    keys: Sequence[str]
+    """That differ."""
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateList:
+    """-> StateFound: a page of a collection's records (R37)."""
+
+    tenant: str
+    subject: str
+    collection: str
+    prefix: str = ""
+    """What their keys begin with."""
+    after_key: str = ""
+    """The last key of the page before."""
+    descending: bool = False
+    keys_only: bool = False
+    count_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateAll:
+    """-> StateFound: a page of a subject's records, by (collection, key) (R37)."""
+
+    tenant: str
+    subject: str
+    after: tuple[str, str] = ("", "")
+    count_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFound:
+    """What was found, and whether there may be more behind the last of it: for a StateRead, under its later keys."""
+
+    records: Sequence[StateRecord]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRead:
     """-> StoredPolicy | None."""
 
@@ -624,6 +717,9 @@ Read = (
     | KeyRead
     | ErasureRead
     | ErasuresRead
+    | StateRead
+    | StateList
+    | StateAll
     | PolicyRead
     | RouteRead
     | PoliciesRead
@@ -766,6 +862,35 @@ class Record(ABC):
     @abstractmethod
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         """Append an event that an export holds (R30). `expected_version` is the one that it follows."""
+
+    @abstractmethod
+    async def put_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        writes: Sequence[StateWrite],
+        deadline: Deadline | None = None,
+    ) -> int:
+        """Change records under keys that differ; return their revision (R36). Raises VersionConflict, Erased."""
+
+    @abstractmethod
+    async def delete_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        prefix: str,
+        count_max: int,
+        deadline: Deadline | None = None,
+    ) -> tuple[int, bool]:
+        """Remove records whose keys begin with a prefix; return how many, and whether some are left (R37)."""
+
+    @abstractmethod
+    async def expire_state(self, *, count_max: int) -> int:
+        """Remove records of all tenants whose time has passed; return how many (R38)."""
 
     @abstractmethod
     async def scrub(self) -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Final
 
 from sidecar import limits
-from sidecar.errors import InvalidField, LimitExceeded, StoreCorrupt
+from sidecar.errors import InvalidField, LimitExceeded, StoreCorrupt, VersionConflict
 from sidecar.stores.grants import Grant
 from sidecar.stores.record import (
     Erasure,
@@ -23,6 +23,9 @@ from sidecar.stores.record import (
     ItemKind,
     NewItem,
     ParkedOrder,
+    StateFound,
+    StateList,
+    StateRecord,
     StoredEvent,
     StoredItem,
     StoredKey,
@@ -152,6 +155,78 @@ def erasure_of(row: Sequence[Any]) -> Erasure:
         items=row[7],
         events_redacted=row[8],
         keys=row[9],
+        records=row[10],
+    )
+
+
+def state_of(row: Sequence[Any]) -> StateRecord:
+    """Return a record of state."""
+    return StateRecord(
+        collection=row[0],
+        key=row[1],
+        value=row[2],
+        revision=row[3],
+        updated_at_us=row[4],
+        expires_at_us=row[5],
+    )
+
+
+def state_page(records: Iterable[StateRecord], bytes_max: int, count_max: int | None = None) -> StateFound:
+    """Return the first records that keep within a page, but one at least (R37)."""
+    page: list[StateRecord] = []
+    size_bytes = 0
+    for record in records:
+        size_bytes += len(record.key.encode()) + len(record.value)
+        if page and (size_bytes > bytes_max or len(page) == count_max):
+            return StateFound(records=page, more=True)
+        page.append(record)
+    return StateFound(records=page, more=False)
+
+
+_ABOVE: Final = chr(0x10FFFF) * (limits.state_key_bytes // 4 + 1)
+"""Above every key."""
+
+_NEXT: Final = "\x01"
+"""Behind a key, it makes the least text above it that a key may have: none holds a control character."""
+
+
+def keys_from(prefix: str) -> tuple[str, str]:
+    """Return the range of keys that begin with a prefix, [from, to), in the order of code points, and so of bytes."""
+    rest = prefix.rstrip(chr(0x10FFFF))
+    if not rest:
+        return prefix, _ABOVE
+    after = ord(rest[-1]) + 1
+    return prefix, rest[:-1] + chr(0xE000 if after == 0xD800 else after)
+
+
+def keys_of_page(read: StateList) -> tuple[str, str]:
+    """Return the range of keys that a page of a list may hold, [from, to)."""
+    low, high = keys_from(read.prefix)
+    if read.after_key and read.descending:
+        high = min(high, read.after_key)
+    elif read.after_key:
+        low = max(low, read.after_key + _NEXT)
+    return low, high
+
+
+def state_conflict(index: int, revision: int) -> VersionConflict:
+    """Return what a write that expects another revision is refused with (R36)."""
+    return VersionConflict(
+        "the record has another revision than the write expects",
+        field=f"writes[{index}].expected_revision",
+        key_index=index,
+        current_version=revision,
+    )
+
+
+def state_full(records: int) -> LimitExceeded:
+    """Return what records beyond `limits.state_records_max` are refused with (R39)."""
+    return LimitExceeded(
+        f"the subject has room for {limits.state_records_max} records",
+        field="writes",
+        limit="state_records_max",
+        maximum=limits.state_records_max,
+        actual=records,
     )
 
 

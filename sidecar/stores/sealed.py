@@ -6,9 +6,10 @@
     caller ──> SealedHot    ──> any coherent engine of the hot contract
 
 Both keep their contract whole, so nobody else knows of encryption. Sealed under the subject's key are event bodies; an
-item's text, speaker, terms and detail, together in the place of its terms; vectors; checkpoints; and in the hot store
-the events and checkpoints of tails. The digest of a request (R4) is keyed, since it would tell a short message to
-whoever guesses it. In the clear stay ids, names of subjects and sessions, times, counts, roles, kinds, and policies.
+item's text, speaker, terms and detail, together in the place of its terms; vectors; checkpoints; values of state; and
+in the hot store the events and checkpoints of tails. The digest of a request (R4) is keyed, since it would tell a short
+message to whoever guesses it. In the clear stay ids, names of subjects and sessions, keys of state, times, counts,
+roles, kinds, and policies.
 
 The associated data of a value is the identity of its row: one that was moved to another row, subject or tenant does not
 open (StoreCorrupt). For an item its time, to the microsecond, stands for its version, which is not yet known then. What
@@ -72,12 +73,19 @@ from sidecar.stores.record import (
     ScopeState,
     SessionRead,
     SessionState,
+    StateAll,
+    StateFound,
+    StateList,
+    StateRead,
+    StateRecord,
+    StateWrite,
     StoredEvent,
     StoredItem,
     StoredKey,
     StoredPolicy,
     StoredRoute,
 )
+from sidecar.stores.rows import state_page
 from sidecar.vault import OVERHEAD_BYTES, DataKey, Vault, is_sealed, key_id_of
 
 K = TypeVar("K")
@@ -220,6 +228,15 @@ def _checkpoint_identity(tenant: str, checkpoint: Checkpoint) -> bytes:
     )
 
 
+def _state_identity(tenant: str, subject: str, collection: str, key: str) -> bytes:
+    return canonical.pack(("state", tenant, subject, collection, key))
+
+
+def _state_key(key: DataKey, collection: str, name: str) -> DataKey:
+    """Return the key of one record: however often records change, no key seals too much."""
+    return key.derived(f"state {collection} {name}")
+
+
 def _hot_identity(tenant: str, event: StoredEvent) -> bytes:
     return canonical.pack(
         ("tail", tenant, event.session, event.version, int(event.kind), event.committed_at_us)
@@ -272,6 +289,9 @@ class _Opener:
                 return _page([self.event(read.tenant, event) for event in answer], read)
             case ScopeRead() | ChangesRead(), ScopeState():
                 return self._scope(read, answer)
+            case StateRead() | StateList() | StateAll(), StateFound():
+                page = state_page([self._record(read, record) for record in answer.records], read.bytes_max)
+                return replace(page, more=page.more or answer.more)
         return answer
 
     def session(self, tenant: str, state: SessionState) -> SessionState:
@@ -286,6 +306,13 @@ class _Opener:
             return event
         body = self._key(tenant, event.body).open(event.body, _event_identity(tenant, event.session, event.request_id))
         return replace(event, body=body, body_hash=event.body_hash or hashlib.sha256(event.body).digest())
+
+    def _record(self, read: StateRead | StateList | StateAll, record: StateRecord) -> StateRecord:
+        if not is_sealed(record.value):
+            return record
+        key = _state_key(self._key(read.tenant, record.value), record.collection, record.key)
+        identity = _state_identity(read.tenant, read.subject, record.collection, record.key)
+        return replace(record, value=key.open(record.value, identity))
 
     def _scope(self, read: ScopeRead | ChangesRead, state: ScopeState) -> ScopeState:
         items = [
@@ -334,8 +361,10 @@ def _page(events: Sequence[StoredEvent], read: EventsRead) -> Sequence[StoredEve
 
 def _roomy(read: Read) -> Read:
     """Return a read that stops where the caller's would, or behind."""
-    if isinstance(read, EventsRead):
+    if isinstance(read, EventsRead | StateList | StateAll):
         return replace(read, bytes_max=read.bytes_max + OVERHEAD_BYTES * min(read.count_max, limits.page_max))
+    if isinstance(read, StateRead):
+        return replace(read, bytes_max=read.bytes_max + OVERHEAD_BYTES * len(read.keys))
     return read
 
 
@@ -351,6 +380,8 @@ def _key_ids(read: Read, answer: Answer) -> set[tuple[str, bytes]]:
             values = [event.body for event in answer]
         case ScopeRead() | ChangesRead(), ScopeState():
             values = [item.terms for item in answer.items] + [*answer.vectors]
+        case StateRead() | StateList() | StateAll(), StateFound():
+            values = [record.value for record in answer.records]
         case _:
             return set()
     return {(read.tenant, key_id_of(value)) for value in values if is_sealed(value)}
@@ -362,6 +393,8 @@ def _size(answer: Answer) -> int:
             return len(answer.events)
         case ScopeState():
             return len(answer.items) + len(answer.vectors)
+        case StateFound():
+            return len(answer.records)
         case list() | tuple():
             return len(answer)
     return 0
@@ -590,7 +623,7 @@ class SealedRecord(Record):
         """Return the (tenant, subject) whose content a read asks for, as far as it is known."""
         subject = None
         match read:
-            case ScopeRead() | ChangesRead():
+            case ScopeRead() | ChangesRead() | StateRead() | StateList() | StateAll():
                 subject = read.subject
             case SessionRead() | EventsRead():
                 subject = self._subjects.get((read.tenant, read.session))
@@ -670,6 +703,53 @@ class SealedRecord(Record):
             gone_s = (cast(GrantsState, now).now_us - cast(Erasure, erasure).asked_at_us) / 1e6
             await asyncio.sleep(min(max(self.keys.ttl_s - gone_s, 0.0), self.keys.ttl_s))
         await self.inner.reopen(tenant, subject=subject)
+
+    # --- state ---
+
+    async def put_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        writes: Sequence[StateWrite],
+        deadline: Deadline | None = None,
+    ) -> int:
+        async with self._appending():
+            try:
+                key = await self.keys.of(tenant, subject, deadline=deadline)
+
+                def sealed(write: StateWrite) -> StateWrite:
+                    if write.value is None:
+                        return write
+                    own = _state_key(key, collection, write.key)
+                    identity = _state_identity(tenant, subject, collection, write.key)
+                    return replace(write, value=own.seal(write.value, identity))
+
+                writes = await _run(lambda: [sealed(write) for write in writes], values=len(writes))
+                return await self.inner.put_state(
+                    tenant, subject=subject, collection=collection, writes=writes, deadline=deadline
+                )
+            except Erased:
+                self.keys.forget(tenant, subject)
+                raise
+
+    async def delete_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        prefix: str,
+        count_max: int,
+        deadline: Deadline | None = None,
+    ) -> tuple[int, bool]:
+        return await self.inner.delete_state(
+            tenant, subject=subject, collection=collection, prefix=prefix, count_max=count_max, deadline=deadline
+        )
+
+    async def expire_state(self, *, count_max: int) -> int:
+        return await self.inner.expire_state(count_max=count_max)
 
     async def scrub(self) -> None:
         await self.inner.scrub()

@@ -27,6 +27,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,11 @@ from sidecar.stores.record import (
     SessionRead,
     SessionsRead,
     SessionState,
+    StateAll,
+    StateFound,
+    StateList,
+    StateRead,
+    StateWrite,
     StoredEvent,
     StoredItem,
     StoredKey,
@@ -113,6 +119,8 @@ from sidecar.stores.rows import (
     head_of,
     item_of,
     key_of,
+    keys_from,
+    keys_of_page,
     named,
     parked_of,
     policy_of,
@@ -120,6 +128,10 @@ from sidecar.stores.rows import (
     sections,
     serves,
     session_full,
+    state_conflict,
+    state_full,
+    state_of,
+    state_page,
     tokens_text,
 )
 
@@ -369,6 +381,25 @@ def _read_erasures(db: sqlite3.Connection, read: ErasuresRead) -> Sequence[Erasu
     return [erasure_of(row) for row in db.execute(SQL["erasures_at_work"], (read.count_max,))]
 
 
+def _read_state(db: sqlite3.Connection, read: StateRead) -> StateFound:
+    key, now_us = (read.tenant, read.subject, read.collection), _now_us()
+    rows = (_one(db, "state_record", *key, one, now_us) for one in read.keys)
+    return state_page((state_of(row) for row in rows if row), read.bytes_max)
+
+
+def _read_state_list(db: sqlite3.Connection, read: StateList) -> StateFound:
+    values = (read.keys_only, read.tenant, read.subject, read.collection, *keys_of_page(read), _now_us())
+    name = "state_down" if read.descending else "state_up"
+    with contextlib.closing(db.execute(SQL[name], (*values, read.count_max + 1))) as rows:
+        return state_page(map(state_of, rows), read.bytes_max, read.count_max)
+
+
+def _read_state_all(db: sqlite3.Connection, read: StateAll) -> StateFound:
+    values = (read.tenant, read.subject, *read.after, _now_us(), read.count_max + 1)
+    with contextlib.closing(db.execute(SQL["state_all"], values)) as rows:
+        return state_page(map(state_of, rows), read.bytes_max, read.count_max)
+
+
 def _read_policy(db: sqlite3.Connection, read: PolicyRead) -> StoredPolicy | None:
     if read.version is None:
         row = _one(db, "latest_policy", read.tenant, read.name)
@@ -435,6 +466,9 @@ _READS: Final[Mapping[type[Read], Callable[[sqlite3.Connection, Any], Answer]]] 
     KeyRead: _read_key,
     ErasureRead: _read_erasure,
     ErasuresRead: _read_erasures,
+    StateRead: _read_state,
+    StateList: _read_state_list,
+    StateAll: _read_state_all,
     PolicyRead: _read_policy,
     RouteRead: _read_route,
     PoliciesRead: _read_policies,
@@ -862,8 +896,9 @@ def _erase(db: sqlite3.Connection, tenant: str, subject: str, session: str) -> E
     marked = head.erased if head else not session and _counters(db, (tenant, subject)).erased
     if marked and (there := _erasure(db, key)):
         return there
-    keys = 0
+    keys = records = 0
     if not session:
+        records = _state_counters(db, (tenant, subject)).records  # they go with the mark
         db.execute(SQL["mark_erased_scope"], (tenant, subject))
         db.execute(SQL["mark_erased_sessions"], (tenant, subject))
         db.execute(SQL["drop_work_of_subject"], (tenant, subject))
@@ -872,7 +907,7 @@ def _erase(db: sqlite3.Connection, tenant: str, subject: str, session: str) -> E
         db.execute(SQL["mark_erased_session"], (tenant, session))
     else:
         db.execute(SQL["keep_erased_session"], (tenant, session, subject, now_us))
-    db.execute(SQL["put_erasure"], (*key, now_us, keys))
+    db.execute(SQL["put_erasure"], (*key, now_us, keys, records))
     return erasure_of(_one(db, "erasure", *key))
 
 
@@ -907,6 +942,66 @@ def _restore(db: sqlite3.Connection, event: NewEvent, committed_at_us: int) -> A
     if head:
         committed_at_us = max(committed_at_us, head.updated_at_us)
     return _append_behind(db, event, head, committed_at_us)
+
+
+class _StateCounters(NamedTuple):
+    """What a row of `scopes` says of state."""
+
+    erased: bool = False
+    revision: int = 0
+    records: int = 0
+
+
+def _state_counters(db: sqlite3.Connection, scope: tuple[str, str]) -> _StateCounters:
+    return _StateCounters(*(_one(db, "state_counters", *scope) or ()))
+
+
+def _put_state(db: sqlite3.Connection, tenant: str, subject: str, collection: str, writes: Sequence[StateWrite]) -> int:
+    scope, now_us = (tenant, subject), _now_us()
+    erased, revision, records = _state_counters(db, scope)
+    if erased:
+        raise Erased("subject")
+    revision += 1
+    before = records
+    for index, write in enumerate(writes):  # each key has one, so what was written before does not count
+        key = (*scope, collection, write.key)
+        row = _one(db, "state_stands", *key)
+        current = row[0] if row and (row[1] == 0 or row[1] > now_us) else 0
+        if write.expected_revision not in {None, current}:
+            raise state_conflict(index, current)
+        if write.value is None:
+            records -= db.execute(SQL["drop_state"], key).rowcount
+            continue
+        records += row is None
+        expires_at_us = write.expires_at_us or (now_us + write.keep_us if write.keep_us else 0)
+        db.execute(SQL["put_state"], (*key, revision, now_us, expires_at_us, write.value))
+    if records > max(before, limits.state_records_max):
+        raise state_full(records)
+    db.execute(SQL["count_state"], (*scope, revision, records))
+    return revision
+
+
+def _delete_state(
+    db: sqlite3.Connection, tenant: str, subject: str, collection: str, prefix: str, count_max: int
+) -> tuple[int, bool]:
+    key, now_us = (tenant, subject, collection), _now_us()
+    found = _all(db, "state_keys", *key, *keys_from(prefix), count_max + 1)
+    gone = found[:count_max]
+    db.executemany(SQL["drop_state"], [(*key, one) for one, _ in gone])
+    db.execute(SQL["fewer_state"], (len(gone), tenant, subject))
+    return sum(not 0 < expires_at_us <= now_us for _, expires_at_us in gone), len(found) > len(gone)
+
+
+def _expire_state(db: sqlite3.Connection, count_max: int) -> int:
+    keys = _all(db, "expired_state", _now_us(), count_max)
+    db.executemany(SQL["drop_state"], keys)
+    fewer = Counter((tenant, subject) for tenant, subject, _, _ in keys)
+    db.executemany(SQL["fewer_state"], [(count, *scope) for scope, count in fewer.items()])
+    return len(keys)
+
+
+def _any_expired_state(db: sqlite3.Connection) -> bool:
+    return _one(db, "expired_state", _now_us(), 1) is not None
 
 
 def _put_key(db: sqlite3.Connection, tenant: str, key: StoredKey) -> StoredKey:
@@ -1274,6 +1369,36 @@ class SqliteRecord(Record):
 
     async def restore(self, event: NewEvent, *, committed_at_us: int) -> Appended:
         return await self._write(partial(_restore, event=event, committed_at_us=committed_at_us))
+
+    async def put_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        writes: Sequence[StateWrite],
+        deadline: Deadline | None = None,
+    ) -> int:
+        work = partial(_put_state, tenant=tenant, subject=subject, collection=collection, writes=writes)
+        return await self._write(work, deadline)
+
+    async def delete_state(
+        self,
+        tenant: str,
+        *,
+        subject: str,
+        collection: str,
+        prefix: str,
+        count_max: int,
+        deadline: Deadline | None = None,
+    ) -> tuple[int, bool]:
+        work = partial(_delete_state, subject=subject, collection=collection, prefix=prefix, count_max=count_max)
+        return await self._write(partial(work, tenant=tenant), deadline)
+
+    async def expire_state(self, *, count_max: int) -> int:
+        if not await self._read(_any_expired_state):  # who finds nothing leaves the write lock alone
+            return 0
+        return await self._write(partial(_expire_state, count_max=count_max))
 
     async def scrub(self) -> None:
         if not self._open:

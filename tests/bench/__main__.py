@@ -18,8 +18,7 @@ from tests.bench.figures import Bench, Figure
 from tests.bench.served import ServedBench
 from tests.servers import Postgres, Redis
 
-FAMILIES = ("warm", "recall", "encryption", "commit", "process")
-
+FAMILIES = ("warm", "recall", "encryption", "commit", "process", "clients")
 
 STORES = ("embedded", "served")
 
@@ -42,8 +41,8 @@ async def run(given: argparse.Namespace) -> dict[str, list[Figure]]:
                 bench = ServedBench(place, given.models_dir.resolve(), postgres=postgres, redis=redis, **counts)
             await bench.fill(memories=given.memories)
             for family in given.only or FAMILIES:
-                if family == "none":
-                    continue
+                if family == "none" or (family, stores) == ("clients", "served"):
+                    continue  # what a client adds does not depend on the stores
                 await (bench.recall(given.memories) if family == "recall" else getattr(bench, family)())
             if given.profile:
                 await bench.profile(given.out / stores)

@@ -31,6 +31,7 @@ from sidecar.tokens import Tokenizers
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, turn_pb2
 from tests import keys
 from tests.bench import seed
+from tests.clients.languages import LANGUAGES, Driver, absent
 
 HYDRATE = "/standpipe.v1.ContextService/HydrateContext"
 COMMIT = "/standpipe.v1.ContextService/CommitTurn"
@@ -91,6 +92,7 @@ class Child:
     """A process that serves, and a channel to it."""
 
     process: asyncio.subprocess.Process
+    target: str
     channel: grpc.aio.Channel
     start_s: float
 
@@ -123,7 +125,7 @@ async def child(kind: str, address: Path, **options: Any) -> AsyncIterator[Child
         start_s = time.perf_counter() - started
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         async with grpc.aio.insecure_channel(f"unix:{address}", options=unlimited) as channel:
-            yield Child(process, channel, start_s)
+            yield Child(process, f"unix:{address}", channel, start_s)
     finally:
         process.stdin.close()
         await process.wait()
@@ -378,6 +380,38 @@ class Bench:
                     round(statistics.median(a / b for a, b in zip(rates["20"], rates["floor"], strict=True)), 3),
                     bar=0.7, at_most=False, ms={"hydrate": ms["20"], "floor": ms["floor"]},
                     note="{:,.0f} a second against {:,.0f}".format(*map(statistics.median, rates.values())),
+                )
+            )  # fmt: skip
+
+    async def clients(self) -> None:
+        """Measure the clients of all languages that are built here: a hydrate by each over its bare stub."""
+        async with self.standpipe("plain", embedder="none") as server:
+            await self.prepare(server)
+            with contextlib.ExitStack() as stack:
+                drivers = {
+                    name: stack.enter_context(Driver(language, measured=True))
+                    for name, language in LANGUAGES.items()
+                    if not absent(language)
+                }
+                fields = {"session": "s20", "subject": "s20", "calls": self.calls}
+                for driver in drivers.values():
+                    driver("connect", target=server.target)
+                    # What a compiler learns while it runs, it learns before.
+                    await asyncio.to_thread(driver, "bench", **{**fields, "calls": 1}, warmup=10 * self.calls)
+                times: dict[str, dict[str, list[list[float]]]] = {name: {"client": [], "stub": []} for name in drivers}
+                for _ in range(self.rounds):
+                    for name, driver in drivers.items():
+                        took = await asyncio.to_thread(driver, "bench", **fields, warmup=5)
+                        for side, found in times[name].items():
+                            found.append([one / 1e6 for one in took[f"{side}_us"]])
+        for name, language in LANGUAGES.items():
+            if name not in times:
+                print(f"client_{name} skipped: {absent(language)}", flush=True)
+                continue
+            self.add(
+                Figure(
+                    f"client_{name}", f"hydrate, 20 turns, by the client in {name.capitalize()} / its bare stub",
+                    ratio(times[name], "client", "stub"), bar=1.15, ms=behind(times[name]),
                 )
             )  # fmt: skip
 

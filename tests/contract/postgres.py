@@ -110,6 +110,11 @@ class RawPostgres(RawRecord):
             session,
         )
 
+    def set_expires_at(self, tenant: str, key: str, expires_at_us: int) -> None:
+        self.execute(
+            "UPDATE standpipe.state SET expires_at_us = %s WHERE (tenant, key) = (%s, %s)", expires_at_us, tenant, key
+        )
+
     def analyse(self) -> None:
         self.execute("ANALYZE")
 

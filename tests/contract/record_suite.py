@@ -78,6 +78,11 @@ from sidecar.stores.record import (
     SessionRead,
     SessionsRead,
     SessionState,
+    StateAll,
+    StateFound,
+    StateList,
+    StateRead,
+    StateWrite,
     StoredEvent,
     StoredItem,
     StoredKey,
@@ -119,6 +124,10 @@ class RawRecord(ABC):
     @abstractmethod
     def set_updated_at(self, tenant: str, session: str, updated_at_us: int) -> None:
         """Pretend that a session's last event was committed at another time."""
+
+    @abstractmethod
+    def set_expires_at(self, tenant: str, key: str, expires_at_us: int) -> None:
+        """Pretend that a record of state expires at another time."""
 
     @abstractmethod
     def analyse(self) -> None:
@@ -313,6 +322,27 @@ async def erase(record: Record, subject: str = "ana", *, session: str = "") -> E
             await record.sweep(tenant, name)
             await record.forgotten(tenant, name)
     return await record.finish_erasure(erasure)
+
+
+async def put(record: Record, *writes: StateWrite, subject: str = "ana", collection: str = "c", **more: Any) -> int:
+    """Change records of state."""
+    return await record.put_state(more.pop("tenant", "acme"), subject=subject, collection=collection, writes=writes)
+
+
+async def listed(record: Record, *, subject: str = "ana", collection: str = "c", **more: Any) -> StateFound:
+    """Return a page of records, of any size if nothing else is said."""
+    values = {"tenant": "acme", "count_max": 1000, "bytes_max": 1 << 30, **more}
+    return await one(record, StateList(subject=subject, collection=collection, **values), StateFound)
+
+
+async def kept(record: Record, *, subject: str = "ana", **more: Any) -> dict[str, tuple[bytes, int]]:
+    """Return all records of a subject: collection/key -> (value, revision)."""
+    found = await one(
+        record,
+        StateAll(tenant=more.pop("tenant", "acme"), subject=subject, count_max=1000, bytes_max=1 << 30),
+        StateFound,
+    )
+    return {f"{record.collection}/{record.key}": (record.value, record.revision) for record in found.records}
 
 
 async def outcomes(*calls: Awaitable[Appended]) -> tuple[list[Appended], list[BaseException]]:
@@ -1143,6 +1173,7 @@ class RecordSuite:
         leads = {name: columns[0] for name, columns in raw.keys().items() if "tenant" in columns}
         assert leads.pop("work_by_age") == "model"
         leads.pop("sessions_by_expiry")
+        assert leads.pop("state_by_expiry") == "expires_at_us"
         assert leads.pop("erasures_at_work") == "asked_at_us"
         assert len(leads) > 9
         assert set(leads.values()) == {"tenant"}
@@ -2375,3 +2406,277 @@ class RecordSuite:
         """A store that binds nobody lets its caller serve whatever tenant (R35)."""
         assert await record.may_be("acme")
         assert await record.may_be("a tenant that nobody has")
+
+    # --- R36 ---
+
+    async def test_r36_a_write_gives_all_its_records_one_revision(self, record: Record, reopen: Reopen) -> None:
+        """What was written is there, also after the engine is gone, under a revision of its own (R36)."""
+        before_us = time.time_ns() // 1000 - 1_000_000
+        assert await put(record, StateWrite(key="a", value=b"1"), StateWrite(key="b", value=b"\x00\xff")) == 1
+        assert await put(record, StateWrite(key="a", value=b""), collection="d") == 2
+        assert await put(record, StateWrite(key="a", value=b"2"), StateWrite(key="b", value=None)) == 3
+        await record.close()
+        other = await reopen()
+        assert await kept(other) == {"c/a": (b"2", 3), "d/a": (b"", 2)}
+        (found,) = (await listed(other)).records
+        assert (found.collection, found.key, found.expires_at_us) == ("c", "a", 0)
+        assert found.updated_at_us > before_us
+
+    async def test_r36_revisions_are_never_given_twice(self, record: Record) -> None:
+        """Each subject counts for itself, on behind what was deleted, expired or erased (R36)."""
+        assert await put(record, StateWrite(key="a", value=b"1")) == 1
+        assert await put(record, StateWrite(key="a", value=None)) == 2
+        assert await put(record, StateWrite(key="nothing", value=None)) == 3
+        assert await put(record, StateWrite(key="a", value=b"1"), subject="bob") == 1
+        assert await put(record, StateWrite(key="a", value=b"1"), tenant="rival") == 1
+        assert await put(record, StateWrite(key="a", value=b"1")) == 4
+        await record.delete_state("acme", subject="ana", collection="c", prefix="", count_max=9)
+        await erase(record)
+        await record.reopen("acme", subject="ana")
+        assert await put(record, StateWrite(key="a", value=b"1", expected_revision=0)) == 5
+
+    async def test_r36_a_conflict_writes_nothing(self, record: Record, raw: RawRecord) -> None:
+        """The first write that expects what is not so is named with the record's revision, and none is done (R36)."""
+        await put(record, StateWrite(key="a", value=b"1"), StateWrite(key="b", value=b"1"))
+        await put(record, StateWrite(key="b", value=b"2"))
+        before = await kept(record)
+        for expected, index, revision in (((1, 1, None), 1, 2), ((0, 1, 0), 0, 1), ((1, 2, 7), 2, 0)):
+            with pytest.raises(VersionConflict) as refused:
+                await put(
+                    record,
+                    StateWrite(key="a", value=None, expected_revision=expected[0]),
+                    StateWrite(key="b", value=b"3", expected_revision=expected[1]),
+                    StateWrite(key="new", value=b"3", expected_revision=expected[2]),
+                )
+            assert refused.value.metadata == {"key_index": str(index), "current_version": str(revision)}
+            assert refused.value.field == f"writes[{index}].expected_revision"
+            assert await kept(record) == before
+        assert await put(record, StateWrite(key="a", value=None, expected_revision=1)) == 3
+
+    @pytest.mark.parametrize("handles", [1, 2])
+    async def test_r36_one_writer_wins(self, record: Record, reopen: Reopen, handles: int) -> None:
+        """Of concurrent writes that expect one revision exactly one wins, the first write included (R36)."""
+        records = [record, *[await reopen() for _ in range(handles - 1)]]
+        revision = 0
+        for turn_no in range(4):
+            tries = [
+                put(
+                    records[number % handles],
+                    StateWrite(key="shared", value=str(number).encode(), expected_revision=revision),
+                    StateWrite(key=f"{turn_no}-{number}", value=b"mine"),
+                )
+                for number in range(16)
+            ]
+            done = await asyncio.gather(*tries, return_exceptions=True)
+            (revision,) = [one for one in done if isinstance(one, int)]
+            winner = next(number for number, one in enumerate(done) if isinstance(one, int))
+            assert all(isinstance(one, int | VersionConflict) for one in done), done
+            found = await kept(record)
+            assert found["c/shared"] == (str(winner).encode(), revision)
+            assert [key for key in found if key.startswith(f"c/{turn_no}-")] == [f"c/{turn_no}-{winner}"]
+
+    async def test_r36_writers_of_other_keys_all_win(self, record: Record, reopen: Reopen) -> None:
+        """Writes that expect nothing of each other are all done, each under a revision of its own (R36)."""
+        records = [record, await reopen()]
+        tries = (put(records[n % 2], StateWrite(key=f"k{n}", value=b"v", expected_revision=0)) for n in range(32))
+        assert sorted(await asyncio.gather(*tries)) == list(range(1, 33))
+
+    # --- R37 ---
+
+    async def test_r37_reads_keep_the_order_of_their_keys(self, record: Record) -> None:
+        """Records come in the order in which they are named, without those that are not there (R37, R11)."""
+        await put(record, *(StateWrite(key=key, value=key.encode()) for key in "abc"))
+        await put(record, StateWrite(key="a", value=b"other"), collection="d")
+        await put(record, StateWrite(key="a", value=b"bob"), subject="bob")
+        read = StateRead(tenant="acme", subject="ana", collection="c", keys=["c", "x", "a"], bytes_max=99)
+        found, nothing, bob = await record.fetch(
+            [read, replace(read, tenant="rival"), replace(read, subject="bob", keys=["a"])]
+        )
+        assert isinstance(found, StateFound)
+        assert [(one.key, one.value) for one in found.records] == [("c", b"c"), ("a", b"a")]
+        assert not found.more
+        assert nothing == StateFound(records=[], more=False)
+        assert isinstance(bob, StateFound)
+        assert [one.value for one in bob.records] == [b"bob"]
+
+    async def test_r37_a_read_stops_before_what_it_has_no_room_for(self, record: Record) -> None:
+        """Keys and values count, the first record always comes, and what is left is said (R37)."""
+        await put(record, *(StateWrite(key=key, value=b"x" * 9) for key in "abc"))
+        for bytes_max, count in ((1, 1), (10, 1), (19, 1), (20, 2), (29, 2), (30, 3)):
+            reads: list[Read] = [
+                StateRead(tenant="acme", subject="ana", collection="c", keys=["a", "b", "c"], bytes_max=bytes_max),
+                StateList(tenant="acme", subject="ana", collection="c", count_max=9, bytes_max=bytes_max),
+                StateAll(tenant="acme", subject="ana", count_max=9, bytes_max=bytes_max),
+            ]
+            for found in await record.fetch(reads):
+                assert isinstance(found, StateFound)
+                assert [one.key for one in found.records] == ["a", "b", "c"][:count]
+                assert found.more == (count < 3)
+        bare = await listed(record, keys_only=True, bytes_max=3)
+        assert [(one.key, one.value) for one in bare.records] == [("a", b""), ("b", b""), ("c", b"")]
+        assert not bare.more
+
+    @given(data=st.data())
+    @shared_store
+    async def test_r37_lists_are_in_the_order_of_bytes(self, record: Record, data: st.DataObject) -> None:
+        """Any keys, prefix and size of page give what sorting their bytes gives, both ways, page by page (R37)."""
+        texts = st.text(st.sampled_from(" Aa/\u00e9\ud7ff\ue000\uffff\U00010000\U0010ffff~"), min_size=1, max_size=5)
+        keys = data.draw(st.sets(texts, min_size=1, max_size=12))
+        prefix = data.draw(st.one_of(st.just(""), texts.map(lambda text: text[:2])))
+        count_max = data.draw(st.integers(1, 5))
+        tenant = fresh("tenant")
+        await put(record, *(StateWrite(key=key, value=key.encode()) for key in sorted(keys)), tenant=tenant)
+        expected = sorted((key for key in keys if key.startswith(prefix)), key=str.encode)
+        for descending in (False, True):
+            found: list[str] = []
+            more, after = True, ""
+            while more:
+                page = await listed(
+                    record,
+                    tenant=tenant,
+                    prefix=prefix,
+                    after_key=after,
+                    descending=descending,
+                    count_max=count_max,
+                )
+                assert len(page.records) == count_max or not page.more
+                found += [one.key for one in page.records]
+                more, after = page.more, found[-1] if found else ""
+            assert found == (expected[::-1] if descending else expected)
+
+    async def test_r37_all_collections_are_listed(self, record: Record) -> None:
+        """A subject's records come by collection and key, page by page (R37)."""
+        for collection in ("b", "a"):
+            await put(record, StateWrite(key="2", value=b"v"), StateWrite(key="1", value=b"v"), collection=collection)
+        await put(record, StateWrite(key="1", value=b"v"), subject="bob")
+        found: list[tuple[str, str]] = []
+        more = True
+        while more:
+            after = found[-1] if found else ("", "")
+            page = await one(
+                record,
+                StateAll(tenant="acme", subject="ana", after=after, count_max=3, bytes_max=99),
+                StateFound,
+            )
+            found += [(one.collection, one.key) for one in page.records]
+            more = page.more
+        assert found == [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]
+
+    async def test_r37_a_prefix_is_deleted_in_pieces(self, record: Record) -> None:
+        """Each call deletes so many, in order, and says whether some are left; others stay (R37)."""
+        await put(record, *(StateWrite(key=key, value=b"v") for key in ("a", "b", "b/1", "b/2", "b/3", "c")))
+        await put(record, StateWrite(key="b/1", value=b"v"), collection="d")
+        what: dict[str, Any] = {"subject": "ana", "collection": "c", "prefix": "b/"}
+        assert await record.delete_state("rival", **what, count_max=9) == (0, False)
+        assert await record.delete_state("acme", **what, count_max=2) == (2, True)
+        assert await record.delete_state("acme", **what, count_max=1) == (1, False)
+        assert await record.delete_state("acme", **what, count_max=1) == (0, False)
+        assert list(await kept(record)) == ["c/a", "c/b", "c/c", "d/b/1"]
+        assert await record.delete_state("acme", **{**what, "prefix": ""}, count_max=9) == (3, False)
+
+    # --- R38 ---
+
+    async def test_r38_what_has_expired_is_there_for_nobody(self, record: Record, raw: RawRecord) -> None:
+        """No read, comparison or count of what was deleted knows it; a record that was kept goes on (R38)."""
+        writes = [StateWrite(key=key, value=b"v", keep_us=3_600_000_000) for key in ("gone", "there")]
+        await put(record, *writes, StateWrite(key="ever", value=b"v"))
+        found = {one.key: one for one in (await listed(record)).records}
+        assert found["gone"].expires_at_us == found["gone"].updated_at_us + 3_600_000_000
+        raw.set_expires_at("acme", "gone", 1)
+        assert list(await kept(record)) == ["c/ever", "c/there"]
+        assert [one.key for one in (await listed(record)).records] == ["ever", "there"]
+        read = StateRead(tenant="acme", subject="ana", collection="c", keys=["gone", "ever"], bytes_max=99)
+        assert [one.key for one in (await one(record, read, StateFound)).records] == ["ever"]
+        with pytest.raises(VersionConflict) as refused:
+            await put(record, StateWrite(key="gone", value=b"new", expected_revision=1))
+        assert refused.value.metadata["current_version"] == "0"
+        await put(record, StateWrite(key="gone", value=b"new", expected_revision=0))
+        assert (await kept(record))["c/gone"] == (b"new", 2)
+        raw.set_expires_at("acme", "there", 1)
+        assert await record.delete_state("acme", subject="ana", collection="c", prefix="", count_max=9) == (2, False)
+
+    async def test_r38_expired_records_are_removed_in_pieces(self, record: Record, raw: RawRecord) -> None:
+        """Those of all tenants go, the longest ago first, and no others (R38)."""
+        for at, (tenant, subject) in enumerate((("acme", "ana"), ("acme", "bob"), ("rival", "ana")), 1):
+            for key in ("old", "new"):
+                write = StateWrite(key=f"{tenant}-{subject}-{key}", value=b"v", keep_us=3_600_000_000)
+                await put(record, write, tenant=tenant, subject=subject)
+            raw.set_expires_at(tenant, f"{tenant}-{subject}-old", at)
+        assert await record.expire_state(count_max=2) == 2
+        assert raw.rows()["state"] == 4
+        assert await record.expire_state(count_max=9) == 1
+        assert await record.expire_state(count_max=9) == 0
+        assert list(await kept(record)) == ["c/acme-ana-new"]
+        assert list(await kept(record, tenant="rival")) == ["c/rival-ana-new"]
+
+    # --- R39 ---
+
+    async def test_r39_a_subject_has_so_many_records(
+        self, record: Record, raw: RawRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What would make more than state_records_max is refused whole; deletions in the same write make room (R39)."""
+        monkeypatch.setattr(limits, "state_records_max", 3)
+        await put(record, *(StateWrite(key=key, value=b"v", keep_us=3_600_000_000) for key in "abc"))
+        with pytest.raises(LimitExceeded) as refused:
+            await put(record, StateWrite(key="a", value=b"2"), StateWrite(key="d", value=b"v"), collection="d")
+        assert refused.value.metadata == {"limit": "state_records_max", "maximum": "3", "actual": "5"}
+        assert {value for value, _ in (await kept(record)).values()} == {b"v"}
+        await put(
+            record, StateWrite(key="a", value=b"2"), StateWrite(key="b", value=None), StateWrite(key="d", value=b"v")
+        )
+        await record.delete_state("acme", subject="ana", collection="c", prefix="a", count_max=9)
+        raw.set_expires_at("acme", "c", 1)
+        assert await record.expire_state(count_max=9) == 1
+        await put(record, StateWrite(key="e", value=b"v"), StateWrite(key="f", value=b"v"))
+        monkeypatch.setattr(limits, "state_records_max", 1)
+        await put(record, StateWrite(key="e", value=b"less, and still too much"), StateWrite(key="f", value=None))
+        with pytest.raises(LimitExceeded):
+            await put(record, StateWrite(key="g", value=b"v"))
+        await put(record, StateWrite(key="g", value=b"v"), subject="bob")
+
+    # --- R40 ---
+
+    async def test_r40_an_erased_subject_has_no_records(self, record: Record, raw: RawRecord) -> None:
+        """They go with the mark, are counted, and none comes behind it; those of others stay (R40, P11)."""
+        await put(record, *(StateWrite(key=key, value=b"secret of ana") for key in "abc"))
+        await put(record, StateWrite(key="d", value=b"v"), collection="d")
+        await put(record, StateWrite(key="a", value=b"bob"), subject="bob")
+        await put(record, StateWrite(key="a", value=b"rival"), tenant="rival")
+        marked = await record.erase("acme", subject="ana")
+        assert marked.records == 4
+        assert raw.rows()["state"] == 2
+        assert await kept(record) == {}
+        for expected in (None, 0):
+            with pytest.raises(Erased):
+                await put(record, StateWrite(key="a", value=b"late", expected_revision=expected))
+        assert await record.delete_state("acme", subject="ana", collection="c", prefix="", count_max=9) == (0, False)
+        assert (await erase(record)).records == 4
+        assert await one(record, ErasureRead(tenant="acme", subject="ana"), Erasure) == await erase(record)
+        await record.reopen("acme", subject="ana")
+        await put(record, StateWrite(key="a", value=b"anew", expected_revision=0))
+        assert (await record.erase("acme", subject="ana")).records == 1
+
+    async def test_r40_an_erased_session_leaves_records(self, record: Record) -> None:
+        """Records are the subject's, not a session's: they go with the subject alone (R40)."""
+        await record.append(turn())
+        await put(record, StateWrite(key="a", value=b"v"))
+        assert (await erase(record, session="s")).records == 0
+        assert list(await kept(record)) == ["c/a"]
+
+    async def test_r40_a_rebuild_leaves_records(self, record: Record) -> None:
+        """They are no projection of the log (R40, R15)."""
+        await record.append(turn())
+        await put(record, StateWrite(key="a", value=b"v"))
+        await record.drop_derived()
+        assert await kept(record) == {"c/a": (b"v", 1)}
+        assert await put(record, StateWrite(key="a", value=b"w", expected_revision=1)) == 2
+
+    async def test_r40_a_write_and_an_erasure_are_ordered(self, record: Record, reopen: Reopen, raw: RawRecord) -> None:
+        """Of writes that race with the erasure of their subject, each is erased or refused: none is left (R40)."""
+        other = await reopen()
+        for number in range(8):
+            subject = f"subject-{number}"
+            racing = [put(other, StateWrite(key=f"k{n}", value=b"v"), subject=subject) for n in range(6)]
+            done = await asyncio.gather(*racing, record.erase("acme", subject=subject), return_exceptions=True)
+            assert all(isinstance(one, int | Erased | Erasure) for one in done), done
+        assert raw.rows()["state"] == 0

@@ -20,7 +20,7 @@ from sidecar.errors import ConfigInvalid, StoreUnavailable
 from sidecar.server import Server
 from sidecar.stores import postgres
 from sidecar.stores.postgres import ANY_TENANT, PostgresRecord, migrate
-from sidecar.stores.record import Read
+from sidecar.stores.record import Read, StateWrite
 from tests.contract.postgres import ROLE, RawPostgres, unmigrated
 from tests.contract.record_suite import MODEL, scope_of, turn
 from tests.contract.test_record_postgres import DEPLOYMENT, EVERY_READ, fill
@@ -104,8 +104,15 @@ async def test_a_bound_role_is_no_other_tenant(
         await record.publish_policy("rival", name="p", document="mine", digest=bytes(32))
     with pytest.raises(ConfigInvalid):
         await record.erase("rival", subject="eve")
+    for write in (StateWrite(key="k", value=b"mine"), StateWrite(key="k", value=None)):
+        with pytest.raises(ConfigInvalid):
+            await record.put_state("rival", subject="ana", collection="c", writes=[write])
     assert not await record.sweep("rival", "private")
+    assert await record.delete_state("rival", subject="ana", collection="c", prefix="", count_max=9) == (0, False)
     assert raw.dump() == before
+    raw.execute("UPDATE standpipe.state SET expires_at_us = 1")
+    assert await record.expire_state(count_max=9) == 1
+    assert raw.execute("SELECT DISTINCT tenant FROM standpipe.state") == [("rival",)]
 
 
 async def test_its_workers_see_its_tenants_alone(bind: Bind, opened: Callable[[str], Any]) -> None:

@@ -47,6 +47,10 @@ from sidecar.stores.record import (
     ScopeRead,
     SessionRead,
     SessionsRead,
+    StateAll,
+    StateList,
+    StateRead,
+    StateWrite,
     StoredKey,
     StoredRoute,
 )
@@ -243,7 +247,7 @@ def test_every_key_can_be_distributed(postgres_server: Postgres, shared_place: s
         " WHERE i.indisunique AND t.relnamespace = 'standpipe'::regnamespace"
     )
     leads = {table: lead for table, lead in keys if table not in DEPLOYMENT}
-    assert len(leads) == 13 + 3 * 16
+    assert len(leads) == 14 + 3 * 16
     assert set(leads.values()) == {"tenant"}
     parted = raw.execute(
         "SELECT c.relname, pg_get_partkeydef(c.oid), (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = c.oid)"
@@ -272,6 +276,10 @@ EVERY_READ: Sequence[Read] = (
     KeyRead(tenant="acme", subject="ana"),
     KeyRead(tenant="acme", key_id=b"id of ana"),
     ErasureRead(tenant="acme", subject="ana", session="erased"),
+    StateRead(tenant="acme", subject="ana", collection="c", keys=["k", "private"], bytes_max=99),
+    StateList(tenant="acme", subject="ana", collection="c", count_max=9, bytes_max=99),
+    StateList(tenant="acme", subject="ana", collection="c", descending=True, count_max=9, bytes_max=99),
+    StateAll(tenant="acme", subject="ana", count_max=9, bytes_max=99),
     PolicyRead(tenant="acme", name="p"),
     PolicyRead(tenant="acme", name="p", version=1),
     PoliciesRead(tenant="acme"),
@@ -295,7 +303,13 @@ async def fill(record: Record) -> None:
             tenant, StoredKey(subject="ana", key_id=b"id of ana", wrapped=tenant.encode(), wrapping="first")
         )
         await record.publish_policy(tenant, name="p", document=tenant, digest=canonical.sha256((tenant,)))
+        await record.put_state(
+            tenant, subject="ana", collection="c", writes=[StateWrite(key="k", value=tenant.encode())]
+        )
         await record.erase(tenant, subject="ana", session="erased")
+    await record.put_state(
+        "rival", subject="ana", collection="c", writes=[StateWrite(key="private", value=b"rival", keep_us=1 << 40)]
+    )
     for document in ("rival 2", "rival 3"):
         await record.publish_policy("rival", name="p", document=document, digest=canonical.sha256((document,)))
     await record.set_route("acme", StoredRoute(name="r", policy_name="p", policy_version=1))
@@ -535,12 +549,15 @@ async def test_who_was_let_in_serves_on(postgres_server: Postgres, bare: str, mo
         with monkeypatch.context() as earlier:
             earlier.delitem(EXPANSIONS, 4)
             earlier.delitem(EXPANSIONS, 5)
+            earlier.delitem(EXPANSIONS, 7)
             await migrate(postgres_server.dsn(bare, user=ROLE), grant_to=["App"])
-        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == [(4, "expansion"), (5, "expansion")]
+        later = [(number, "expansion") for number in (4, 5, 7)]
+        assert await migrate(postgres_server.dsn(bare, user=ROLE)) == later
         record = PostgresRecord(postgres_server.dsn(bare, user="App"), migrate=False)
         await record.open()
         await record.append(turn(items=[change("home: Oslo")]))
         await record.put_key("acme", data_key())
+        await record.put_state("acme", subject="ana", collection="c", writes=[StateWrite(key="k", value=b"v")])
         await erase(record)
         await record.scrub()
         await record.close()
@@ -553,14 +570,15 @@ async def test_a_scrub_leaves_no_dead_row(opened: Callable[..., Any], raw_databa
     record = await opened()
     await record.append(turn(texts=["x" * 9999] * 9, opened_calls=["call"]))
     await record.put_key("acme", data_key())
+    await record.put_state("acme", subject="ana", collection="c", writes=[StateWrite(key="k", value=b"x" * 9999)])
     await erase(record)
     await record.close()  # or else it may tell the server later what it removed
     await (await opened()).scrub()
     rows = raw_database.execute(
         "SELECT relname, n_dead_tup, vacuum_count FROM pg_stat_user_tables"
-        " WHERE relname ~ '^(events|items|vectors)_|^(keys|tool_calls|checkpoints)$'"
+        " WHERE relname ~ '^(events|items|vectors)_|^(keys|tool_calls|checkpoints|state)$'"
     )
-    assert len(rows) == 3 * 16 + 3
+    assert len(rows) == 3 * 16 + 4
     assert {dead for _, dead, _ in rows} == {0}
     assert min(count for _, _, count in rows) > 0
 

@@ -32,6 +32,8 @@ from sidecar.stores.record import (
     ScopeRead,
     ScopeState,
     SessionRead,
+    StateAll,
+    StateWrite,
 )
 from sidecar.stores.sealed import SealedRecord, rotate
 from sidecar.stores.sqlite import SqliteRecord
@@ -166,6 +168,9 @@ async def fill(record: Record, count: int = 50) -> None:
         body = f"checkpoint {marker(7)}".encode()
         fold = Checkpoint(session=f"s{subject[1]}", tokenizer="t", version=2, weight_bytes=0, body=body)
         await record.put_checkpoint("acme", fold)
+        writes = [StateWrite(key=str(number), value=f"state {marker(number)}".encode()) for number in range(2)]
+        for collection in ("c", "d"):
+            await record.put_state("acme", subject=subject, collection=collection, writes=writes)
 
 
 async def test_no_marker_is_in_the_files(opened: Open, path: Path) -> None:
@@ -197,6 +202,12 @@ SWAPS = {
     " WHERE subject = 'u0' AND position = 1",
     "vector of another subject": "UPDATE vectors SET vector = (SELECT vector FROM vectors WHERE subject = 'u1'"
     " AND position = 1) WHERE subject = 'u0' AND position = 1",
+    "state": "UPDATE state SET value = (SELECT value FROM state WHERE (subject, collection, key) = ('u0', 'c', '1'))"
+    " WHERE (subject, collection, key) = ('u0', 'c', '0')",
+    "state of another subject": "UPDATE state SET value = (SELECT value FROM state WHERE"
+    " (subject, collection, key) = ('u1', 'c', '0')) WHERE (subject, collection, key) = ('u0', 'c', '0')",
+    "state of another collection": "UPDATE state SET value = (SELECT value FROM state WHERE"
+    " (subject, collection, key) = ('u0', 'd', '0')) WHERE (subject, collection, key) = ('u0', 'c', '0')",
     "one bit": "UPDATE events SET body = CAST(substr(body, 1, 50) || x'00' || substr(body, 52) AS BLOB)"
     " WHERE session = 's0'",
 }
@@ -211,6 +222,7 @@ async def test_a_value_that_was_moved_does_not_open(opened: Open, path: Path, wh
         SessionRead(tenant="acme", session="s0", tokenizer="t"),
         EventsRead(tenant="acme", session="s0", after_version=0, count_max=9, bytes_max=999),
         ScopeRead(tenant="acme", subject="u0", model=MODEL),
+        StateAll(tenant="acme", subject="u0", count_max=9, bytes_max=9999),
     ]
     await record.fetch(reads)
     RawSqlite(path).execute(SWAPS[what])
@@ -227,6 +239,8 @@ async def test_what_was_written_before_is_read_as_it_is(opened: Open, path: Path
     await plain.append(old)
     scope = Scope(tenant="acme", subject="ana", position=1, vector_position=0)
     assert await plain.put_vectors(scope, model=MODEL, vectors=[b"v1"])
+    kind: dict[str, Any] = {"subject": "ana", "collection": "c"}
+    await plain.put_state("acme", **kind, writes=[StateWrite(key="old", value=b"1")])
     await plain.close()
     record = await opened()
     assert (await record.append(old)).replayed  # P3
@@ -240,6 +254,9 @@ async def test_what_was_written_before_is_read_as_it_is(opened: Open, path: Path
     assert state.vectors == [b"v1", b"v2"]
     assert [event.body for event in await log(record)] == [b"old", b"new"]
     assert (await record.append(old)).replayed
+    await record.put_state("acme", **kind, writes=[StateWrite(key="new", value=b"2")])
+    (kept,) = await record.fetch([StateAll(tenant="acme", subject="ana", count_max=9, bytes_max=99)])
+    assert [(one.key, one.value) for one in kept.records] == [("new", b"2"), ("old", b"1")]
 
 
 async def test_zero_vectors_keep_their_length(opened: Open, path: Path) -> None:

@@ -25,6 +25,7 @@ from sidecar import limits
 from sidecar.errors import (
     ConfigInvalid,
     DeadlineExceeded,
+    Erased,
     Internal,
     Overloaded,
     StandpipeError,
@@ -36,7 +37,7 @@ from sidecar.errors import (
     ToolResultWithoutCall,
     VersionConflict,
 )
-from sidecar.stores.record import Appended, HeadRead, NewEvent, Record, ScopeRead, SessionRead
+from sidecar.stores.record import Appended, HeadRead, NewEvent, Record, ScopeRead, SessionRead, StateWrite
 from sidecar.stores.sqlite import APPLICATION_ID, ERRORS, READERS, SCHEMA, SQL, SqliteRecord, store_error
 from tests.contract.record_suite import (
     MODEL,
@@ -85,6 +86,9 @@ class RawSqlite(RawRecord):
             tenant,
             session,
         )
+
+    def set_expires_at(self, tenant: str, key: str, expires_at_us: int) -> None:
+        self.execute("UPDATE state SET expires_at_us = ? WHERE (tenant, key) = (?, ?)", expires_at_us, tenant, key)
 
     def analyse(self) -> None:
         """It counts when it is asked."""
@@ -685,6 +689,9 @@ async def fill(record: SqliteRecord, *, seed: int = 1) -> list[str]:
     (held,) = await claim(record)
     memory = await scope_of(record)
     assert await record.put_vectors(held.scope, model=MODEL, vectors=[one.terms for one in memory.items])
+    for number in range(40):
+        write = StateWrite(key=f"trombone-{number % 20}", value=b"trombone " * dice.choice([3, 300, 3000]))
+        await record.put_state("acme", subject="ana", collection="c", writes=[write])
     return marked
 
 
@@ -707,6 +714,26 @@ async def test_nothing_erased_is_left_in_the_files(opened: Callable[..., Any], p
     await record.scrub()
     assert sum(traces(path, b"trombone").values()) == 0
     assert traces(path, b"flute")[""] > 0
+
+
+async def test_the_release_before_erases_records_too(opened: Callable[..., Any], path: Path) -> None:
+    """What it marks has no records any more, and takes none, though it knows of no records (R40, P11)."""
+    record = await opened()
+    raw = RawSqlite(path)
+    for subject in ("ana", "bob"):
+        for key in ("a", "b"):
+            await record.put_state("acme", subject=subject, collection="c", writes=[StateWrite(key=key, value=b"v")])
+    raw.execute(  # as release 0.5.0 says it
+        "INSERT INTO scopes (tenant, subject, position, items_position, erased) VALUES ('acme', 'ana', 0, 0, 1)"
+        " ON CONFLICT DO UPDATE SET erased = 1, epoch = epoch + 1"
+    )
+    assert raw.execute("SELECT DISTINCT subject FROM state") == [("bob",)]
+    with pytest.raises(Erased):
+        await record.put_state("acme", subject="ana", collection="c", writes=[StateWrite(key="a", value=b"v")])
+    assert raw.execute("SELECT subject, state_revision, state_records FROM scopes ORDER BY subject") == [
+        ("ana", 2, 0),
+        ("bob", 2, 2),
+    ]
 
 
 async def test_a_scrub_waits_for_readers(opened: Callable[..., Any], path: Path) -> None:

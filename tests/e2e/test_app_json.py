@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
+from google.protobuf import json_format
 
 import standpipe
+from sidecar.cli import cli
 from standpipe.v1 import fact_pb2, memory_pb2, session_pb2, turn_pb2
 from tests.e2e.pods import Local, Pod, answered, call, commit_request, exact, refused, result, said, serving
 from tests.servers import Postgres
@@ -208,6 +212,21 @@ async def test_pythons_client_writes_and_reads_it(pods: tuple[Local, Local]) -> 
     for bad in (object(), float("nan")):
         with pytest.raises((TypeError, ValueError)):
             standpipe.app(bad)
+
+
+async def test_the_command_line_lists_it(pods: tuple[Local, Local]) -> None:
+    """`standpipe events` says that an entry has it alone, and gives all of it as JSON."""
+    pod, _ = pods
+    await pod.commit("s", "r", "hello", own('{"secret": 1}'), expected=0)
+
+    def listed(*flags: str) -> str:
+        done = CliRunner().invoke(cli, ["events", "s", "--target", pod.target, *flags])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "hello | app_json" in await asyncio.to_thread(listed)
+    (line,) = (await asyncio.to_thread(listed, "--json")).splitlines()
+    assert json_format.Parse(line, turn_pb2.Event()).turn.entries[1] == own('{"secret": 1}')
 
 
 async def test_much_of_it_does_not_hide_the_conversation(tmp_path: Path) -> None:

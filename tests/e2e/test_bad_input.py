@@ -243,6 +243,9 @@ ROWS: list[Row] = [
     ("arguments of NaN", commit(call("c", "t", "NaN")), INVALID, f"{E0}.tool_call.arguments_json"),
     ("arguments of Infinity", commit(call("c", "t", "[-Infinity]")), INVALID, f"{E0}.tool_call.arguments_json"),
     ("arguments without a floor", commit(call("c", "t", "[" * 100_000)), INVALID, f"{E0}.tool_call.arguments_json"),
+    ("app_json that is none", commit(turn_pb2.TurnEntry(app_json=f"{{{MARK}}}")), INVALID, f"{E0}.app_json"),
+    ("app_json alone that is blank", commit(turn_pb2.TurnEntry(app_json=" ")), INVALID, f"{E0}.app_json"),
+    ("app_json with half a character", commit(turn_pb2.TurnEntry(app_json='"\\ud800"')), INVALID, f"{E0}.app_json"),
     ("a call id twice in a turn", commit(call("c"), call("c")), INVALID, "turn.entries[1].tool_call.id"),
     ("a call id of an earlier turn", commit(call("open")), INVALID, "turn.entries"),
     ("a result without an id", commit(result("")), INVALID, f"{E0}.tool_result.call_id"),
@@ -522,6 +525,30 @@ LIMITS: dict[str, list[tuple[Boundary, tuple[str, str], str]]] = {
             ),
             LIMIT,
             f"{E0}.tool_call.arguments_json",
+        ),
+    ],
+    "app_json_bytes": [
+        (
+            lambda above: _commit_of(
+                "app_json_bytes",
+                above,
+                turn_pb2.TurnEntry(app_json='"' + "a" * (limits.app_json_bytes - 2 + above) + '"'),
+            ),
+            LIMIT,
+            f"{E0}.app_json",
+        ),
+    ],
+    "app_json_depth_max": [
+        (
+            lambda above: _commit_of(
+                "app_json_depth_max",
+                above,
+                turn_pb2.TurnEntry(
+                    app_json="[" * (limits.app_json_depth_max + above) + "]" * (limits.app_json_depth_max + above)
+                ),
+            ),
+            LIMIT,
+            f"{E0}.app_json",
         ),
     ],
     "name_bytes": [

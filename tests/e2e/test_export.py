@@ -282,6 +282,7 @@ async def test_markdown_for_people(embedded: Store) -> None:
             "### s1",
             "> I moved to Bergen.",
             '> {"town": "Bergen"}',
+            '> "only mine"',
         ):
             assert line in page.splitlines()
         assert "[s1#1.0]" in page

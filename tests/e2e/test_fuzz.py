@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from sidecar.embed import Embedder
-from standpipe.v1 import context_pb2, embedding_pb2, error_pb2, policy_pb2, session_pb2, turn_pb2
+from standpipe.v1 import context_pb2, embedding_pb2, error_pb2, policy_pb2, session_pb2, state_pb2, turn_pb2
 from tests.e2e import embedders
 from tests.e2e.pods import Local, Pod, answered, budget, call, commit_request, refusal_of, result, said, serving
 from tests.faults.log_check import ROUNDS
@@ -26,6 +26,7 @@ SERVICES = [
     context_pb2.DESCRIPTOR.services_by_name["ContextService"],
     session_pb2.DESCRIPTOR.services_by_name["SessionService"],
     policy_pb2.DESCRIPTOR.services_by_name["PolicyService"],
+    state_pb2.DESCRIPTOR.services_by_name["StateService"],
 ]
 METHODS = {
     f"/{service.full_name}/{method.name}": method.input_type._concrete_class
@@ -176,7 +177,7 @@ def _valid(pod: Local, dice: random.Random) -> list[tuple[str, Message]]:
     spoken = timestamp_pb2.Timestamp(seconds=dice.randrange(1 << 30))
     media = turn_pb2.Part(media=turn_pb2.Media(uri="u", media_type="image/png", description="d"))
     receipt = pod.answer.receipt
-    context, sessions, policies = (f"/{service.full_name}/" for service in SERVICES)
+    context, sessions, policies, states = (f"/{service.full_name}/" for service in SERVICES)
     commit = commit_request(
         f"f{number % 50}",
         f"r{number}",
@@ -198,7 +199,20 @@ def _valid(pod: Local, dice: random.Random) -> list[tuple[str, Message]]:
         tokenizer=dice.choice(["", "cl100k_base"]),
     )
     document = f"name: p{number % 9}\nbudget_tokens: {100 + number % 999}\nprompts: [{{name: a, text: be kind}}]\n"
+    subject, key = dice.choice(["anna", ""]), f"k{number % 20}"
+    writes = [
+        state_pb2.StateWrite(key=key, value=b"v", ttl_s=60),
+        state_pb2.StateWrite(key=f"{key}/gone"),
+        state_pb2.StateWrite(key=f"{key}/{number}", value=b"", expected_revision=0),
+    ]
     return [
+        (states + "PutState", state_pb2.PutStateRequest(subject_id=subject, collection="c", writes=writes)),
+        (states + "GetState", state_pb2.GetStateRequest(subject_id=subject, collection="c", keys=[key, "none"])),
+        (
+            states + "ListState",
+            state_pb2.ListStateRequest(collection="c", key_prefix="k", descending=True, keys_only=True, page_size=2),
+        ),
+        (states + "DeleteState", state_pb2.DeleteStateRequest(subject_id=subject, collection="c", key_prefix=key)),
         (context + "CommitTurn", commit),
         (context + "HydrateContext", hydrate),
         (context + "ReplayContext", context_pb2.ReplayContextRequest(receipt=receipt, all_omissions=True)),

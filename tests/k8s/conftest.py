@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import expects
 from tests.k8s import chat, tools
-
-HERE = Path(__file__).parent
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -38,25 +36,4 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what was measured, and last which tests did not run and why."""
-    reports = [
-        report
-        for each in terminalreporter.stats.values()
-        for report in each
-        if isinstance(report, pytest.TestReport)
-        and (terminalreporter.config.rootpath / report.fspath).is_relative_to(HERE)
-    ]
-    figures = [
-        value
-        for report in reports
-        if report.when == "call"
-        for name, value in report.user_properties
-        if name == "figure"
-    ]
-    skips = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports if report.skipped)
-    if not reports:
-        return
-    terminalreporter.section("Kubernetes")
-    for sentence in sorted(figures):
-        terminalreporter.write_line(sentence)
-    why = "; ".join(f"{count} ({reason})" for reason, count in sorted(skips.items()))
-    terminalreporter.write_line(f"skipped: {why}" if skips else "skipped: nothing")
+    expects.summarize(terminalreporter, "Kubernetes", Path(__file__).parent)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import NoReturn
 
-import pytest
+from tests import expects
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "k8s" / "chart" / "standpipe"
@@ -17,8 +17,6 @@ BUILT = frozenset(
     "helm3 helm4 helm-unittest kubeconform kube-score promtool kustomize etcd kube-apiserver schemas".split()
 )
 """What `make k8s-tools` makes; a CI that lacks one of them is broken."""
-EXPECTED = BUILT | set(os.environ.get("TEST_EXPECTS", "").split())
-"""What else was installed for this run, says TEST_EXPECTS: podman, say."""
 
 
 def need(name: str) -> Path:
@@ -40,9 +38,7 @@ def image(name: str) -> None:
 
 def missing(name: str, why: str) -> NoReturn:
     """Skip a test for want of a tool, or of what the tool may do here; fail it where CI has promised the tool."""
-    if os.environ.get("CI") and name in EXPECTED:
-        pytest.fail(f"{why}, which CI should have")
-    pytest.skip(why)
+    expects.missing(name, why, promised=BUILT)
 
 
 def run(tool: Path, *arguments: str | Path, stdin: str = "", fails: bool | None = False) -> str:

@@ -52,6 +52,9 @@ from sidecar.stores.record import (
     ScopeState,
     SessionRead,
     SessionState,
+    StateAll,
+    StateFound,
+    StateWrite,
 )
 from sidecar.stores.sqlite import SqliteRecord
 from tests.contract.postgres import ROLE, empty, migrated
@@ -130,6 +133,9 @@ class RecordMachine(RuleBasedStateMachine):
         self.vectors: dict[tuple[str, str, str], int] = {}
         self.orders: dict[tuple[str, str, str], ModelOrder] = {}
         self.folds: dict[Key, set[int]] = {}
+        self.kept: dict[Key, dict[tuple[str, str], tuple[bytes, int]]] = {}
+        """Of each subject its records of state: (value, revision) by (collection, key)."""
+        self.revisions: dict[Key, int] = {}
         self.calls = 0
 
     def make(self) -> Record:
@@ -193,6 +199,58 @@ class RecordMachine(RuleBasedStateMachine):
             return
         items = [item(kind.name, entry=entry, kind=kind, detail=b"detail") for entry, kind in enumerate(kinds)]
         self.write(tenant, subject, session, items=items, restored=restored)
+
+    @rule(
+        tenant=tenants,
+        subject=subjects,
+        collection=st.sampled_from(["c", "d"]),
+        writes=st.dictionaries(
+            st.sampled_from(["a", "ab", "b"]),
+            st.tuples(st.none() | st.binary(max_size=3), st.none() | st.integers(-1, 1)),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def put_state(
+        self, tenant: str, subject: str, collection: str, writes: dict[str, tuple[bytes | None, int | None]]
+    ) -> None:
+        """Change records of state: some expect the revision that there is, some the one beside it (R36, R40)."""
+        kept = self.kept.setdefault((tenant, subject), {})
+        stands = {key: kept.get((collection, key), (b"", 0))[1] for key in writes}
+        made = [
+            StateWrite(key=key, value=value, expected_revision=None if off is None else max(0, stands[key] + off))
+            for key, (value, off) in writes.items()
+        ]
+        wrong = [one for one in made if one.expected_revision not in {None, stands[one.key]}]
+        call = self.record.put_state(tenant, subject=subject, collection=collection, writes=made)
+        if (tenant, subject) in self.erased:
+            with pytest.raises(Erased):
+                self.run(call)
+            return
+        if wrong:
+            with pytest.raises(VersionConflict) as refused:
+                self.run(call)
+            told = {"key_index": str(made.index(wrong[0])), "current_version": str(stands[wrong[0].key])}
+            assert refused.value.metadata == told
+            return
+        revision = self.run(call)
+        assert revision == self.revisions.get((tenant, subject), 0) + 1
+        self.revisions[tenant, subject] = revision
+        for one in made:
+            kept.pop((collection, one.key), None)
+            if one.value is not None:
+                kept[collection, one.key] = (one.value, revision)
+
+    @rule(tenant=tenants, subject=subjects, prefix=st.sampled_from(["", "a", "b"]), count_max=st.integers(1, 3))
+    def delete_state(self, tenant: str, subject: str, prefix: str, count_max: int) -> None:
+        """Delete records by the beginning of their keys (R37)."""
+        kept = self.kept.get((tenant, subject), {})
+        found = sorted(key for collection, key in kept if collection == "c" and key.startswith(prefix))
+        what: Any = {"subject": subject, "collection": "c", "prefix": prefix, "count_max": count_max}
+        deleted = self.run(self.record.delete_state(tenant, **what))
+        assert deleted == (len(found[:count_max]), len(found) > count_max)
+        for key in found[:count_max]:
+            del kept["c", key]
 
     def refusal(self, event: NewEvent) -> type[StandpipeError] | None:
         """Return what the contract says that a new event is refused for (R2, R7 to R10)."""
@@ -454,6 +512,8 @@ class RecordMachine(RuleBasedStateMachine):
             self.sessions.setdefault((tenant, session), ModelSession(subject=subject)).erased = True
             self.folds.pop((tenant, session), None)
         elif not marked:
+            if (tenant, subject) not in self.erased:
+                assert erasure.records == len(self.kept.pop((tenant, subject), {}))
             self.erased.add((tenant, subject))
             for name, one in self.sessions.items():
                 if (name[0], one.subject) == (tenant, subject):
@@ -546,6 +606,17 @@ class RecordMachine(RuleBasedStateMachine):
         (events,) = self.run(self.record.fetch([read]))
         assert isinstance(events, list)
         return events
+
+    @invariant()
+    def the_state_agrees(self) -> None:
+        """Every subject has the records that were written and not deleted, in their order."""
+        whose = sorted(self.kept)
+        reads = [StateAll(tenant=tenant, subject=subject, count_max=99, bytes_max=999) for tenant, subject in whose]
+        for key, found in zip(whose, self.run(self.record.fetch(reads)), strict=True):
+            assert isinstance(found, StateFound)
+            assert [((one.collection, one.key), (one.value, one.revision)) for one in found.records] == sorted(
+                self.kept[key].items()
+            )
 
     @invariant()
     def the_store_agrees(self) -> None:

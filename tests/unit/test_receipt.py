@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sidecar import limits
 from sidecar.errors import ReceiptInvalid, TokenInvalid
 from sidecar.receipt import Receipt, Signer, Token
+from standpipe.v1 import memory_pb2
 
 SIGNER = Signer(b"k" * 32)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -197,3 +198,19 @@ def test_a_receipt_is_no_token_and_a_token_no_receipt() -> None:
     token = SIGNER.token(tenant="acme", session="s", version=1, position=1)
     with pytest.raises(ReceiptInvalid):
         SIGNER.open(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), tenant="acme", field_name="receipt")
+
+
+def test_an_erasures_receipt_of_before_is_still_signed() -> None:
+    """A receipt that was signed before it could count records of state is known again; their count is signed too."""
+    old = memory_pb2.ErasureReceipt(tenant_id="acme", subject_id="ana", logs=3, events=7, items=9, keys=1)
+    old.asked_at.FromMicroseconds(1_700_000_000_000_000)
+    old.done_at.FromMicroseconds(1_700_000_002_000_000)
+    old.signature = bytes.fromhex("95737dc6efd66d751d10de4d5cd7cd17ab0a1c6ac27d39807f62d85a249ecd8d")
+    assert SIGNER.signed_erasure(old)
+    assert SIGNER.sign_erasure(old) == old.signature
+    old.state_records = 4
+    assert not SIGNER.signed_erasure(old)
+    old.signature = SIGNER.sign_erasure(old)
+    assert SIGNER.signed_erasure(old)
+    old.state_records = 5
+    assert not SIGNER.signed_erasure(old)

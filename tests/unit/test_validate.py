@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +164,27 @@ def test_limits_are_exact(make: Callable[[int], turn_pb2.Turn], limit: str, fiel
         validate.turn(make(maximum + 1))
     assert caught.value.field == field
     assert caught.value.metadata == {"limit": limit, "maximum": str(maximum), "actual": str(maximum + 1)}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(said=_JSON, plain=st.booleans())
+def test_whatever_is_json_may_be_kept(said: Any, plain: bool) -> None:
+    """`app_json` takes every JSON value, escaped or not."""
+    validate.turn(turn(app(json.dumps(said, ensure_ascii=plain))))
+
+
+@given(said=st.text('[]{}",:\\\\udD8c0 \n1eE.-truefalsn\u6f22', min_size=1, max_size=40))
+@settings(max_examples=500)
+def test_what_is_kept_can_be_read(said: str) -> None:
+    """What is taken as `app_json` is JSON by any reader, and nothing but InvalidField is raised."""
+    with contextlib.suppress(InvalidField):
+        validate.turn(turn(app(said)))
+        json.dumps(json.loads(said), ensure_ascii=False, allow_nan="e" in said).encode()
 
 
 def test_sizes_are_of_utf8() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from standpipe.v1 import turn_pb2
 from tests.e2e.embedders import EmbedderProcess
-from tests.e2e.pods import MODEL, RECALL, ROOT, Fleet, exact, until
+from tests.e2e.pods import MODEL, RECALL, ROOT, Fleet, exact, refused, said, until
 from tests.upgrade.releases import BEFORE, unpack
 
 TALK = """
@@ -131,3 +132,31 @@ async def test_a_sidecar_of_one_release_and_an_embedder_of_the_other(fleet: Flee
             answers = [await pod.hydrate("new", query, include=[RECALL]) for pod in (slim, own)]
             assert exact(answers[0].bundle) == exact(answers[1].bundle)
             assert not answers[0].degraded
+
+
+async def test_app_json_waits_for_the_last_pod_of_before(fleet: Fleet, before: Path) -> None:
+    """A pod of before takes none alone, and shows no session that has some; it harms nothing, and beside a message it
+    is not in the way.
+    """
+    old, new = fleet.pod(await fleet.start(root=before)), fleet.pod(await fleet.start())
+    own = turn_pb2.TurnEntry(app_json='{"step": 1}')
+    beside = turn_pb2.TurnEntry(app_json='"mine"', message=said("The zebra is here.").message)
+    await new.append("beside", "r1", beside)
+    for pod in (old, new):
+        answer = await pod.hydrate("beside")
+        assert answer.bundle.session_version == 1
+        assert "mine" not in str(answer.bundle)
+        assert exact((await new.replay(answer.receipt)).bundle) == exact(answer.bundle)
+
+    refusal = await refused(old.append("alone", "r1", said("hello"), own))
+    assert (refusal.reason, refusal.field) == ("INVALID_FIELD", "turn.entries[1]")
+    await new.append("alone", "r1", said("hello"), own)
+    assert (await refused(old.hydrate("alone"))).reason == "INTERNAL"
+    fleet.processes[0].log.write_text("")  # a defect of that release, which the fleet would report
+    await old.append("alone", "r2", said("and on"))  # what it does not show it can still append to
+    bundle = (await new.hydrate("alone")).bundle
+    assert [part.body for one in bundle.sections for part in one.segments] == ["hello\n", "and on\n"]
+    for pod in (old, new):
+        events = await pod.events("alone")
+        assert [len(event.turn.entries) for event in events] == [2, 1]
+        assert events[0].turn.entries[1] == own

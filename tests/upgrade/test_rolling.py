@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+import standpipe
+from standpipe import errors
+from standpipe.v1 import memory_pb2
 from tests.chaos.checker import check
 from tests.chaos.history import Event, History
 from tests.chaos.load import Load
@@ -178,6 +181,30 @@ async def test_another_model_beside_the_release_before(fleet: Fleet, before: Pat
     for answer in served:  # of either release and either model
         for pod in pods:
             assert exact((await pod.replay(answer.receipt)).bundle) == exact(answer.bundle)
+
+
+@pytest.mark.timeout(240)
+async def test_the_release_before_erases_records_of_state(fleet: Fleet, before: Path, shared: Database) -> None:
+    """P11: what this release's pod keeps for a subject goes when the release before is asked to erase the subject."""
+    stores = {"record": shared.record, "hot": shared.hot}
+    old = fleet.pod(await fleet.start(root=before, **stores))
+    await old.append("s", "r1", "My boat is called Petrel.")
+    new = fleet.pod(await fleet.start(**stores))
+    async with standpipe.connect(new.target) as client:
+        state, shared_state = client.state("plans", subject="anna"), client.state("plans")
+        await state.put("route", b"Porto to Faro")
+        await shared_state.put("route", b"everybody's")
+        await old.append("s", "r2", "She is green.")
+        receipt = (await old.memory.EraseSubject(memory_pb2.EraseSubjectRequest(subject_id="anna"))).receipt
+        assert receipt.logs == 1
+        assert await state.get("route") is None
+        with pytest.raises(errors.FailedPrecondition) as refused:
+            await state.put("route", b"anew")
+        assert refused.value.reason == "ERASED"
+        assert (await client.memory("anna").erase()).asked_at == receipt.asked_at
+        kept = await shared_state.get("route")
+        assert kept is not None
+        assert kept.value == b"everybody's"
 
 
 @pytest.mark.timeout(300)

@@ -7,6 +7,7 @@ from standpipe.bundle import Bundle, Replay
 from standpipe.client import Client, Commit, Policies, Session, TurnResult, connect
 from standpipe.errors import StandpipeError
 from standpipe.memory import Memory, document, fact, source
+from standpipe.state import Record, State, Write
 from standpipe.turn import app, assistant, tool_call, tool_result, user
 from standpipe.v1.context_pb2 import Consistency
 
@@ -17,10 +18,13 @@ __all__ = [
     "Consistency",
     "Memory",
     "Policies",
+    "Record",
     "Replay",
     "Session",
     "StandpipeError",
+    "State",
     "TurnResult",
+    "Write",
     "app",
     "assistant",
     "connect",

@@ -63,6 +63,8 @@ SERVICE_CONFIG: Final[Mapping[str, Any]] = {
 _OPTIONS: Final[Mapping[str, Any]] = {
     "grpc.service_config": json.dumps(SERVICE_CONFIG),
     "grpc.enable_retries": 1,
+    # gRPC keeps a request for its retries only up to this size, and retries no larger one: its default is 256 KiB.
+    "grpc.per_rpc_retry_buffer_size": WIRE_BYTES,
     "grpc.max_send_message_length": WIRE_BYTES,
     "grpc.max_receive_message_length": WIRE_BYTES,
     # A peer that is gone without a word is noticed within 70 s of a call. Pings only run during calls, and no

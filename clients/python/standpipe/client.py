@@ -30,6 +30,7 @@ from standpipe import errors, turn
 from standpipe.bundle import Bundle, Replay
 from standpipe.channel import DEADLINE_MS, AioWire, Answered, Metadata, Options, Wire
 from standpipe.memory import Memory
+from standpipe.state import State
 from standpipe.v1.bundle_pb2 import Source
 from standpipe.v1.context_pb2 import (
     Budget,
@@ -198,6 +199,10 @@ class Client:
     def memory(self, subject: str = "") -> Memory:
         """Return a subject's long-term memory; calls nothing yet. Without a subject, what all of the tenant share."""
         return Memory(self, subject)
+
+    def state(self, collection: str, subject: str = "") -> State:
+        """Return the records of a collection, of a subject or, without one, of the whole tenant."""
+        return State(self, collection, subject)
 
     async def replay(self, receipt: bytes, *, all_omissions: bool = False, deadline_ms: int | None = None) -> Replay:
         """Render a bundle that was served before again, from `Bundle.receipt` or a turn of the log (P7).

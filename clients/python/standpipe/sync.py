@@ -15,13 +15,13 @@ import grpc
 from google.protobuf.message import Message
 
 from standpipe import client as aio
-from standpipe import memory
+from standpipe import memory, state
 from standpipe.bundle import Bundle
 from standpipe.channel import DEADLINE_MS, Answered, Dialer, Metadata, Options, error_of
 from standpipe.client import Answer
 from standpipe.credentials import Secret
 
-__all__ = ["Client", "Memory", "Policies", "Session", "connect"]
+__all__ = ["Client", "Memory", "Policies", "Session", "State", "connect"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -172,6 +172,10 @@ class Client(_Blocking[aio.Client]):
         """Return a subject's long-term memory, as `standpipe.Client.memory`."""
         return Memory(self._inner.memory(subject))
 
+    def state(self, collection: str, subject: str = "") -> State:
+        """Return the records of a collection, as `standpipe.Client.state`."""
+        return State(self._inner.state(collection, subject))
+
     close = _blocking(aio.Client.close)
     replay = _blocking(aio.Client.replay)
     server_info = _blocking(aio.Client.server_info)
@@ -226,6 +230,28 @@ class Memory(_Blocking[memory.Memory]):
     review = _blocking(memory.Memory.review)
     erase = _blocking(memory.Memory.erase)
     export = _iterating(memory.Memory.export)
+
+
+class State(_Blocking[state.State]):
+    """Records of one collection, as `standpipe.State`."""
+
+    @property
+    def collection(self) -> str:
+        """Which one."""
+        return self._inner.collection
+
+    @property
+    def subject(self) -> str:
+        """Whose records they are; empty: the tenant's."""
+        return self._inner.subject
+
+    put = _blocking(state.State.put)
+    write = _blocking(state.State.write)
+    get = _blocking(state.State.get)
+    get_all = _blocking(state.State.get_all)
+    list = _iterating(state.State.list)
+    delete = _blocking(state.State.delete)
+    delete_all = _blocking(state.State.delete_all)
 
 
 class Policies(_Blocking[aio.Policies]):

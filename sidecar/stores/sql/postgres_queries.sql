@@ -222,7 +222,7 @@ UPDATE standpipe.sessions SET keep_us = 0 WHERE tenant = %b AND session = %b AND
 -- erasure --------------------------------------------------------------------------------------------------------
 
 -- name: erase
-SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys, records
 FROM standpipe.erase(%b::text, %b::text, %b::text);
 
 -- name: mark_late_sessions
@@ -236,14 +236,14 @@ WHERE tenant = %b AND subject = %b AND erased_at_us = 0 AND EXISTS (
 UPDATE standpipe.erasures SET done_at_us = CASE done_at_us WHEN 0 THEN greatest(standpipe.now_us(), asked_at_us)
     ELSE done_at_us END
 WHERE tenant = %b AND subject = %b AND session = %b
-RETURNING tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys;
+RETURNING tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys, records;
 
 -- name: erasure
-SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys, records
 FROM standpipe.erasures WHERE tenant = %b AND subject = %b AND session = %b;
 
 -- name: erasures_at_work
-SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys, records
 FROM standpipe.erasures WHERE done_at_us = 0 ORDER BY asked_at_us, tenant, subject, session LIMIT %b;
 
 -- name: reopen
@@ -267,13 +267,86 @@ SELECT EXISTS (
 -- name: vacuum
 -- The indexes too, for the ids of requests and calls in them. What the role does not own the server passes over.
 VACUUM (INDEX_CLEANUP ON) standpipe.events, standpipe.items, standpipe.vectors, standpipe.tool_calls,
-    standpipe.checkpoints, standpipe.keys;
+    standpipe.checkpoints, standpipe.keys, standpipe.state;
 
 -- name: may_checkpoint
 SELECT rolsuper OR pg_has_role(oid, 'pg_checkpoint', 'USAGE') FROM pg_roles WHERE rolname = current_user;
 
 -- name: checkpoint
 CHECKPOINT;
+
+-- state ----------------------------------------------------------------------------------------------------------
+-- What has expired is there for nobody: by the server's clock at the transaction's begin. The value of a record that a
+-- page has no room for is NULL: the first always has, the others while all up to them are no larger than the page.
+
+-- name: state_records
+SELECT collection, key, CASE WHEN place = 1 OR size_bytes <= %b THEN value END, revision, updated_at_us, expires_at_us
+FROM (
+    SELECT s.*, w.number, row_number() OVER (ORDER BY w.number) AS place,
+        sum(octet_length(s.key) + octet_length(s.value)) OVER (ORDER BY w.number) AS size_bytes
+    FROM unnest(%b::text[]) WITH ORDINALITY AS w (key, number) JOIN standpipe.state s
+        ON s.tenant = %b AND s.subject = %b AND s.collection = %b AND s.key = w.key
+    WHERE s.expires_at_us = 0 OR s.expires_at_us > (extract(epoch FROM now()) * 1000000)::bigint
+) AS sized
+ORDER BY number;
+
+-- name: state_up
+SELECT collection, key, CASE WHEN place = 1 OR size_bytes <= %b THEN CASE WHEN bare THEN '' ELSE value END END, revision,
+    updated_at_us, expires_at_us
+FROM (
+    SELECT page.*, row_number() OVER (ORDER BY key) AS place,
+        sum(octet_length(key) + CASE WHEN bare THEN 0 ELSE octet_length(value) END) OVER (ORDER BY key) AS size_bytes
+    FROM (
+        SELECT *, %b::boolean AS bare FROM standpipe.state
+        WHERE tenant = %b AND subject = %b AND collection = %b AND key >= %b AND key < %b
+            AND (expires_at_us = 0 OR expires_at_us > (extract(epoch FROM now()) * 1000000)::bigint)
+        ORDER BY key LIMIT %b
+    ) AS page
+) AS sized
+ORDER BY key;
+
+-- name: state_down
+SELECT collection, key, CASE WHEN place = 1 OR size_bytes <= %b THEN CASE WHEN bare THEN '' ELSE value END END, revision,
+    updated_at_us, expires_at_us
+FROM (
+    SELECT page.*, row_number() OVER (ORDER BY key DESC) AS place,
+        sum(octet_length(key) + CASE WHEN bare THEN 0 ELSE octet_length(value) END) OVER (ORDER BY key DESC) AS size_bytes
+    FROM (
+        SELECT *, %b::boolean AS bare FROM standpipe.state
+        WHERE tenant = %b AND subject = %b AND collection = %b AND key >= %b AND key < %b
+            AND (expires_at_us = 0 OR expires_at_us > (extract(epoch FROM now()) * 1000000)::bigint)
+        ORDER BY key DESC LIMIT %b
+    ) AS page
+) AS sized
+ORDER BY key DESC;
+
+-- name: state_all
+SELECT collection, key, CASE WHEN place = 1 OR size_bytes <= %b THEN value END, revision, updated_at_us, expires_at_us
+FROM (
+    SELECT page.*, row_number() OVER (ORDER BY collection, key) AS place,
+        sum(octet_length(key) + octet_length(value)) OVER (ORDER BY collection, key) AS size_bytes
+    FROM (
+        SELECT * FROM standpipe.state
+        WHERE tenant = %b AND subject = %b AND (collection, key) > (%b, %b)
+            AND (expires_at_us = 0 OR expires_at_us > (extract(epoch FROM now()) * 1000000)::bigint)
+        ORDER BY collection, key LIMIT %b
+    ) AS page
+) AS sized
+ORDER BY collection, key;
+
+-- name: put_state
+SELECT outcome, revision, number
+FROM standpipe.put_state(%b::text, %b::text, %b::text, %b::text[], %b::bytea[], %b::bigint[], %b::bigint[],
+    %b::bigint[], %b::bigint);
+
+-- name: delete_state
+SELECT deleted, more FROM standpipe.delete_state(%b::text, %b::text, %b::text, %b::text, %b::text, %b::bigint);
+
+-- name: any_expired_state
+SELECT EXISTS (SELECT 1 FROM standpipe.state WHERE expires_at_us > 0 AND expires_at_us <= standpipe.now_us());
+
+-- name: expire_state
+SELECT standpipe.expire_state(%b::bigint);
 
 -- keys -----------------------------------------------------------------------------------------------------------
 

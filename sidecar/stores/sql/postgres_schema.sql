@@ -1627,3 +1627,229 @@ END $$;
 -- A role may be bound to tenants (postgres_queries.sql, `bind`), but a model that its sidecars are the first to know is to
 -- be ordered for all: so this runs with the owner's rights. It takes a name and shows nothing.
 ALTER FUNCTION standpipe.know_model(text) SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+
+-- expansion: 7
+-- Records that applications keep beside the conversation. They are the truth, as the log is. The revisions that a subject
+-- has given out stand where its positions do, and stay; so does how many records it has. Whoever changes records locks
+-- that row first.
+CREATE TABLE standpipe.state (
+    tenant text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    collection text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    revision bigint NOT NULL,
+    updated_at_us bigint NOT NULL,
+    expires_at_us bigint NOT NULL,
+    value bytea NOT NULL,
+    PRIMARY KEY (tenant, subject, collection, key)
+);
+
+-- The queue of those who remove what has expired, for all tenants.
+CREATE INDEX state_by_expiry ON standpipe.state (expires_at_us, tenant, subject) WHERE expires_at_us > 0;
+
+ALTER TABLE standpipe.scopes
+    ADD COLUMN state_revision bigint NOT NULL DEFAULT 0,
+    ADD COLUMN state_records bigint NOT NULL DEFAULT 0;
+
+ALTER TABLE standpipe.erasures ADD COLUMN records bigint NOT NULL DEFAULT 0;
+
+-- Whoever was let in serves on: to the new table, too.
+DO $$
+DECLARE
+    whom record;
+BEGIN
+    ALTER TABLE standpipe.state ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE POLICY of_the_tenant ON standpipe.state
+        USING (tenant = (SELECT current_setting('standpipe.tenant', true)));
+    CREATE POLICY of_workers ON standpipe.state
+        USING ((SELECT current_setting('standpipe.worker', true)) = 'on');
+    FOR whom IN
+        SELECT a.grantee::regrole AS role, a.privilege_type FROM pg_class c, aclexplode(c.relacl) AS a
+        WHERE c.oid = 'standpipe.sessions'::regclass AND a.grantee NOT IN (0, c.relowner)
+    LOOP
+        EXECUTE format('GRANT %s ON standpipe.state TO %s', whom.privilege_type, whom.role);
+    END LOOP;
+END $$;
+
+-- Change records of one collection (R36, R38, R39): `vals` are NULL where one is deleted, `expected` where any revision
+-- will do; `expire_at_us` come before `keeps_us`, where they are not 0. All checks come before the first write but that of the counters' row: a refusal is an outcome. `number` says
+-- which write was refused, from 1, and then `revision` is the record's.
+CREATE FUNCTION standpipe.put_state(
+    of_tenant text, of_subject text, of_collection text, keys text[], vals bytea[], expected bigint[], keeps_us bigint[],
+    expire_at_us bigint[], records_max bigint, OUT outcome text, OUT revision bigint, OUT number bigint
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    counters standpipe.scopes;
+    now_us bigint;
+    fewer bigint;
+    more bigint;
+    refused record;
+BEGIN
+    INSERT INTO standpipe.scopes (tenant, subject, position, items_position)
+    VALUES (of_tenant, of_subject, 0, 0) ON CONFLICT DO NOTHING;
+    SELECT * INTO counters FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    IF counters.erased_at_us > 0 THEN
+        outcome := 'erased';
+        RETURN;
+    END IF;
+    now_us := standpipe.now_us();
+    SELECT w.number, coalesce(s.revision, 0) AS revision INTO refused
+    FROM unnest(put_state.keys, put_state.expected) WITH ORDINALITY AS w (key, expected, number)
+    LEFT JOIN standpipe.state s ON s.tenant = of_tenant AND s.subject = of_subject AND s.collection = of_collection
+        AND s.key = w.key AND (s.expires_at_us = 0 OR s.expires_at_us > now_us)
+    WHERE w.expected <> coalesce(s.revision, 0) ORDER BY w.number LIMIT 1;
+    IF FOUND THEN
+        outcome := 'conflict';
+        revision := refused.revision;
+        number := refused.number;
+        RETURN;
+    END IF;
+    SELECT count(*) FILTER (WHERE w.val IS NULL AND s.key IS NOT NULL),
+        count(*) FILTER (WHERE w.val IS NOT NULL AND s.key IS NULL) INTO fewer, more
+    FROM unnest(put_state.keys, put_state.vals) AS w (key, val)
+    LEFT JOIN standpipe.state s ON s.tenant = of_tenant AND s.subject = of_subject AND s.collection = of_collection
+        AND s.key = w.key;
+    number := counters.state_records - fewer + more;
+    IF more > fewer AND number > records_max THEN
+        outcome := 'full';
+        RETURN;
+    END IF;
+    outcome := 'written';
+    revision := counters.state_revision + 1;
+    DELETE FROM standpipe.state s USING unnest(put_state.keys, put_state.vals) AS w (key, val)
+    WHERE s.tenant = of_tenant AND s.subject = of_subject AND s.collection = of_collection AND s.key = w.key
+        AND w.val IS NULL;
+    INSERT INTO standpipe.state (tenant, subject, collection, key, revision, updated_at_us, expires_at_us, value)
+    SELECT of_tenant, of_subject, of_collection, w.key, counters.state_revision + 1, now_us,
+        CASE WHEN w.until_us > 0 THEN w.until_us WHEN w.keep_us > 0 THEN now_us + w.keep_us ELSE 0 END, w.val
+    FROM unnest(put_state.keys, put_state.vals, put_state.keeps_us, put_state.expire_at_us)
+        AS w (key, val, keep_us, until_us) WHERE w.val IS NOT NULL
+    ON CONFLICT (tenant, subject, collection, key) DO UPDATE SET revision = excluded.revision,
+        updated_at_us = excluded.updated_at_us, expires_at_us = excluded.expires_at_us, value = excluded.value;
+    UPDATE standpipe.scopes SET state_revision = counters.state_revision + 1, state_records = put_state.number
+    WHERE tenant = of_tenant AND subject = of_subject;
+END $$;
+
+-- Remove records whose keys lie in a range, so many of them (R37); `deleted` leaves out those that had expired.
+CREATE FUNCTION standpipe.delete_state(
+    of_tenant text, of_subject text, of_collection text, from_key text, to_key text, count_max bigint,
+    OUT deleted bigint, OUT more boolean
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now_us bigint;
+    gone bigint;
+BEGIN
+    PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject FOR UPDATE;
+    now_us := standpipe.now_us();
+    WITH dropped AS (
+        DELETE FROM standpipe.state s USING (
+            SELECT key FROM standpipe.state
+            WHERE tenant = of_tenant AND subject = of_subject AND collection = of_collection
+                AND key >= from_key AND key < to_key
+            ORDER BY key LIMIT count_max
+        ) AS first
+        WHERE s.tenant = of_tenant AND s.subject = of_subject AND s.collection = of_collection AND s.key = first.key
+        RETURNING s.expires_at_us
+    )
+    SELECT count(*), count(*) FILTER (WHERE expires_at_us = 0 OR expires_at_us > now_us) INTO gone, deleted
+    FROM dropped;
+    UPDATE standpipe.scopes SET state_records = state_records - gone
+    WHERE tenant = of_tenant AND subject = of_subject AND gone > 0;
+    more := EXISTS (
+        SELECT 1 FROM standpipe.state
+        WHERE tenant = of_tenant AND subject = of_subject AND collection = of_collection
+            AND key >= from_key AND key < to_key);
+END $$;
+
+-- Remove records of all tenants whose time has passed, so many of them (R38). Their subjects are locked in order, so that
+-- those who do the same do not wait for each other in a circle.
+CREATE FUNCTION standpipe.expire_state(count_max bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now_us CONSTANT bigint := standpipe.now_us();
+    whose record;
+    gone bigint;
+    total bigint := 0;
+BEGIN
+    FOR whose IN
+        SELECT tenant, subject, count(*) AS due FROM (
+            SELECT tenant, subject FROM standpipe.state WHERE expires_at_us > 0 AND expires_at_us <= now_us
+            ORDER BY expires_at_us LIMIT count_max
+        ) AS first GROUP BY tenant, subject ORDER BY tenant, subject
+    LOOP
+        PERFORM 1 FROM standpipe.scopes WHERE tenant = whose.tenant AND subject = whose.subject FOR UPDATE;
+        DELETE FROM standpipe.state s USING (
+            SELECT tenant, subject, collection, key FROM standpipe.state
+            WHERE expires_at_us > 0 AND expires_at_us <= now_us AND tenant = whose.tenant AND subject = whose.subject
+            ORDER BY expires_at_us LIMIT whose.due
+        ) AS d
+        WHERE s.tenant = d.tenant AND s.subject = d.subject AND s.collection = d.collection AND s.key = d.key;
+        GET DIAGNOSTICS gone = ROW_COUNT;
+        UPDATE standpipe.scopes SET state_records = state_records - gone
+        WHERE tenant = whose.tenant AND subject = whose.subject AND gone > 0;
+        total := total + gone;
+    END LOOP;
+    RETURN total;
+END $$;
+
+-- As before, with the subject's records.
+CREATE OR REPLACE FUNCTION standpipe.erase(of_tenant text, of_subject text, of_session text)
+RETURNS SETOF standpipe.erasures LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    now_us CONSTANT bigint := standpipe.now_us();
+    head standpipe.sessions;
+    marked boolean;
+    keys_gone bigint := 0;
+    records_gone bigint := 0;
+BEGIN
+    IF of_session = '' THEN
+        PERFORM 1 FROM standpipe.scopes WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us > 0;
+        IF NOT FOUND THEN
+            UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true, keep_us = greatest(keep_us, 1)
+            WHERE tenant = of_tenant AND subject = of_subject AND erased_at_us = 0;
+        END IF;
+        -- The new epoch tells those who hold the items.
+        INSERT INTO standpipe.scopes AS s (tenant, subject, position, items_position, erased_at_us)
+        VALUES (of_tenant, of_subject, 0, 0, now_us)
+        ON CONFLICT (tenant, subject) DO UPDATE SET erased_at_us = now_us, epoch = s.epoch + 1 WHERE s.erased_at_us = 0;
+        marked := FOUND;
+        DELETE FROM standpipe.work WHERE tenant = of_tenant AND subject = of_subject;
+        DELETE FROM standpipe.keys WHERE tenant = of_tenant AND subject = of_subject;
+        GET DIAGNOSTICS keys_gone = ROW_COUNT;
+        DELETE FROM standpipe.state WHERE tenant = of_tenant AND subject = of_subject;
+        GET DIAGNOSTICS records_gone = ROW_COUNT;
+        UPDATE standpipe.scopes SET state_records = 0
+        WHERE tenant = of_tenant AND subject = of_subject AND state_records <> 0;
+    ELSE
+        LOOP
+            SELECT * INTO head FROM standpipe.sessions WHERE tenant = of_tenant AND session = of_session FOR UPDATE;
+            IF FOUND THEN
+                IF head.subject <> of_subject THEN
+                    RETURN;
+                END IF;
+                marked := head.erased_at_us = 0;
+                UPDATE standpipe.sessions SET erased_at_us = now_us, ended = true, keep_us = greatest(keep_us, 1)
+                WHERE tenant = of_tenant AND session = of_session AND erased_at_us = 0;
+                EXIT;
+            END IF;
+            -- An id that was never used: there is nothing to remove, and nobody will use it.
+            INSERT INTO standpipe.sessions (tenant, session, subject, version, event_hash, ended, weight_bytes,
+                position_end, created_at_us, updated_at_us, swept_at_us, erased_at_us)
+            VALUES (of_tenant, of_session, of_subject, 0, decode(repeat('00', 32), 'hex'), true, 0, 0, now_us, now_us,
+                now_us, now_us)
+            ON CONFLICT DO NOTHING;
+            marked := FOUND;
+            EXIT WHEN FOUND;
+        END LOOP;
+    END IF;
+    -- What was erased before, and was begun anew since, is erased anew.
+    INSERT INTO standpipe.erasures (tenant, subject, session, asked_at_us, keys, records)
+    VALUES (of_tenant, of_subject, of_session, now_us, keys_gone, records_gone)
+    ON CONFLICT (tenant, subject, session) DO UPDATE SET asked_at_us = excluded.asked_at_us, done_at_us = 0, logs = 0,
+        events = 0, items = 0, events_redacted = 0, keys = excluded.keys, records = excluded.records WHERE marked;
+    RETURN QUERY SELECT * FROM standpipe.erasures
+    WHERE tenant = of_tenant AND subject = of_subject AND session = of_session;
+END $$;

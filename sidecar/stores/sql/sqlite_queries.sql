@@ -314,19 +314,19 @@ WHERE tenant = ? AND session = ? AND swept_at_us > 0;
 -- erasure --------------------------------------------------------------------------------------------------------
 
 -- name: erasure
-SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys FROM erasures
-WHERE tenant = ? AND subject = ? AND session = ?;
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys, records
+FROM erasures WHERE tenant = ? AND subject = ? AND session = ?;
 
 -- name: erasures_at_work
-SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys
+SELECT tenant, subject, session, asked_at_us, done_at_us, logs, events, items, events_redacted, keys, records
 FROM erasures INDEXED BY erasures_at_work WHERE done_at_us = 0
 ORDER BY asked_at_us, tenant, subject, session LIMIT ?;
 
 -- name: put_erasure
 -- What was erased before, and was begun anew since, is erased anew.
-INSERT INTO erasures (tenant, subject, session, asked_at_us, keys) VALUES (?, ?, ?, ?, ?)
+INSERT INTO erasures (tenant, subject, session, asked_at_us, keys, records) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET asked_at_us = excluded.asked_at_us, done_at_us = 0, logs = 0, events = 0, items = 0,
-    events_redacted = 0, keys = excluded.keys;
+    events_redacted = 0, keys = excluded.keys, records = excluded.records;
 
 -- name: count_removed
 -- For the session's own erasure, and its subject's.
@@ -403,6 +403,59 @@ SELECT s.sessions, s.events, i.items, s.log_bytes, s.expires_at_us FROM (
         min(CASE WHEN keep_us > 0 THEN updated_at_us + keep_us END) AS expires_at_us
     FROM sessions WHERE swept_at_us = 0 AND erased = 0
 ) s, (SELECT coalesce(sum(items_position), 0) AS items FROM scopes) i;
+
+-- state ----------------------------------------------------------------------------------------------------------
+-- What has expired is there for nobody.
+
+-- name: state_record
+SELECT collection, key, value, revision, updated_at_us, expires_at_us FROM state
+WHERE tenant = ? AND subject = ? AND collection = ? AND key = ? AND (expires_at_us = 0 OR expires_at_us > ?);
+
+-- name: state_up
+SELECT collection, key, CASE WHEN ? THEN x'' ELSE value END, revision, updated_at_us, expires_at_us FROM state
+WHERE tenant = ? AND subject = ? AND collection = ? AND key >= ? AND key < ? AND (expires_at_us = 0 OR expires_at_us > ?)
+ORDER BY key LIMIT ?;
+
+-- name: state_down
+SELECT collection, key, CASE WHEN ? THEN x'' ELSE value END, revision, updated_at_us, expires_at_us FROM state
+WHERE tenant = ? AND subject = ? AND collection = ? AND key >= ? AND key < ? AND (expires_at_us = 0 OR expires_at_us > ?)
+ORDER BY key DESC LIMIT ?;
+
+-- name: state_all
+SELECT collection, key, value, revision, updated_at_us, expires_at_us FROM state
+WHERE tenant = ? AND subject = ? AND (collection, key) > (?, ?) AND (expires_at_us = 0 OR expires_at_us > ?)
+ORDER BY collection, key LIMIT ?;
+
+-- name: state_counters
+SELECT erased, state_revision, state_records FROM scopes WHERE tenant = ? AND subject = ?;
+
+-- name: state_stands
+-- What stands under a key: its revision, and when it expires.
+SELECT revision, expires_at_us FROM state WHERE tenant = ? AND subject = ? AND collection = ? AND key = ?;
+
+-- name: put_state
+INSERT INTO state (tenant, subject, collection, key, revision, updated_at_us, expires_at_us, value)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET revision = excluded.revision, updated_at_us = excluded.updated_at_us,
+    expires_at_us = excluded.expires_at_us, value = excluded.value;
+
+-- name: drop_state
+DELETE FROM state WHERE tenant = ? AND subject = ? AND collection = ? AND key = ?;
+
+-- name: count_state
+INSERT INTO scopes (tenant, subject, position, items_position, state_revision, state_records) VALUES (?, ?, 0, 0, ?, ?)
+ON CONFLICT DO UPDATE SET state_revision = excluded.state_revision, state_records = excluded.state_records;
+
+-- name: state_keys
+SELECT key, expires_at_us FROM state WHERE tenant = ? AND subject = ? AND collection = ? AND key >= ? AND key < ?
+ORDER BY key LIMIT ?;
+
+-- name: expired_state
+SELECT tenant, subject, collection, key FROM state INDEXED BY state_by_expiry
+WHERE expires_at_us > 0 AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?;
+
+-- name: fewer_state
+UPDATE scopes SET state_records = state_records - ? WHERE tenant = ? AND subject = ?;
 
 -- keys -----------------------------------------------------------------------------------------------------------
 

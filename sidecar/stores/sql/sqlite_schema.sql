@@ -239,3 +239,31 @@ ALTER TABLE events ADD COLUMN redacted TEXT NOT NULL DEFAULT '[]';
 -- expansion: 6
 -- The model whose vectors rank, empty until one is named.
 ALTER TABLE deployment ADD COLUMN serving TEXT NOT NULL DEFAULT '';
+
+-- expansion: 7
+-- Records that applications keep beside the conversation. They are the truth, as the log is. The revisions that a subject
+-- has given out stand where its positions do, and stay; so does how many records it has.
+CREATE TABLE state (
+    tenant TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    key TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    updated_at_us INTEGER NOT NULL,
+    expires_at_us INTEGER NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (tenant, subject, collection, key)
+) STRICT;
+
+-- The queue of those who remove what has expired, for all tenants.
+CREATE INDEX state_by_expiry ON state (expires_at_us, tenant, subject) WHERE expires_at_us > 0;
+
+ALTER TABLE scopes ADD COLUMN state_revision INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE scopes ADD COLUMN state_records INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE erasures ADD COLUMN records INTEGER NOT NULL DEFAULT 0;
+
+-- The release before erases a subject without knowing of its records.
+CREATE TRIGGER scopes_erased AFTER UPDATE OF erased ON scopes WHEN NEW.erased AND NOT OLD.erased BEGIN
+    DELETE FROM state WHERE tenant = NEW.tenant AND subject = NEW.subject;
+    UPDATE scopes SET state_records = 0 WHERE tenant = NEW.tenant AND subject = NEW.subject;
+END;

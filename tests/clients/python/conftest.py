@@ -8,15 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
-from client_double import Double, Threaded
 
 import standpipe
-from standpipe.v1.context_pb2_grpc import add_ContextServiceServicer_to_server
-from standpipe.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
-from standpipe.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
+from tests.clients.double import Double, Threaded, served
 
 
 @pytest_asyncio.fixture
@@ -36,18 +32,8 @@ def directory() -> Iterator[Path]:
 @pytest_asyncio.fixture(params=["unix", "tcp"])
 async def target(request: Any, double: Double, directory: Path) -> AsyncIterator[str]:
     """Serve the double on a Unix socket, or on a loopback port; return its address."""
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 << 20)])
-    add_ContextServiceServicer_to_server(double, server)
-    add_SessionServiceServicer_to_server(double, server)
-    add_PolicyServiceServicer_to_server(double, server)
-    if request.param == "unix":
-        address = f"unix:{directory}/s.sock"
-        server.add_insecure_port(address)
-    else:
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    yield address
-    await server.stop(None)
+    async with served(double, f"unix:{directory}/s.sock" if request.param == "unix" else "127.0.0.1:0") as address:
+        yield address
 
 
 @pytest_asyncio.fixture(params=["async", "sync"])

@@ -12,13 +12,13 @@ from typing import Any
 
 import grpc
 import pytest
-from client_double import Double, Fault
 
 import standpipe
 from standpipe import assistant, errors, tool_call, tool_result, user
 from standpipe import channel as wire
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, session_pb2, turn_pb2
 from standpipe.v1.context_pb2_grpc import add_ContextServiceServicer_to_server
+from tests.clients.double import Double, Fault
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.timeout(30)]
 

@@ -17,12 +17,12 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from client_double import Double, Fault
 
 import standpipe
 from standpipe import channel, credentials, errors, user
 from standpipe.v1.context_pb2_grpc import add_ContextServiceServicer_to_server
 from tests.certificates import Certificates
+from tests.clients.double import Double, Fault
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.timeout(60)]
 

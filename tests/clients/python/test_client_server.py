@@ -189,6 +189,35 @@ async def test_memory(real: Any) -> None:
 
 
 @pytest.mark.asyncio
+async def test_state(real: Any) -> None:
+    """Records of a subject and of the tenant: written, read, listed both ways, raced for and deleted."""
+    state = real.state("notes", subject="anna")
+    assert (state.collection, state.subject) == ("notes", "anna")
+    first = await state.put("trip/1", b"passport", expected_revision=0, ttl_s=60)
+    second = await state.write(standpipe.Write("trip/2", b"charger"), standpipe.Write("other", b""))
+    assert (first, second) == (1, 2)
+    found = await state.get("trip/1")
+    assert isinstance(found, standpipe.Record)
+    assert (found.value, found.revision, found.expires_at > found.updated_at) == (b"passport", 1, True)
+    assert found.updated_at.tzinfo is UTC
+    assert await state.get("nothing") is None
+    assert list(await state.get_all(["trip/2", "nothing", "trip/1"])) == ["trip/2", "trip/1"]
+    assert [one.key async for one in state.list("trip/", page_size=1)] == ["trip/1", "trip/2"]
+    last = [one async for one in state.list("trip/", descending=True, keys_only=True)]
+    assert [(one.key, one.value) for one in last] == [("trip/2", b""), ("trip/1", b"")]
+    with pytest.raises(errors.Conflict) as lost:
+        await state.put("trip/1", b"late", expected_revision=0)
+    assert (lost.value.metadata["key_index"], lost.value.current_version) == ("0", 1)
+    await state.delete("trip/1", expected_revision=first)
+    assert await state.delete_all("trip/") == 1
+    assert [one.key async for one in state.list()] == ["other"]
+    assert [one async for one in real.state("notes").list()] == []
+    with pytest.raises(errors.InvalidArgument) as bad:
+        await real.state("no/collection").get("k")
+    assert bad.value.field == "collection"
+
+
+@pytest.mark.asyncio
 async def test_refusals(real: Any, connect: Any, directory: Path) -> None:
     """Every refusal has its class, and names its field, reason and metadata, and no user's text."""
     session = real.session("s", subject="anna")

@@ -1,4 +1,4 @@
-"""The vectors that the clients of all languages run, run by this one; and what a sceptic asks of the vectors themselves."""
+"""The vectors that the clients of all languages run, run by this one; and what a sceptic asks of the vectors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_rendering(row: Any) -> None:
 
 
 def test_rendered_messages_are_what_providers_take() -> None:
-    """The expected messages themselves keep the providers' rules: roles, pairs, breakpoints, and JSON that all can read."""
+    """The expected messages themselves keep the providers' rules: roles, pairs, breakpoints, JSON in UTF-8."""
     for (row,) in (param.values for param in vectors("rendering.json")):
         json.dumps([row["openai"], row["anthropic"]], ensure_ascii=False, allow_nan=False).encode()
         messages = row["anthropic"]["messages"]
@@ -90,10 +90,9 @@ def test_every_reason_and_every_status_has_a_vector() -> None:
     assert set(said) == reasons
     proto = (Path(__file__).parents[3] / "protos" / "standpipe" / "v1" / "error.proto").read_text()
     for reason, row in said.items():
-        comment = proto.split(f"ERROR_REASON_{reason} = ")[0].rpartition(";")[2]
-        first = next(line for line in comment.splitlines() if line.strip().startswith("//")).strip(" /")
-        status, _, rest = first.partition(".")
-        assert status.removesuffix(" with RetryInfo") == row["code"], (reason, rest)
+        comment = proto.split(f"ERROR_REASON_{reason} = ")[0].rpartition("\n\n")[2]
+        status, _, _ = comment.strip(" /").partition(".")
+        assert status.removesuffix(" with RetryInfo") == row["code"], reason
         assert ("with RetryInfo" in status) == (row["expect"]["retry_after_ms"] is not None), reason
         details = status_pb2.Status.FromString(base64.b64decode(row["details_base64"]))
         info = error_details_pb2.ErrorInfo()

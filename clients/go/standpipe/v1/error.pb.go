@@ -67,7 +67,9 @@ const (
 	// FAILED_PRECONDITION. The session belongs to another subject than the request names.
 	ErrorReason_ERROR_REASON_SUBJECT_MISMATCH ErrorReason = 14
 	// ABORTED. Another commit won this version. Rehydrate, reapply and commit again with a new request id.
-	// Metadata: current_version, winner_request_id (of the commit that took expected_version + 1).
+	// Metadata: current_version, winner_request_id (of the commit that took expected_version + 1). Or another write won
+	// this record of state: read it, and write again. Metadata: key_index (the write's place in the request),
+	// current_version (the record's revision, 0 without one).
 	ErrorReason_ERROR_REASON_VERSION_CONFLICT ErrorReason = 15
 	// OUT_OF_RANGE. The version or token is ahead of the session's log. Metadata: current_version.
 	ErrorReason_ERROR_REASON_VERSION_IN_FUTURE ErrorReason = 16

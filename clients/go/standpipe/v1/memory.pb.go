@@ -1781,8 +1781,10 @@ type ErasureReceipt struct {
 	EventsRedacted int64 `protobuf:"varint,10,opt,name=events_redacted,json=eventsRedacted,proto3" json:"events_redacted,omitempty"`
 	// Data keys that were destroyed.
 	Keys int64 `protobuf:"varint,11,opt,name=keys,proto3" json:"keys,omitempty"`
-	// The deployment's signature over all of the above.
-	Signature     []byte `protobuf:"bytes,12,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The deployment's signature over all else.
+	Signature []byte `protobuf:"bytes,12,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Records of its state that were removed.
+	StateRecords  int64 `protobuf:"varint,13,opt,name=state_records,json=stateRecords,proto3" json:"state_records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1899,6 +1901,13 @@ func (x *ErasureReceipt) GetSignature() []byte {
 		return x.Signature
 	}
 	return nil
+}
+
+func (x *ErasureReceipt) GetStateRecords() int64 {
+	if x != nil {
+		return x.StateRecords
+	}
+	return 0
 }
 
 // It is erased.
@@ -2212,7 +2221,7 @@ const file_standpipe_v1_memory_proto_rawDesc = "" +
 	"session_id\x18\x03 \x01(\tH\x00R\tsessionId\x12!\n" +
 	"\vdocument_id\x18\x04 \x01(\tH\x00R\n" +
 	"documentIdB\x06\n" +
-	"\x04part\"\x95\x03\n" +
+	"\x04part\"\xba\x03\n" +
 	"\x0eErasureReceipt\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1d\n" +
 	"\n" +
@@ -2229,7 +2238,8 @@ const file_standpipe_v1_memory_proto_rawDesc = "" +
 	"\x0fevents_redacted\x18\n" +
 	" \x01(\x03R\x0eeventsRedacted\x12\x12\n" +
 	"\x04keys\x18\v \x01(\x03R\x04keys\x12\x1c\n" +
-	"\tsignature\x18\f \x01(\fR\tsignature\"N\n" +
+	"\tsignature\x18\f \x01(\fR\tsignature\x12#\n" +
+	"\rstate_records\x18\r \x01(\x03R\fstateRecords\"N\n" +
 	"\x14EraseSubjectResponse\x126\n" +
 	"\areceipt\x18\x01 \x01(\v2\x1c.standpipe.v1.ErasureReceiptR\areceipt\"\xa5\x01\n" +
 	"\x14ExportSubjectRequest\x12\x1b\n" +

@@ -389,7 +389,8 @@ type ListEventsRequest struct {
 	AfterVersion int64 `protobuf:"varint,3,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
 	// The most events wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The route whose policy says whether personal data comes as it was written; empty means "default".
+	// The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+	// entries come without their app_json.
 	Route         string `protobuf:"bytes,5,opt,name=route,proto3" json:"route,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -25,8 +25,8 @@ const (
 // One change of one record.
 type StateWrite struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-	// not encrypted: what must be is in the value.
+	// The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+	// They are not encrypted: what must be is in the value.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The value, at most 1 MiB; absent deletes the record, if there is one.
 	Value []byte `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
@@ -375,7 +375,7 @@ type GetStateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the order of the request's keys, without those that have no record.
 	Records []*StateRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+	// Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
 	UnreadKeys    []string `protobuf:"bytes,2,rep,name=unread_keys,json=unreadKeys,proto3" json:"unread_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -440,7 +440,7 @@ type ListStateRequest struct {
 	Descending bool `protobuf:"varint,5,opt,name=descending,proto3" json:"descending,omitempty"`
 	// Whether values are left out.
 	KeysOnly bool `protobuf:"varint,6,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
-	// The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+	// The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
 	PageSize int32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The token of the page before, which must have been asked for with the same fields; empty for the first.
 	PageToken     string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

@@ -38,17 +38,20 @@ const (
 // that a record which was deleted and written again never looks like the one before.
 type StateServiceClient interface {
 	// Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-	// have been done: a write without `expected_revision` can just be repeated.
-	// Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+	// have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+	// the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+	// Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+	// TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
 	// place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-	// STORE_UNAVAILABLE.
+	// STORE_FULL, STORE_UNAVAILABLE.
 	PutState(ctx context.Context, in *PutStateRequest, opts ...grpc.CallOption) (*PutStateResponse, error)
 	// Reads records by their keys. Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
 	GetState(ctx context.Context, in *GetStateRequest, opts ...grpc.CallOption) (*GetStateResponse, error)
-	// Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+	// Lists records by key.
+	// Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
 	ListState(ctx context.Context, in *ListStateRequest, opts ...grpc.CallOption) (*ListStateResponse, error)
 	// Deletes the records whose keys begin with a prefix, some thousand a call.
-	// Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+	// Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
 	DeleteState(ctx context.Context, in *DeleteStateRequest, opts ...grpc.CallOption) (*DeleteStateResponse, error)
 }
 
@@ -113,17 +116,20 @@ func (c *stateServiceClient) DeleteState(ctx context.Context, in *DeleteStateReq
 // that a record which was deleted and written again never looks like the one before.
 type StateServiceServer interface {
 	// Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-	// have been done: a write without `expected_revision` can just be repeated.
-	// Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+	// have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+	// the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+	// Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+	// TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
 	// place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-	// STORE_UNAVAILABLE.
+	// STORE_FULL, STORE_UNAVAILABLE.
 	PutState(context.Context, *PutStateRequest) (*PutStateResponse, error)
 	// Reads records by their keys. Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
 	GetState(context.Context, *GetStateRequest) (*GetStateResponse, error)
-	// Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+	// Lists records by key.
+	// Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
 	ListState(context.Context, *ListStateRequest) (*ListStateResponse, error)
 	// Deletes the records whose keys begin with a prefix, some thousand a call.
-	// Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+	// Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
 	DeleteState(context.Context, *DeleteStateRequest) (*DeleteStateResponse, error)
 	mustEmbedUnimplementedStateServiceServer()
 }

@@ -536,10 +536,11 @@ type TurnEntry struct {
 	//	*TurnEntry_ToolCall
 	//	*TurnEntry_ToolResult
 	Entry isTurnEntry_Entry `protobuf_oneof:"entry"`
-	// The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-	// it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-	// or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-	// it is no step of the conversation at all, and nothing cites it.
+	// The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+	// application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+	// model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+	// may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+	// such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
 	AppJson       string `protobuf:"bytes,4,opt,name=app_json,json=appJson,proto3" json:"app_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

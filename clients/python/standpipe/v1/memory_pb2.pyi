@@ -293,7 +293,7 @@ class EraseSubjectRequest(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., session_id: _Optional[str] = ..., document_id: _Optional[str] = ...) -> None: ...
 
 class ErasureReceipt(_message.Message):
-    __slots__ = ("tenant_id", "subject_id", "session_id", "document_id", "asked_at", "done_at", "logs", "events", "items", "events_redacted", "keys", "signature")
+    __slots__ = ("tenant_id", "subject_id", "session_id", "document_id", "asked_at", "done_at", "logs", "events", "items", "events_redacted", "keys", "signature", "state_records")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -306,6 +306,7 @@ class ErasureReceipt(_message.Message):
     EVENTS_REDACTED_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    STATE_RECORDS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     subject_id: str
     session_id: str
@@ -318,7 +319,8 @@ class ErasureReceipt(_message.Message):
     events_redacted: int
     keys: int
     signature: bytes
-    def __init__(self, tenant_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., session_id: _Optional[str] = ..., document_id: _Optional[str] = ..., asked_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., done_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., logs: _Optional[int] = ..., events: _Optional[int] = ..., items: _Optional[int] = ..., events_redacted: _Optional[int] = ..., keys: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    state_records: int
+    def __init__(self, tenant_id: _Optional[str] = ..., subject_id: _Optional[str] = ..., session_id: _Optional[str] = ..., document_id: _Optional[str] = ..., asked_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., done_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., logs: _Optional[int] = ..., events: _Optional[int] = ..., items: _Optional[int] = ..., events_redacted: _Optional[int] = ..., keys: _Optional[int] = ..., signature: _Optional[bytes] = ..., state_records: _Optional[int] = ...) -> None: ...
 
 class EraseSubjectResponse(_message.Message):
     __slots__ = ("receipt",)

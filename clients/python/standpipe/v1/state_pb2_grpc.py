@@ -55,10 +55,12 @@ class StateServiceServicer(object):
 
     def PutState(self, request, context):
         """Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-        have been done: a write without `expected_revision` can just be repeated.
-        Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+        have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+        the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+        Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+        TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
         place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-        STORE_UNAVAILABLE.
+        STORE_FULL, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +74,8 @@ class StateServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListState(self, request, context):
-        """Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+        """Lists records by key.
+        Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,7 +83,7 @@ class StateServiceServicer(object):
 
     def DeleteState(self, request, context):
         """Deletes the records whose keys begin with a prefix, some thousand a call.
-        Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+        Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -135,7 +135,9 @@ export enum ErrorReason {
 
   /**
    * ABORTED. Another commit won this version. Rehydrate, reapply and commit again with a new request id.
-   * Metadata: current_version, winner_request_id (of the commit that took expected_version + 1).
+   * Metadata: current_version, winner_request_id (of the commit that took expected_version + 1). Or another write won
+   * this record of state: read it, and write again. Metadata: key_index (the write's place in the request),
+   * current_version (the record's revision, 0 without one).
    *
    * @generated from enum value: ERROR_REASON_VERSION_CONFLICT = 15;
    */

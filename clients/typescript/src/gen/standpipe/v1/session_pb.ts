@@ -256,7 +256,8 @@ export type ListEventsRequest = Message<"standpipe.v1.ListEventsRequest"> & {
   pageSize: number;
 
   /**
-   * The route whose policy says whether personal data comes as it was written; empty means "default".
+   * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+   * entries come without their app_json.
    *
    * @generated from field: string route = 5;
    */

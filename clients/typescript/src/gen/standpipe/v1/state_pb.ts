@@ -21,8 +21,8 @@ export const file_standpipe_v1_state: GenFile = /*@__PURE__*/
  */
 export type StateWrite = Message<"standpipe.v1.StateWrite"> & {
   /**
-   * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-   * not encrypted: what must be is in the value.
+   * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+   * They are not encrypted: what must be is in the value.
    *
    * @generated from field: string key = 1;
    */
@@ -225,7 +225,7 @@ export type GetStateResponse = Message<"standpipe.v1.GetStateResponse"> & {
   records: StateRecord[];
 
   /**
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    *
    * @generated from field: repeated string unread_keys = 2;
    */
@@ -288,7 +288,7 @@ export type ListStateRequest = Message<"standpipe.v1.ListStateRequest"> & {
   keysOnly: boolean;
 
   /**
-   * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+   * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
    *
    * @generated from field: int32 page_size = 7;
    */
@@ -421,10 +421,12 @@ export const DeleteStateResponseSchema: GenMessage<DeleteStateResponse> = /*@__P
 export const StateService: GenService<{
   /**
    * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-   * have been done: a write without `expected_revision` can just be repeated.
-   * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+   * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+   * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+   * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+   * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
    * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-   * STORE_UNAVAILABLE.
+   * STORE_FULL, STORE_UNAVAILABLE.
    *
    * @generated from rpc standpipe.v1.StateService.PutState
    */
@@ -444,7 +446,8 @@ export const StateService: GenService<{
     output: typeof GetStateResponseSchema;
   },
   /**
-   * Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+   * Lists records by key.
+   * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
    *
    * @generated from rpc standpipe.v1.StateService.ListState
    */
@@ -455,7 +458,7 @@ export const StateService: GenService<{
   },
   /**
    * Deletes the records whose keys begin with a prefix, some thousand a call.
-   * Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+   * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
    *
    * @generated from rpc standpipe.v1.StateService.DeleteState
    */

@@ -289,10 +289,11 @@ export type TurnEntry = Message$1<"standpipe.v1.TurnEntry"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-   * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-   * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-   * it is no step of the conversation at all, and nothing cites it.
+   * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+   * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+   * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+   * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+   * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
    *
    * @generated from field: string app_json = 4;
    */

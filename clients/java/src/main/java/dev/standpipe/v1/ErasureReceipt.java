@@ -392,7 +392,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.ByteString signature_ = com.google.protobuf.ByteString.EMPTY;
   /**
    * <pre>
-   * The deployment's signature over all of the above.
+   * The deployment's signature over all else.
    * </pre>
    *
    * <code>bytes signature = 12 [json_name = "signature"];</code>
@@ -401,6 +401,21 @@ private static final long serialVersionUID = 0L;
   @java.lang.Override
   public com.google.protobuf.ByteString getSignature() {
     return signature_;
+  }
+
+  public static final int STATE_RECORDS_FIELD_NUMBER = 13;
+  private long stateRecords_ = 0L;
+  /**
+   * <pre>
+   * Records of its state that were removed.
+   * </pre>
+   *
+   * <code>int64 state_records = 13 [json_name = "stateRecords"];</code>
+   * @return The stateRecords.
+   */
+  @java.lang.Override
+  public long getStateRecords() {
+    return stateRecords_;
   }
 
   private byte memoizedIsInitialized = -1;
@@ -452,6 +467,9 @@ private static final long serialVersionUID = 0L;
     }
     if (!signature_.isEmpty()) {
       output.writeBytes(12, signature_);
+    }
+    if (stateRecords_ != 0L) {
+      output.writeInt64(13, stateRecords_);
     }
     getUnknownFields().writeTo(output);
   }
@@ -506,6 +524,10 @@ private static final long serialVersionUID = 0L;
       size += com.google.protobuf.CodedOutputStream
         .computeBytesSize(12, signature_);
     }
+    if (stateRecords_ != 0L) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeInt64Size(13, stateRecords_);
+    }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
     return size;
@@ -551,6 +573,8 @@ private static final long serialVersionUID = 0L;
         != other.getKeys()) return false;
     if (!getSignature()
         .equals(other.getSignature())) return false;
+    if (getStateRecords()
+        != other.getStateRecords()) return false;
     if (!getUnknownFields().equals(other.getUnknownFields())) return false;
     return true;
   }
@@ -595,6 +619,9 @@ private static final long serialVersionUID = 0L;
         getKeys());
     hash = (37 * hash) + SIGNATURE_FIELD_NUMBER;
     hash = (53 * hash) + getSignature().hashCode();
+    hash = (37 * hash) + STATE_RECORDS_FIELD_NUMBER;
+    hash = (53 * hash) + com.google.protobuf.Internal.hashLong(
+        getStateRecords());
     hash = (29 * hash) + getUnknownFields().hashCode();
     memoizedHashCode = hash;
     return hash;
@@ -757,6 +784,7 @@ private static final long serialVersionUID = 0L;
       eventsRedacted_ = 0L;
       keys_ = 0L;
       signature_ = com.google.protobuf.ByteString.EMPTY;
+      stateRecords_ = 0L;
       return this;
     }
 
@@ -832,6 +860,9 @@ private static final long serialVersionUID = 0L;
       }
       if (((from_bitField0_ & 0x00000800) != 0)) {
         result.signature_ = signature_;
+      }
+      if (((from_bitField0_ & 0x00001000) != 0)) {
+        result.stateRecords_ = stateRecords_;
       }
       result.bitField0_ |= to_bitField0_;
     }
@@ -924,6 +955,9 @@ private static final long serialVersionUID = 0L;
       if (other.getSignature() != com.google.protobuf.ByteString.EMPTY) {
         setSignature(other.getSignature());
       }
+      if (other.getStateRecords() != 0L) {
+        setStateRecords(other.getStateRecords());
+      }
       this.mergeUnknownFields(other.getUnknownFields());
       onChanged();
       return this;
@@ -1014,6 +1048,11 @@ private static final long serialVersionUID = 0L;
               bitField0_ |= 0x00000800;
               break;
             } // case 98
+            case 104: {
+              stateRecords_ = input.readInt64();
+              bitField0_ |= 0x00001000;
+              break;
+            } // case 104
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -1936,7 +1975,7 @@ private static final long serialVersionUID = 0L;
     private com.google.protobuf.ByteString signature_ = com.google.protobuf.ByteString.EMPTY;
     /**
      * <pre>
-     * The deployment's signature over all of the above.
+     * The deployment's signature over all else.
      * </pre>
      *
      * <code>bytes signature = 12 [json_name = "signature"];</code>
@@ -1948,7 +1987,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The deployment's signature over all of the above.
+     * The deployment's signature over all else.
      * </pre>
      *
      * <code>bytes signature = 12 [json_name = "signature"];</code>
@@ -1964,7 +2003,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The deployment's signature over all of the above.
+     * The deployment's signature over all else.
      * </pre>
      *
      * <code>bytes signature = 12 [json_name = "signature"];</code>
@@ -1973,6 +2012,50 @@ private static final long serialVersionUID = 0L;
     public Builder clearSignature() {
       bitField0_ = (bitField0_ & ~0x00000800);
       signature_ = getDefaultInstance().getSignature();
+      onChanged();
+      return this;
+    }
+
+    private long stateRecords_ ;
+    /**
+     * <pre>
+     * Records of its state that were removed.
+     * </pre>
+     *
+     * <code>int64 state_records = 13 [json_name = "stateRecords"];</code>
+     * @return The stateRecords.
+     */
+    @java.lang.Override
+    public long getStateRecords() {
+      return stateRecords_;
+    }
+    /**
+     * <pre>
+     * Records of its state that were removed.
+     * </pre>
+     *
+     * <code>int64 state_records = 13 [json_name = "stateRecords"];</code>
+     * @param value The stateRecords to set.
+     * @return This builder for chaining.
+     */
+    public Builder setStateRecords(long value) {
+
+      stateRecords_ = value;
+      bitField0_ |= 0x00001000;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * Records of its state that were removed.
+     * </pre>
+     *
+     * <code>int64 state_records = 13 [json_name = "stateRecords"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearStateRecords() {
+      bitField0_ = (bitField0_ & ~0x00001000);
+      stateRecords_ = 0L;
       onChanged();
       return this;
     }

@@ -194,11 +194,21 @@ public interface ErasureReceiptOrBuilder extends
 
   /**
    * <pre>
-   * The deployment's signature over all of the above.
+   * The deployment's signature over all else.
    * </pre>
    *
    * <code>bytes signature = 12 [json_name = "signature"];</code>
    * @return The signature.
    */
   com.google.protobuf.ByteString getSignature();
+
+  /**
+   * <pre>
+   * Records of its state that were removed.
+   * </pre>
+   *
+   * <code>int64 state_records = 13 [json_name = "stateRecords"];</code>
+   * @return The stateRecords.
+   */
+  long getStateRecords();
 }

@@ -147,7 +147,9 @@ public enum ErrorReason
   /**
    * <pre>
    * ABORTED. Another commit won this version. Rehydrate, reapply and commit again with a new request id.
-   * Metadata: current_version, winner_request_id (of the commit that took expected_version + 1).
+   * Metadata: current_version, winner_request_id (of the commit that took expected_version + 1). Or another write won
+   * this record of state: read it, and write again. Metadata: key_index (the write's place in the request),
+   * current_version (the record's revision, 0 without one).
    * </pre>
    *
    * <code>ERROR_REASON_VERSION_CONFLICT = 15;</code>
@@ -465,7 +467,9 @@ public enum ErrorReason
   /**
    * <pre>
    * ABORTED. Another commit won this version. Rehydrate, reapply and commit again with a new request id.
-   * Metadata: current_version, winner_request_id (of the commit that took expected_version + 1).
+   * Metadata: current_version, winner_request_id (of the commit that took expected_version + 1). Or another write won
+   * this record of state: read it, and write again. Metadata: key_index (the write's place in the request),
+   * current_version (the record's revision, 0 without one).
    * </pre>
    *
    * <code>ERROR_REASON_VERSION_CONFLICT = 15;</code>

@@ -113,7 +113,7 @@ private static final long serialVersionUID = 0L;
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -125,7 +125,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -136,7 +136,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -148,7 +148,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -899,7 +899,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -912,7 +912,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -923,7 +923,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -935,7 +935,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -948,7 +948,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -967,7 +967,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -985,7 +985,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -1003,7 +1003,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -1018,7 +1018,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+     * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
      * </pre>
      *
      * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>

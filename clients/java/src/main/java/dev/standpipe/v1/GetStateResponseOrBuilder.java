@@ -54,7 +54,7 @@ public interface GetStateResponseOrBuilder extends
 
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -64,7 +64,7 @@ public interface GetStateResponseOrBuilder extends
       getUnreadKeysList();
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -73,7 +73,7 @@ public interface GetStateResponseOrBuilder extends
   int getUnreadKeysCount();
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>
@@ -83,7 +83,7 @@ public interface GetStateResponseOrBuilder extends
   java.lang.String getUnreadKeys(int index);
   /**
    * <pre>
-   * Keys at the end of the request that were not looked at, since the records before them have 4 MiB: ask for them again.
+   * Keys at the end of the request that were not looked at, since the records before them have 3 MiB: ask for them again.
    * </pre>
    *
    * <code>repeated string unread_keys = 2 [json_name = "unreadKeys"];</code>

@@ -175,7 +175,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object route_ = "";
   /**
    * <pre>
-   * The route whose policy says whether personal data comes as it was written; empty means "default".
+   * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+   * entries come without their app_json.
    * </pre>
    *
    * <code>string route = 5 [json_name = "route"];</code>
@@ -196,7 +197,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The route whose policy says whether personal data comes as it was written; empty means "default".
+   * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+   * entries come without their app_json.
    * </pre>
    *
    * <code>string route = 5 [json_name = "route"];</code>
@@ -917,7 +919,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object route_ = "";
     /**
      * <pre>
-     * The route whose policy says whether personal data comes as it was written; empty means "default".
+     * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+     * entries come without their app_json.
      * </pre>
      *
      * <code>string route = 5 [json_name = "route"];</code>
@@ -937,7 +940,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The route whose policy says whether personal data comes as it was written; empty means "default".
+     * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+     * entries come without their app_json.
      * </pre>
      *
      * <code>string route = 5 [json_name = "route"];</code>
@@ -958,7 +962,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The route whose policy says whether personal data comes as it was written; empty means "default".
+     * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+     * entries come without their app_json.
      * </pre>
      *
      * <code>string route = 5 [json_name = "route"];</code>
@@ -975,7 +980,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The route whose policy says whether personal data comes as it was written; empty means "default".
+     * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+     * entries come without their app_json.
      * </pre>
      *
      * <code>string route = 5 [json_name = "route"];</code>
@@ -989,7 +995,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The route whose policy says whether personal data comes as it was written; empty means "default".
+     * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+     * entries come without their app_json.
      * </pre>
      *
      * <code>string route = 5 [json_name = "route"];</code>

@@ -70,7 +70,8 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * The route whose policy says whether personal data comes as it was written; empty means "default".
+   * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+   * entries come without their app_json.
    * </pre>
    *
    * <code>string route = 5 [json_name = "route"];</code>
@@ -79,7 +80,8 @@ public interface ListEventsRequestOrBuilder extends
   java.lang.String getRoute();
   /**
    * <pre>
-   * The route whose policy says whether personal data comes as it was written; empty means "default".
+   * The route whose policy says whether personal data comes as it was written; empty means "default". Where it does not,
+   * entries come without their app_json.
    * </pre>
    *
    * <code>string route = 5 [json_name = "route"];</code>

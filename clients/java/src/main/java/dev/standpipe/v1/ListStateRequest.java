@@ -270,7 +270,7 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+   * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
    * </pre>
    *
    * <code>int32 page_size = 7 [json_name = "pageSize"];</code>
@@ -1284,7 +1284,7 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+     * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
      * </pre>
      *
      * <code>int32 page_size = 7 [json_name = "pageSize"];</code>
@@ -1296,7 +1296,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+     * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
      * </pre>
      *
      * <code>int32 page_size = 7 [json_name = "pageSize"];</code>
@@ -1312,7 +1312,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+     * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
      * </pre>
      *
      * <code>int32 page_size = 7 [json_name = "pageSize"];</code>

@@ -110,7 +110,7 @@ public interface ListStateRequestOrBuilder extends
 
   /**
    * <pre>
-   * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 4 MiB together.
+   * The most records wanted, 0 to 1000; 0 means 100. Fewer come when they would exceed 3 MiB together.
    * </pre>
    *
    * <code>int32 page_size = 7 [json_name = "pageSize"];</code>

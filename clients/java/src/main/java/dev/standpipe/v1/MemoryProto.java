@@ -252,7 +252,7 @@ public final class MemoryProto {
       "_id\030\001 \001(\tR\010tenantId\022\035\n\nsubject_id\030\002 \001(\tR" +
       "\tsubjectId\022\037\n\nsession_id\030\003 \001(\tH\000R\tsessio" +
       "nId\022!\n\013document_id\030\004 \001(\tH\000R\ndocumentIdB\006" +
-      "\n\004part\"\225\003\n\016ErasureReceipt\022\033\n\ttenant_id\030\001" +
+      "\n\004part\"\272\003\n\016ErasureReceipt\022\033\n\ttenant_id\030\001" +
       " \001(\tR\010tenantId\022\035\n\nsubject_id\030\002 \001(\tR\tsubj" +
       "ectId\022\035\n\nsession_id\030\003 \001(\tR\tsessionId\022\037\n\013" +
       "document_id\030\004 \001(\tR\ndocumentId\0225\n\010asked_a" +
@@ -262,53 +262,54 @@ public final class MemoryProto {
       "\006events\030\010 \001(\003R\006events\022\024\n\005items\030\t \001(\003R\005it" +
       "ems\022\'\n\017events_redacted\030\n \001(\003R\016eventsReda" +
       "cted\022\022\n\004keys\030\013 \001(\003R\004keys\022\034\n\tsignature\030\014 " +
-      "\001(\014R\tsignature\"N\n\024EraseSubjectResponse\0226" +
-      "\n\007receipt\030\001 \001(\0132\034.standpipe.v1.ErasureRe" +
-      "ceiptR\007receipt\"\245\001\n\024ExportSubjectRequest\022" +
-      "\033\n\ttenant_id\030\001 \001(\tR\010tenantId\022\035\n\nsubject_" +
-      "id\030\002 \001(\tR\tsubjectId\0222\n\006format\030\003 \001(\0162\032.st" +
-      "andpipe.v1.ExportFormatR\006format\022\035\n\npage_" +
-      "token\030\004 \001(\tR\tpageToken\"Y\n\025ExportSubjectR" +
-      "esponse\022\030\n\007content\030\001 \001(\014R\007content\022&\n\017nex" +
-      "t_page_token\030\002 \001(\tR\rnextPageToken*\215\002\n\014Be" +
-      "liefStatus\022\035\n\031BELIEF_STATUS_UNSPECIFIED\020" +
-      "\000\022\026\n\022BELIEF_STATUS_HELD\020\001\022\034\n\030BELIEF_STAT" +
-      "US_SUPERSEDED\020\002\022\033\n\027BELIEF_STATUS_RETRACT" +
-      "ED\020\003\022\032\n\026BELIEF_STATUS_REJECTED\020\004\022\031\n\025BELI" +
-      "EF_STATUS_EXPIRED\020\005\022\033\n\027BELIEF_STATUS_NOT" +
-      "_VALID\020\006\022\035\n\031BELIEF_STATUS_QUARANTINED\020\007\022" +
-      "\030\n\024BELIEF_STATUS_PRUNED\020\010*g\n\014ExportForma" +
-      "t\022\035\n\031EXPORT_FORMAT_UNSPECIFIED\020\000\022\034\n\030EXPO" +
-      "RT_FORMAT_JSON_LINES\020\001\022\032\n\026EXPORT_FORMAT_" +
-      "MARKDOWN\020\0022\314\007\n\rMemoryService\022R\n\013RecordFa" +
-      "cts\022 .standpipe.v1.RecordFactsRequest\032!." +
-      "standpipe.v1.RecordFactsResponse\022R\n\013Corr" +
-      "ectFact\022 .standpipe.v1.CorrectFactReques" +
-      "t\032!.standpipe.v1.CorrectFactResponse\022F\n\007" +
-      "PinFact\022\034.standpipe.v1.PinFactRequest\032\035." +
-      "standpipe.v1.PinFactResponse\022O\n\nPutProfi" +
-      "le\022\037.standpipe.v1.PutProfileRequest\032 .st" +
-      "andpipe.v1.PutProfileResponse\022^\n\017IngestD" +
-      "ocuments\022$.standpipe.v1.IngestDocumentsR" +
-      "equest\032%.standpipe.v1.IngestDocumentsRes" +
-      "ponse\022U\n\014SearchMemory\022!.standpipe.v1.Sea" +
-      "rchMemoryRequest\032\".standpipe.v1.SearchMe" +
-      "moryResponse\022R\n\013ListBeliefs\022 .standpipe." +
-      "v1.ListBeliefsRequest\032!.standpipe.v1.Lis" +
-      "tBeliefsResponse\022[\n\016ListQuarantine\022#.sta" +
-      "ndpipe.v1.ListQuarantineRequest\032$.standp" +
-      "ipe.v1.ListQuarantineResponse\022a\n\020ReviewQ" +
-      "uarantine\022%.standpipe.v1.ReviewQuarantin" +
-      "eRequest\032&.standpipe.v1.ReviewQuarantine" +
-      "Response\022U\n\014EraseSubject\022!.standpipe.v1." +
-      "EraseSubjectRequest\032\".standpipe.v1.Erase" +
-      "SubjectResponse\022X\n\rExportSubject\022\".stand" +
-      "pipe.v1.ExportSubjectRequest\032#.standpipe" +
-      ".v1.ExportSubjectResponseB\233\001\n\020dev.standp" +
-      "ipe.v1B\013MemoryProtoP\001Z)standpipe.dev/go/" +
-      "standpipe/v1;standpipev1\242\002\003SXX\252\002\014Standpi" +
-      "pe.V1\312\002\014Standpipe\\V1\342\002\030Standpipe\\V1\\GPBM" +
-      "etadata\352\002\rStandpipe::V1b\006proto3"
+      "\001(\014R\tsignature\022#\n\rstate_records\030\r \001(\003R\014s" +
+      "tateRecords\"N\n\024EraseSubjectResponse\0226\n\007r" +
+      "eceipt\030\001 \001(\0132\034.standpipe.v1.ErasureRecei" +
+      "ptR\007receipt\"\245\001\n\024ExportSubjectRequest\022\033\n\t" +
+      "tenant_id\030\001 \001(\tR\010tenantId\022\035\n\nsubject_id\030" +
+      "\002 \001(\tR\tsubjectId\0222\n\006format\030\003 \001(\0162\032.stand" +
+      "pipe.v1.ExportFormatR\006format\022\035\n\npage_tok" +
+      "en\030\004 \001(\tR\tpageToken\"Y\n\025ExportSubjectResp" +
+      "onse\022\030\n\007content\030\001 \001(\014R\007content\022&\n\017next_p" +
+      "age_token\030\002 \001(\tR\rnextPageToken*\215\002\n\014Belie" +
+      "fStatus\022\035\n\031BELIEF_STATUS_UNSPECIFIED\020\000\022\026" +
+      "\n\022BELIEF_STATUS_HELD\020\001\022\034\n\030BELIEF_STATUS_" +
+      "SUPERSEDED\020\002\022\033\n\027BELIEF_STATUS_RETRACTED\020" +
+      "\003\022\032\n\026BELIEF_STATUS_REJECTED\020\004\022\031\n\025BELIEF_" +
+      "STATUS_EXPIRED\020\005\022\033\n\027BELIEF_STATUS_NOT_VA" +
+      "LID\020\006\022\035\n\031BELIEF_STATUS_QUARANTINED\020\007\022\030\n\024" +
+      "BELIEF_STATUS_PRUNED\020\010*g\n\014ExportFormat\022\035" +
+      "\n\031EXPORT_FORMAT_UNSPECIFIED\020\000\022\034\n\030EXPORT_" +
+      "FORMAT_JSON_LINES\020\001\022\032\n\026EXPORT_FORMAT_MAR" +
+      "KDOWN\020\0022\314\007\n\rMemoryService\022R\n\013RecordFacts" +
+      "\022 .standpipe.v1.RecordFactsRequest\032!.sta" +
+      "ndpipe.v1.RecordFactsResponse\022R\n\013Correct" +
+      "Fact\022 .standpipe.v1.CorrectFactRequest\032!" +
+      ".standpipe.v1.CorrectFactResponse\022F\n\007Pin" +
+      "Fact\022\034.standpipe.v1.PinFactRequest\032\035.sta" +
+      "ndpipe.v1.PinFactResponse\022O\n\nPutProfile\022" +
+      "\037.standpipe.v1.PutProfileRequest\032 .stand" +
+      "pipe.v1.PutProfileResponse\022^\n\017IngestDocu" +
+      "ments\022$.standpipe.v1.IngestDocumentsRequ" +
+      "est\032%.standpipe.v1.IngestDocumentsRespon" +
+      "se\022U\n\014SearchMemory\022!.standpipe.v1.Search" +
+      "MemoryRequest\032\".standpipe.v1.SearchMemor" +
+      "yResponse\022R\n\013ListBeliefs\022 .standpipe.v1." +
+      "ListBeliefsRequest\032!.standpipe.v1.ListBe" +
+      "liefsResponse\022[\n\016ListQuarantine\022#.standp" +
+      "ipe.v1.ListQuarantineRequest\032$.standpipe" +
+      ".v1.ListQuarantineResponse\022a\n\020ReviewQuar" +
+      "antine\022%.standpipe.v1.ReviewQuarantineRe" +
+      "quest\032&.standpipe.v1.ReviewQuarantineRes" +
+      "ponse\022U\n\014EraseSubject\022!.standpipe.v1.Era" +
+      "seSubjectRequest\032\".standpipe.v1.EraseSub" +
+      "jectResponse\022X\n\rExportSubject\022\".standpip" +
+      "e.v1.ExportSubjectRequest\032#.standpipe.v1" +
+      ".ExportSubjectResponseB\233\001\n\020dev.standpipe" +
+      ".v1B\013MemoryProtoP\001Z)standpipe.dev/go/sta" +
+      "ndpipe/v1;standpipev1\242\002\003SXX\252\002\014Standpipe." +
+      "V1\312\002\014Standpipe\\V1\342\002\030Standpipe\\V1\\GPBMeta" +
+      "data\352\002\rStandpipe::V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -461,7 +462,7 @@ public final class MemoryProto {
     internal_static_standpipe_v1_ErasureReceipt_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_standpipe_v1_ErasureReceipt_descriptor,
-        new java.lang.String[] { "TenantId", "SubjectId", "SessionId", "DocumentId", "AskedAt", "DoneAt", "Logs", "Events", "Items", "EventsRedacted", "Keys", "Signature", });
+        new java.lang.String[] { "TenantId", "SubjectId", "SessionId", "DocumentId", "AskedAt", "DoneAt", "Logs", "Events", "Items", "EventsRedacted", "Keys", "Signature", "StateRecords", });
     internal_static_standpipe_v1_EraseSubjectResponse_descriptor =
       getDescriptor().getMessageTypes().get(24);
     internal_static_standpipe_v1_EraseSubjectResponse_fieldAccessorTable = new

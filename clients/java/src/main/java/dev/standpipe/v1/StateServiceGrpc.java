@@ -218,10 +218,12 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
-     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+     * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-     * STORE_UNAVAILABLE.
+     * STORE_FULL, STORE_UNAVAILABLE.
      * </pre>
      */
     default void putState(dev.standpipe.v1.PutStateRequest request,
@@ -241,7 +243,8 @@ public final class StateServiceGrpc {
 
     /**
      * <pre>
-     * Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+     * Lists records by key.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
      * </pre>
      */
     default void listState(dev.standpipe.v1.ListStateRequest request,
@@ -252,7 +255,7 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Deletes the records whose keys begin with a prefix, some thousand a call.
-     * Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
      * </pre>
      */
     default void deleteState(dev.standpipe.v1.DeleteStateRequest request,
@@ -307,10 +310,12 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
-     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+     * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-     * STORE_UNAVAILABLE.
+     * STORE_FULL, STORE_UNAVAILABLE.
      * </pre>
      */
     public void putState(dev.standpipe.v1.PutStateRequest request,
@@ -332,7 +337,8 @@ public final class StateServiceGrpc {
 
     /**
      * <pre>
-     * Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+     * Lists records by key.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
      * </pre>
      */
     public void listState(dev.standpipe.v1.ListStateRequest request,
@@ -344,7 +350,7 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Deletes the records whose keys begin with a prefix, some thousand a call.
-     * Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
      * </pre>
      */
     public void deleteState(dev.standpipe.v1.DeleteStateRequest request,
@@ -381,10 +387,12 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
-     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+     * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-     * STORE_UNAVAILABLE.
+     * STORE_FULL, STORE_UNAVAILABLE.
      * </pre>
      */
     public dev.standpipe.v1.PutStateResponse putState(dev.standpipe.v1.PutStateRequest request) throws io.grpc.StatusException {
@@ -404,7 +412,8 @@ public final class StateServiceGrpc {
 
     /**
      * <pre>
-     * Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+     * Lists records by key.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
      * </pre>
      */
     public dev.standpipe.v1.ListStateResponse listState(dev.standpipe.v1.ListStateRequest request) throws io.grpc.StatusException {
@@ -415,7 +424,7 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Deletes the records whose keys begin with a prefix, some thousand a call.
-     * Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
      * </pre>
      */
     public dev.standpipe.v1.DeleteStateResponse deleteState(dev.standpipe.v1.DeleteStateRequest request) throws io.grpc.StatusException {
@@ -451,10 +460,12 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
-     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+     * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-     * STORE_UNAVAILABLE.
+     * STORE_FULL, STORE_UNAVAILABLE.
      * </pre>
      */
     public dev.standpipe.v1.PutStateResponse putState(dev.standpipe.v1.PutStateRequest request) {
@@ -474,7 +485,8 @@ public final class StateServiceGrpc {
 
     /**
      * <pre>
-     * Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+     * Lists records by key.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
      * </pre>
      */
     public dev.standpipe.v1.ListStateResponse listState(dev.standpipe.v1.ListStateRequest request) {
@@ -485,7 +497,7 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Deletes the records whose keys begin with a prefix, some thousand a call.
-     * Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
      * </pre>
      */
     public dev.standpipe.v1.DeleteStateResponse deleteState(dev.standpipe.v1.DeleteStateRequest request) {
@@ -521,10 +533,12 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Writes and deletes records of one collection: all or none. A call that ends in UNAVAILABLE or DEADLINE_EXCEEDED may
-     * have been done: a write without `expected_revision` can just be repeated.
-     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
+     * have been done: a write without `expected_revision` can just be repeated. One with it, repeated by its caller or by
+     * the client's retries, may then meet itself, as VERSION_CONFLICT: whose value stands there tells.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED (a subject has at most 100,000 records, and so has a tenant by itself),
+     * TENANT_DENIED, ERASED, VERSION_CONFLICT (metadata: key_index, the
      * place of the write in the request; current_version, the record's revision, 0 without one), STORE_READ_ONLY,
-     * STORE_UNAVAILABLE.
+     * STORE_FULL, STORE_UNAVAILABLE.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.standpipe.v1.PutStateResponse> putState(
@@ -546,7 +560,8 @@ public final class StateServiceGrpc {
 
     /**
      * <pre>
-     * Lists records by key. Errors: INVALID_FIELD, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
+     * Lists records by key.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TOKEN_INVALID, TENANT_DENIED, STORE_CORRUPT, STORE_UNAVAILABLE.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.standpipe.v1.ListStateResponse> listState(
@@ -558,7 +573,7 @@ public final class StateServiceGrpc {
     /**
      * <pre>
      * Deletes the records whose keys begin with a prefix, some thousand a call.
-     * Errors: INVALID_FIELD, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
+     * Errors: INVALID_FIELD, LIMIT_EXCEEDED, TENANT_DENIED, STORE_READ_ONLY, STORE_UNAVAILABLE.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.standpipe.v1.DeleteStateResponse> deleteState(

@@ -51,8 +51,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object key_ = "";
   /**
    * <pre>
-   * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-   * not encrypted: what must be is in the value.
+   * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+   * They are not encrypted: what must be is in the value.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key"];</code>
@@ -73,8 +73,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-   * not encrypted: what must be is in the value.
+   * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+   * They are not encrypted: what must be is in the value.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key"];</code>
@@ -600,8 +600,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object key_ = "";
     /**
      * <pre>
-     * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-     * not encrypted: what must be is in the value.
+     * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+     * They are not encrypted: what must be is in the value.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key"];</code>
@@ -621,8 +621,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-     * not encrypted: what must be is in the value.
+     * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+     * They are not encrypted: what must be is in the value.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key"];</code>
@@ -643,8 +643,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-     * not encrypted: what must be is in the value.
+     * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+     * They are not encrypted: what must be is in the value.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key"];</code>
@@ -661,8 +661,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-     * not encrypted: what must be is in the value.
+     * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+     * They are not encrypted: what must be is in the value.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key"];</code>
@@ -676,8 +676,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-     * not encrypted: what must be is in the value.
+     * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+     * They are not encrypted: what must be is in the value.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key"];</code>

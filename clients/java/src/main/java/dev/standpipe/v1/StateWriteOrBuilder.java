@@ -10,8 +10,8 @@ public interface StateWriteOrBuilder extends
 
   /**
    * <pre>
-   * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-   * not encrypted: what must be is in the value.
+   * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+   * They are not encrypted: what must be is in the value.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key"];</code>
@@ -20,8 +20,8 @@ public interface StateWriteOrBuilder extends
   java.lang.String getKey();
   /**
    * <pre>
-   * The record's key: 1 to 1024 bytes of UTF-8 without control characters. Keys are ordered by their bytes. They are
-   * not encrypted: what must be is in the value.
+   * The record's key: 1 to 1024 bytes of UTF-8 on one line, without control characters. Keys are ordered by their bytes.
+   * They are not encrypted: what must be is in the value.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key"];</code>

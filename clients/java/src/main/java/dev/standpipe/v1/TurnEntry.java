@@ -222,10 +222,11 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object appJson_ = "";
   /**
    * <pre>
-   * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-   * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-   * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-   * it is no step of the conversation at all, and nothing cites it.
+   * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+   * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+   * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+   * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+   * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
    * </pre>
    *
    * <code>string app_json = 4 [json_name = "appJson"];</code>
@@ -246,10 +247,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-   * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-   * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-   * it is no step of the conversation at all, and nothing cites it.
+   * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+   * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+   * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+   * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+   * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
    * </pre>
    *
    * <code>string app_json = 4 [json_name = "appJson"];</code>
@@ -1273,10 +1275,11 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object appJson_ = "";
     /**
      * <pre>
-     * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-     * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-     * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-     * it is no step of the conversation at all, and nothing cites it.
+     * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+     * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+     * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+     * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+     * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
      * </pre>
      *
      * <code>string app_json = 4 [json_name = "appJson"];</code>
@@ -1296,10 +1299,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-     * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-     * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-     * it is no step of the conversation at all, and nothing cites it.
+     * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+     * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+     * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+     * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+     * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
      * </pre>
      *
      * <code>string app_json = 4 [json_name = "appJson"];</code>
@@ -1320,10 +1324,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-     * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-     * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-     * it is no step of the conversation at all, and nothing cites it.
+     * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+     * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+     * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+     * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+     * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
      * </pre>
      *
      * <code>string app_json = 4 [json_name = "appJson"];</code>
@@ -1340,10 +1345,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-     * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-     * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-     * it is no step of the conversation at all, and nothing cites it.
+     * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+     * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+     * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+     * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+     * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
      * </pre>
      *
      * <code>string app_json = 4 [json_name = "appJson"];</code>
@@ -1357,10 +1363,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The step in the application's own form, as a JSON value: at most 256 KiB. It is kept for the application, which gets
-     * it back from ListEvents, and it is exported and erased with the step; it is never shown to a model, recalled, counted
-     * or screened, and it is left out where a policy shows personal data in masked form. An entry may have it alone: then
-     * it is no step of the conversation at all, and nothing cites it.
+     * The step in the application's own form, as a JSON value: at most 256 KiB, nested at most 100 deep. It is kept for the
+     * application, which gets it back from ListEvents, and it is exported and erased with the step; it is never shown to a
+     * model, recalled, counted or screened, and it is left out where a policy shows personal data in masked form. An entry
+     * may have it alone: then it is no step of the conversation at all, and nothing cites it. Pods of release 0.5.0 refuse
+     * such an entry, and fail to hydrate a session that has one: use it when the last of them is gone.
      * </pre>
      *
      * <code>string app_json = 4 [json_name = "appJson"];</code>

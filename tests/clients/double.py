@@ -1,8 +1,9 @@
-"""A scripted server with just what the client's own logic needs, and the blocking client behind an async face."""
+"""A scripted server with just what the clients' own logic needs, and Python's blocking client behind an async face."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 from collections import deque
@@ -10,15 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 import standpipe
 from standpipe.v1 import bundle_pb2, context_pb2, policy_pb2, session_pb2, turn_pb2
-from standpipe.v1.context_pb2_grpc import ContextServiceServicer
-from standpipe.v1.policy_pb2_grpc import PolicyServiceServicer
-from standpipe.v1.session_pb2_grpc import SessionServiceServicer
+from standpipe.v1.context_pb2_grpc import ContextServiceServicer, add_ContextServiceServicer_to_server
+from standpipe.v1.policy_pb2_grpc import PolicyServiceServicer, add_PolicyServiceServicer_to_server
+from standpipe.v1.session_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
 
 
 class Fault(Exception):
@@ -60,7 +62,7 @@ class Double(ContextServiceServicer, SessionServiceServicer, PolicyServiceServic
     """Sessions in memory, with compare-and-swap and request ids; `script` comes before all of it.
 
     `script[method]` is a queue: a Fault fails the call, a callable is awaited in its place or before it, and None
-    lets it through.
+    lets it through. With a `bearer`, a call that does not bring that token is refused before its turn in the queue.
     """
 
     def __init__(self) -> None:
@@ -71,6 +73,7 @@ class Double(ContextServiceServicer, SessionServiceServicer, PolicyServiceServic
         self.policies: list[policy_pb2.Policy] = []
         self.routes: dict[str, policy_pb2.Route] = {}
         self.sections: list[bundle_pb2.Section] = []
+        self.bearer = ""
         self.cancelled = asyncio.Event()
         self.entered = asyncio.Event()
 
@@ -93,6 +96,8 @@ class Double(ContextServiceServicer, SessionServiceServicer, PolicyServiceServic
 
     async def _enter(self, method: str, request: Any, context: Any) -> None:
         self.requests.append((method, request, dict(context.invocation_metadata())))
+        if self.bearer and self.requests[-1][2].get("authorization") != f"Bearer {self.bearer}":
+            await self._fail(context, Fault("UNAUTHENTICATED", "UNAUTHENTICATED"))
         queue = self.script.get(method)
         step = queue.popleft() if queue else None
         if inspect.iscoroutinefunction(step):
@@ -217,6 +222,21 @@ class Double(ContextServiceServicer, SessionServiceServicer, PolicyServiceServic
         return policy_pb2.SetRouteResponse(route=request.route)
 
 
+@contextlib.asynccontextmanager
+async def served(double: Double, address: str) -> AsyncIterator[str]:
+    """Serve the double at a Unix socket's address, or at host:0; yield the address that it has then."""
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 << 20)])
+    add_ContextServiceServicer_to_server(double, server)
+    add_SessionServiceServicer_to_server(double, server)
+    add_PolicyServiceServicer_to_server(double, server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    finally:
+        await server.stop(None)
+
+
 class Threaded:
     """The blocking client as an async one: its methods run in a thread, so that the server's loop stays free."""
 
@@ -231,9 +251,11 @@ class Threaded:
             return value
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name in {"session", "memory"}:
+            if name in {"session", "memory", "state"}:
                 return Threaded(value(*args, **kwargs))
-            if name in {"events", "sessions", "beliefs", "quarantine", "export"}:
+            if name in {"events", "sessions", "beliefs", "quarantine", "export"} or (
+                name == "list" and isinstance(self._inner, standpipe.sync.State)
+            ):
                 return self._items(value(*args, **kwargs))
             if name == "turn":
                 args = (args[0], _finished(args[1]), *args[2:])
