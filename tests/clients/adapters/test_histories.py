@@ -135,9 +135,7 @@ async def test_langchain_messages_come_back_exactly(sync_client: Any, client: An
     said = [
         HumanMessage("Hi", name="Anna"),
         SystemMessage("Be brief."),
-        AIMessage(
-            "Let me see.", id="r1", tool_calls=[{"name": "tide", "args": {"port": "Emden"}, "id": "c1"}]
-        ),
+        AIMessage("Let me see.", id="r1", tool_calls=[{"name": "tide", "args": {"port": "Emden"}, "id": "c1"}]),
         ToolMessage("no tide", tool_call_id="c1", status="error"),
         AIMessage([{"type": "text", "text": "At noon."}]),
         HumanMessage("Plain."),
