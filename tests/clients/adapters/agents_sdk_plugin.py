@@ -24,10 +24,10 @@ from sidecar.server import Server
 from standpipe.adapters.openai_agents import AgentsSession
 
 NOT_OURS = {
-    "SQLite's connections and files": "worker_thread live_worker retired file_lock wal_ quarantined initialization connect_ same_timestamp",
+    "SQLite's connections and files": "worker_thread live_worker retired file_lock wal_ quarantined initialization",
+    "SQLite's driver and clock": "connect_ same_timestamp post_commit_cancellation cancelled_",
     "broken rows in SQLite's tables": "corrupt",
     "SQLite's transactions": "write_lock rolls_back rollback",
-    "a cancel within SQLite's driver": "post_commit_cancellation cancelled_",
     "close(), which ours has no need of: the client is shared": "closed_ close_",
 }
 """Which of their tests of SQLite sessions are about something that ours has not, by words in their names."""

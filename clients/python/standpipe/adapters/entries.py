@@ -17,7 +17,7 @@ from typing import Any, Final
 from standpipe import errors
 from standpipe.v1.turn_pb2 import Media, Message, Part, Role, ToolCall, ToolResult, TurnEntry
 
-__all__ = ["call", "clean", "dumps", "message", "readdressed", "reference", "result", "text_of"]
+__all__ = ["arguments", "call", "clean", "dumps", "message", "readdressed", "reference", "result", "text_of"]
 
 URI_BYTES: Final = 2048
 """An address's most bytes: a longer one is named by its hash."""
@@ -83,6 +83,12 @@ def call(call_id: str, name: str, arguments: str) -> TurnEntry:
         arguments = ""
     made = ToolCall(id=_line(call_id), name=_NOT_NAME.sub("_", name)[:128] or "tool", arguments_json=arguments)
     return TurnEntry(tool_call=made)
+
+
+def arguments(made: ToolCall) -> dict[str, Any]:
+    """Return a call's arguments; what is not an object becomes {"raw": text}, as in a bundle's messages."""
+    value = json.loads(made.arguments_json or "{}")
+    return value if isinstance(value, dict) else {"raw": made.arguments_json}
 
 
 def result(call_id: str, content: str, *, is_error: bool = False) -> TurnEntry:

@@ -14,6 +14,7 @@ bundles: to have it gone, erase the subject. An item's JSON is at most 256 KiB, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -34,9 +35,16 @@ class AgentsSession:
     threads: take it for `Runner.run_sync`.
     """
 
-    def __init__(self, session: AnySession, *, session_settings: SessionSettings | None = None) -> None:
+    def __init__(
+        self, session: AnySession, *, session_settings: SessionSettings | dict[str, Any] | None = None
+    ) -> None:
         """`session_settings.limit` is how many items `get_items` returns by itself; None means all."""
         self.session_id = session.id
+        if isinstance(session_settings, dict):
+            unknown = sorted(session_settings.keys() - {one.name for one in dataclasses.fields(SessionSettings)})
+            if unknown:
+                raise TypeError(f"Unknown session settings: {', '.join(unknown)}")
+            session_settings = SessionSettings(**session_settings)
         self.session_settings: SessionSettings | None = session_settings or SessionSettings()
         self._journal = Journal(session, "openai_agents", _item_of)
 
