@@ -48,7 +48,7 @@ FRAMEWORK_TESTS = ".ci/framework-tests.lock"
 WITH_TESTS = ("langgraph-checkpoint", "openai-agents")
 LEFT_OUT = frozenset(
     "anyio certifi charset-normalizer filelock flatbuffers fsspec h11 hf-xet httpcore httpcore2 httpx httpx2"
-    " huggingface-hub idna markdown-it-py mdurl packaging pycparser pygments requests tqdm truststore tzdata"
+    " huggingface-hub markdown-it-py mdurl packaging pycparser pygments requests tqdm truststore tzdata"
     " urllib3 nvidia-cufft".split()
 )
 """Of the images. Libraries name them for what Standpipe does not ask of them: tiktoken and tokenizers to download,
