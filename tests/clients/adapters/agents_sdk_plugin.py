@@ -95,6 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put ours in theirs' place before their tests import it."""
     global PLACE
     PLACE = _Place()
+    config.add_cleanup(PLACE.close)
     agents.SQLiteSession = agents.memory.SQLiteSession = Ours  # type: ignore[misc,assignment]
     agents.extensions.memory.AsyncSQLiteSession = OursAsync  # type: ignore[attr-defined]
 
@@ -106,8 +107,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if any(word in item.name for word in words.split()):
                 item.add_marker(pytest.mark.skip(reason=reason))
                 break
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the server."""
-    PLACE.close()

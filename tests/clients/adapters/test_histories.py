@@ -120,7 +120,7 @@ async def test_the_sdks_own_session_tests() -> None:
     names.append("tests/memory/test_session_limit.py")
     here = Path(__file__).parent
     path = os.pathsep.join(map(str, (ROOT, ROOT / "clients" / "python", here)))
-    models = os.environ.get("STANDPIPE_MODELS_DIR") or str(ROOT / ".cache" / "models")
+    models = str(ROOT / os.environ.get("STANDPIPE_MODELS_DIR", ".cache/models"))  # Make's is relative
     command = [sys.executable, "-m", "pytest", "-q", "-p", "agents_sdk_plugin", "-p", "no:cacheprovider", *names]
     environment = {**os.environ, "PYTHONPATH": path, "STANDPIPE_MODELS_DIR": models}
     done = await off_loop(
